@@ -1,0 +1,120 @@
+"""The clients that are compared: how each is called, and about how fast it is (to choose how much it is given)."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import bulkmail_send
+from messages import SENDER
+
+HERE = Path(__file__).resolve().parent
+TOOLS = HERE.parents[1] / ".bench"  # what scripts/bench-setup made
+SERVER_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
+
+
+@dataclass(frozen=True)
+class Load:
+    """One run: `messages` personal copies of about `size` bytes over `connections` to port `port` of `host`."""
+
+    host: str
+    port: int
+    connections: int
+    messages: int
+    size: int
+    message: Path  # the ready-made message of exactly `size` bytes
+    folder: Path  # empty, for whatever the client needs
+
+    def flags(self) -> list[str]:
+        return [
+            *("--host", self.host, "--port", str(self.port), "--connections", str(self.connections)),
+            *("--messages", str(self.messages), "--message", str(self.message)),
+        ]
+
+
+@dataclass(frozen=True)
+class Client:
+    """command    the load's command line; what it prepares is outside the measured time
+    guess      messages/s on loopback at 2 KB and 20 KB
+    round_trips   per message, to guess its pace over a long line
+    composes   its messages are its own; the others send the ready-made one"""
+
+    name: str
+    command: Callable[[Load], list[str]]
+    guess: tuple[int, int]
+    round_trips: int = 1
+    composes: bool = False
+
+
+def find(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path=SERVER_PATH)
+
+
+def smtp_source(load: Load) -> list[str]:
+    """Postfix's generator; -F sends a file whose lines end in LF, -N makes the recipients distinct."""
+    plain = load.folder / "message.lf"
+    plain.write_bytes(load.message.read_bytes().replace(b"\r\n", b"\n"))
+    return [
+        *(find("smtp-source") or "smtp-source", "-4", "-d", "-N", "-s", str(load.connections)),
+        *("-m", str(load.messages), "-F", str(plain), "-M", "peer.example.test", "-f", SENDER),
+        *("-t", "user@example.test", f"inet:{load.host}:{load.port}"),
+    ]
+
+
+def nodemailer(*options: str) -> Callable[[Load], list[str]]:
+    modules = f"NODE_PATH={TOOLS / 'node' / 'node_modules'}"
+    return lambda load: ["env", modules, "node", str(HERE / "nodemailer_send.js"), *load.flags(), *options]
+
+
+def bulkmail(load: Load) -> list[str]:
+    return bulkmail_send.command(
+        load.folder,
+        host=load.host,
+        port=load.port,
+        connections=load.connections,
+        messages=load.messages,
+        size=load.size,
+    )
+
+
+FLOOR, OURS = "C floor", "bulkmail send"
+CLIENTS = [
+    Client(FLOOR, lambda load: [str(TOOLS / "floor"), *load.flags()], (30000, 14000)),
+    Client(OURS, bulkmail, (25000, 12000), composes=True),
+    Client("smtp-source", smtp_source, (15000, 6500), 4),
+    Client(
+        "aiosmtplib on uvloop",
+        lambda load: [sys.executable, str(HERE / "aiosmtplib_send.py"), *load.flags()],
+        (3800, 1600),
+        4,
+    ),
+    Client("Nodemailer pool", nodemailer(), (2000, 1500), 3),
+    Client("Nodemailer SMTPConnection", nodemailer("--low-level"), (8000, 4000), 3),
+]
+
+
+def unavailable(client: Client) -> str | None:
+    """Why a client cannot run here; None when it can."""
+    if client.name == FLOOR and not (TOOLS / "floor").exists():
+        return "not compiled"
+    if client.name == "smtp-source" and not find("smtp-source"):
+        return "Postfix is not installed"
+    if client.name.startswith("Nodemailer") and not (TOOLS / "node" / "node_modules" / "nodemailer").exists():
+        return "nodemailer is not installed"
+    if client.name.startswith("aiosmtplib") and not _importable("aiosmtplib", "uvloop"):
+        return "aiosmtplib or uvloop is not installed"
+    if client.name == OURS and not _importable("bulkmail.cli"):
+        return "bulkmail is not installed"
+    return None
+
+
+def _importable(*modules: str) -> bool:
+    import importlib.util
+
+    try:
+        return all(importlib.util.find_spec(module) for module in modules)
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""`bulkmail send` beside other SMTP clients, in turns, against Postfix's smtp-sink on this machine. See ../README.md.
+
+    run.py                                   about five minutes: every scenario, three rounds
+    run.py --effort quick                    under a minute: one short round, to see that it runs
+    run.py --effort full                     five rounds, 200,000 recipients, memory at 100,000 and 1,000,000
+    run.py --scenarios 2k-c20 --clients floor,bulkmail --rounds 9
+
+Every client first sends a few messages to a recording sink, and is left out if they are not what they should be.
+The tables go to standard output and .bench/last.md, every single run to .bench/runs.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from children import cpu_seconds, measure, running
+from clients import CLIENTS, FLOOR, OURS, TOOLS, Client, Load, unavailable
+from messages import SENDER, message
+from recorder import HOST, content, free_port, recipients, record, sender, sink_command, wait_for
+from tables import Run, memory_table, scenario_table
+
+SIZES = {"2k": 2048, "20k": 20480}
+RUN_SECONDS = 900.0
+PROBE_MESSAGES = 12
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    size: int
+    connections: int
+    rtt_ms: int = 0
+
+    @property
+    def title(self) -> str:
+        many = "s" if self.connections > 1 else ""
+        line = f"{self.rtt_ms} ms round trip" if self.rtt_ms else "loopback"
+        return f"{self.size // 1024} KB, {self.connections} connection{many}, {line}"
+
+
+SCENARIOS = [
+    Scenario(f"{size}-{name}", SIZES[size], connections, rtt)
+    for name, connections, rtt in (("c20", 20, 0), ("c1", 1, 0), ("rtt50", 20, 50))
+    for size in SIZES
+]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """seconds    about how long one run lasts, by each client's guess
+    whole      messages of the three fastest at 20 connections on loopback, whatever they take: their start-up is part
+               of the figure, and so must be the length of a real job"""
+
+    rounds: int
+    seconds: float
+    whole: dict[int, int]
+    scenarios: tuple[str, ...]
+    memory: bool = False
+
+
+EFFORTS = {
+    "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50")),
+    "normal": Effort(
+        3, 1.5, {2048: 200_000, 20480: 50_000}, ("2k-c20", "20k-c20", "2k-c1", "20k-c1", "2k-rtt50")
+    ),
+    "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, tuple(s.name for s in SCENARIOS), memory=True),
+}
+WHOLE_JOB = {FLOOR, OURS, "smtp-source"}
+
+
+def say(*words: object) -> None:
+    print(*words, file=sys.stderr, flush=True)
+
+
+class Harness:
+    """A sink, a long line to it where asked for, and the files that the runs need."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.runs: list[dict[str, object]] = []
+
+    def __enter__(self) -> Harness:
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkmail-bench-")))
+        self.port = free_port()
+        self.sink = self.stack.enter_context(running(sink_command(self.port), log=self.folder / "sink.log"))
+        wait_for(self.port)
+        self.messages = {size: self.folder / f"{size}.eml" for size in SIZES.values()}
+        for size, path in self.messages.items():
+            path.write_bytes(message(size))
+        self.long_lines: dict[int, int] = {}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stack.close()
+
+    def port_behind(self, rtt_ms: int) -> int:
+        """The sink's port, or that of a relay with this round trip to it."""
+        if not rtt_ms:
+            return self.port
+        if rtt_ms not in self.long_lines:
+            log = self.folder / f"delay-{rtt_ms}.log"
+            relay = [sys.executable, str(HERE / "delay.py"), "--to", f"{HOST}:{self.port}", "--rtt-ms", str(rtt_ms)]
+            child = self.stack.enter_context(running(relay, log=log))
+            while not (ready := log.read_text()).endswith("\n"):
+                if child.poll() is not None:
+                    raise SystemExit(f"delay.py ended: {ready}")
+            self.long_lines[rtt_ms] = int(ready.split()[1])
+        return self.long_lines[rtt_ms]
+
+    def once(self, client: Client, scenario: Scenario, messages: int) -> Run | None:
+        """One measured run; None, and said why, when it did not do its work."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            load = Load(
+                HOST,
+                self.port_behind(scenario.rtt_ms),
+                min(scenario.connections, messages),
+                messages,
+                scenario.size,
+                self.messages[scenario.size],
+                Path(folder),
+            )
+            command = client.command(load)
+            busy = cpu_seconds(self.sink.pid)
+            cost = measure(command, seconds=RUN_SECONDS)
+            busy = cpu_seconds(self.sink.pid) - busy
+        result = cost.result()
+        seconds = float(str(result.get("seconds", cost.wall)))
+        done = result.get("delivered", result.get("messages", messages))
+        if cost.status or done != messages or not 0 < seconds <= cost.wall:
+            say(f"   {client.name} failed: status {cost.status}, {done} of {messages} messages, {seconds:.2f} s of")
+            say(f"   {cost.wall:.2f} s. {cost.errors[-500:]}")
+            return None
+        run = Run(client.name, messages, seconds, cost.wall, cost.user, cost.system, cost.peak_mb, busy / cost.wall)
+        self.runs.append({"scenario": scenario.name, "load1": os.getloadavg()[0], **asdict(run)})
+        return run
+
+
+def wrong(client: Client, size: int, ready: Path) -> str | None:
+    """What is wrong with the messages that a client sends; None when they are right."""
+    if reason := unavailable(client):
+        return reason
+    with tempfile.TemporaryDirectory(prefix="bulkmail-bench-") as folder:
+        cost, dumped = record(
+            lambda port: client.command(Load(HOST, port, 3, PROBE_MESSAGES, size, ready, Path(folder)))
+        )
+    if cost.status or len(dumped) != PROBE_MESSAGES:
+        return f"status {cost.status}, {len(dumped)} of {PROBE_MESSAGES} arrived. {cost.errors.strip()[-300:]}"
+    to = [address for mail in dumped for address in recipients(mail)]
+    if len(set(to)) != PROBE_MESSAGES or len(to) != PROBE_MESSAGES or {sender(mail) for mail in dumped} != {SENDER}:
+        return f"not {PROBE_MESSAGES} recipients, one a message, from {SENDER}: {sorted(to)[:3]}"
+    for mail in dumped:
+        arrived = content(mail).replace(b"\n", b"\r\n")
+        if client.composes:
+            number = recipients(mail)[0].split("@")[0].removeprefix("user").encode()
+            if abs(len(arrived) - size) > size // 100 or b"r%07d" % int(number) not in arrived:
+                return f"{len(arrived)} bytes instead of {size}, or without the recipient's own id"
+        elif arrived.rstrip(b"\r\n") != ready.read_bytes().rstrip(b"\r\n"):
+            return f"other content than the message it was given ({len(arrived)} bytes)"
+    return None
+
+
+def amount(client: Client, scenario: Scenario, effort: Effort) -> int:
+    """How many messages this client gets in one run."""
+    if scenario.rtt_ms:
+        pace = scenario.connections * 1000 / scenario.rtt_ms / client.round_trips
+        return scenario.connections * max(2, round(pace * effort.seconds * 2 / scenario.connections))
+    if client.name in WHOLE_JOB and scenario.connections > 1:
+        return effort.whole[scenario.size]
+    return max(100, round(client.guess[scenario.size > 4096] * effort.seconds))
+
+
+def play(harness: Harness, scenario: Scenario, clients: list[Client], effort: Effort) -> str:
+    """One scenario: a short run each for the cost of starting, then the rounds, whose order rotates; its table."""
+    short = {client.name: harness.once(client, scenario, scenario.connections) for client in clients}
+    runs: dict[str, list[Run]] = {client.name: [] for client in clients}
+    for number in range(effort.rounds):
+        turn = number % len(clients)
+        for client in clients[turn:] + clients[:turn]:
+            run = harness.once(client, scenario, amount(client, scenario, effort))
+            if run:
+                runs[client.name].append(run)
+                say(f"{scenario.name:9} {number + 1}/{effort.rounds} {run}")
+    return scenario_table(scenario.title, runs, short, FLOOR)
+
+
+def memory(harness: Harness, client: Client) -> str:
+    scenario = SCENARIOS[0]
+    runs = [harness.once(client, scenario, count) for count in (100_000, 1_000_000)]
+    for run in filter(None, runs):
+        say(f"memory    {run}")
+    return memory_table([run for run in runs if run])
+
+
+def machine() -> str:
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f} before, {now:%Y-%m-%d %H:%M} UTC"
+    )
+
+
+def chosen(names: str, known: list[str], what: str) -> list[str]:
+    """The known names that a comma list selects by the letters they hold: "floor" is "C floor"."""
+    found = []
+    for part in names.split(","):
+        matches = [name for name in known if part.lower() in name.lower()]
+        if not matches:
+            raise SystemExit(f"no {what} is called {part}; there are {', '.join(known)}")
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--effort", choices=EFFORTS, default="normal")
+    parser.add_argument("--scenarios", help="comma list of " + ", ".join(s.name for s in SCENARIOS))
+    parser.add_argument("--clients", help="comma list of " + ", ".join(c.name for c in CLIENTS))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--memory", action="store_true", help="peak memory at 100,000 and 1,000,000 recipients")
+    arguments = parser.parse_args()
+    effort = EFFORTS[arguments.effort]
+    if arguments.rounds:
+        effort = replace(effort, rounds=arguments.rounds)
+    names = effort.scenarios
+    if arguments.scenarios:
+        names = chosen(arguments.scenarios, [s.name for s in SCENARIOS], "scenario")
+    clients = list(CLIENTS)
+    if arguments.clients:
+        wanted = chosen(arguments.clients, [c.name for c in CLIENTS], "client")
+        clients = [c for c in CLIENTS if c.name in wanted]
+
+    notes = []
+    with Harness() as harness:
+        tables = [f"# SMTP clients against smtp-sink\n\n{machine()}; {effort.rounds} rounds, medians."]
+        for size in SIZES.values():
+            for client in list(clients):
+                problem = wrong(client, size, harness.messages[size])
+                say(f"check     {client.name}, {size} bytes: {problem or 'right'}")
+                if problem:
+                    clients.remove(client)
+                    notes.append(f"{client.name} is left out: {problem}")
+        for scenario in SCENARIOS:
+            if scenario.name in names and clients:
+                tables.append(play(harness, scenario, clients, effort))
+        if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
+            tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
+        tables += [f"Note: {note}" for note in notes]
+        TOOLS.mkdir(exist_ok=True)
+        (TOOLS / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in harness.runs))
+    text = "\n\n".join(tables)
+    (TOOLS / "last.md").write_text(text + "\n")
+    print(text)
+    return 1 if any(OURS in note for note in notes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""`bulkmail check`: validate a manifest and all it names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bulkmail.errors import ManifestError
+
+from . import output, trouble
+
+if TYPE_CHECKING:
+    from bulkmail.job.job import Finding
+
+WARNED, BROKEN = 1, 2
+
+
+@click.command(
+    short_help="Validate a manifest.",
+    epilog="""\b
+Example: bulkmail check news.json --strict
+\b
+Exit status:
+  0  clean, or warnings without --strict
+  1  warnings, with --strict
+  2  errors""",
+)
+@click.argument("manifest", type=click.Path())
+@click.option("--strict", is_flag=True, help="Warnings make the exit status 1.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
+def check(manifest: str, strict: bool, as_json: bool) -> int:
+    """Validate MANIFEST and everything it names without connecting: files, templates, every recipient.
+
+    All problems are told at once. Errors go to standard error; warnings, notes and the count to standard output.
+    """
+    findings = find(manifest)
+    if as_json:
+        output.emit_json({"findings": findings})
+    else:
+        tell(manifest, findings)
+    severities = {finding["severity"] for finding in findings}
+    if "error" in severities:
+        return BROKEN
+    return WARNED if strict and "warning" in severities else 0
+
+
+def find(manifest: str) -> list[dict[str, Any]]:
+    """All findings, each {"id", "severity", "path", "text", "remedy"}; one that cannot be loaded has some too."""
+    from bulkmail.job.job import Job
+
+    try:
+        return [as_dict(finding) for finding in Job.load(manifest).check()]
+    except ManifestError as error:
+        return [
+            {"id": "manifest", "severity": "error", "path": path, "text": text, "remedy": ""}
+            for path, text in error.problems
+        ]
+
+
+def as_dict(finding: Finding) -> dict[str, Any]:
+    return {name: getattr(finding, name) for name in ("id", "severity", "path", "text", "remedy")}
+
+
+def tell(manifest: str, findings: list[dict[str, Any]]) -> None:
+    for finding in findings:
+        sentence = trouble.problem_sentence(finding["path"], finding["text"])
+        sentence += f" ({finding['remedy']})" if finding["remedy"] else ""
+        line = trouble.plain(f"{finding['severity']}: {sentence} [{finding['id']}]")
+        click.echo(line, err=finding["severity"] == "error")
+    click.echo(f"{trouble.plain(manifest)}: {count_text(findings)}")
+
+
+def count_text(findings: list[dict[str, Any]]) -> str:
+    """ "2 errors, 1 warning", or "clean"."""
+    counts = Counter(finding["severity"] for finding in findings)
+    told = [
+        f"{counts[name]} {name}{'s' if counts[name] > 1 else ''}"
+        for name in ("error", "warning", "note")
+        if counts[name]
+    ]
+    return ", ".join(told) or "clean"

@@ -1,0 +1,210 @@
+"""`Job`: a manifest, checked, and run to its end; what a run leaves behind is in the journal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from bulkmail.errors import BulkmailError, ConfigError, JournalError, ManifestError
+from bulkmail.job.manifest import Manifest, load_manifest
+from bulkmail.message.compiled import Compiled
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that check() has to say. severity: "error", "warning" or "note"."""
+
+    id: str
+    severity: str
+    path: str
+    text: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return dict(vars(self))
+
+
+@dataclass
+class Report:
+    """How a run ended.
+
+    summary    the object that `bulkmail send --json` prints
+    exit_code  0 everybody delivered or suppressed; 1 some failed or in doubt; 3 stopped before the end
+    error      why it stopped, or None
+    """
+
+    summary: dict[str, Any]
+    exit_code: int
+    error: BulkmailError | None = None
+
+    def __str__(self) -> str:
+        s = self.summary
+        text = (
+            f"{s['job']}: {s['state']}. {s['delivered']:,} of {s['recipients']:,} delivered, {s['failed']:,} failed, "
+            f"{s['deferred']:,} deferred, {s['in_doubt']:,} in doubt, {s['pending']:,} pending, "
+            f"{s['suppressed']:,} suppressed, in {s['seconds']:.1f} s ({s['messages_per_second']:,.0f} a second)."
+        )
+        return f"{text} Stopped: {self.error}." if self.error is not None else text
+
+
+class Job:
+    """A manifest that can be run. Made by `load`, which raises ManifestError with all problems at once.
+
+    run() is for code that is not async, run_async() for code that is. Errors before anything is sent are raised
+    (ManifestError, JournalError, ConfigError); what happens afterwards is in the Report.
+    """
+
+    def __init__(self, manifest: Manifest, compiled: Compiled) -> None:
+        self.manifest, self.compiled = manifest, compiled
+        self._run: Any = None
+        self._stops = 0
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        variables: Mapping[str, str] | None = None,
+        rate: str | None = None,
+        connections: int | None = None,
+        wire_log: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Read and check a manifest, and compile its message.
+
+        variables    template variables that win over the manifest's defaults (`--set`)
+        rate, connections, wire_log   in place of the manifest's
+        """
+        from bulkmail.message.compile import CompileError, compile_message
+
+        options: dict[str, Any] = {"environ": os.environ if environ is None else environ}
+        manifest = load_manifest(
+            path, variables=dict(variables or {}), rate=rate, connections=connections, wire_log=wire_log, **options
+        )
+        try:
+            compiled = compile_message(
+                manifest.message,
+                job=manifest.job,
+                defaults=manifest.defaults,
+                variables=manifest.variables,
+                folder=manifest.folder,
+            )
+        except CompileError as error:
+            path_, _ = error.problems[0]
+            raise ManifestError(f"{manifest.path}: {error}", path=path_, problems=error.problems) from error
+        if manifest.mode == "shared" and not compiled.shared:
+            raise ManifestError(
+                f"{manifest.path}: mode is 'shared' and the message differs from recipient to recipient; "
+                "take out the template marks, or the mode",
+                path="$.mode",
+            )
+        return cls(manifest, compiled)
+
+    # -- without sending
+
+    def check(self) -> list[Finding]:
+        """Everything that can be found without connecting: every row of the recipients against the message."""
+        from bulkmail.job.check import check_job
+
+        return check_job(self)
+
+    # -- sending
+
+    def run(
+        self,
+        *,
+        resume: bool = False,
+        fresh: bool = False,
+        auto: bool = False,
+        in_doubt: str = "skip",
+        on_event: OnEvent | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        test_to: str | None = None,
+        power: bool = False,
+    ) -> Report:
+        """Send. Not from a running event loop: use run_async() there.
+
+        resume    go on with an existing journal; fresh: keep the old one under a dated name; auto: resume if there is one
+        in_doubt  "skip" leaves those whose end the last run did not see; "resend" sends to them again
+        on_event  is called with a dict for each event (docs/manifest.md), from the thread that runs the job
+        limit     the first `limit` recipients only
+        dry_run   everything but the network and the journal
+        test_to   render the first recipients (limit, 1 by default), deliver to this address; no journal
+        power     a claim is on the disk before its message leaves: survives loss of power, not only kill -9
+        """
+        from bulkmail.net.loop import run
+
+        return run(
+            self.run_async(
+                resume=resume,
+                fresh=fresh,
+                auto=auto,
+                in_doubt=in_doubt,
+                on_event=on_event,
+                limit=limit,
+                dry_run=dry_run,
+                test_to=test_to,
+                power=power,
+            )
+        )
+
+    async def run_async(
+        self,
+        *,
+        resume: bool = False,
+        fresh: bool = False,
+        auto: bool = False,
+        in_doubt: str = "skip",
+        on_event: OnEvent | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+        test_to: str | None = None,
+        power: bool = False,
+    ) -> Report:
+        """As run()."""
+        from bulkmail.job import rehearsal
+        from bulkmail.job.run import Run
+
+        if resume + fresh + auto > 1:
+            raise ConfigError("resume, fresh and auto exclude each other")
+        if in_doubt not in ("skip", "resend"):
+            raise ConfigError(f"in_doubt is {in_doubt!r}, expected 'skip' or 'resend'")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit is {limit}, expected at least 1")
+        if test_to is not None:
+            return await rehearsal.send_test(self, test_to, limit or 1)
+        if dry_run:
+            return rehearsal.dry_run(self, limit)
+        journal = self.manifest.journal
+        begin = "resume" if resume or (auto and journal.exists()) else "fresh" if fresh else "new"
+        self._run = Run(self.manifest, self.compiled, on_event)
+        self._run.open(begin, in_doubt, limit, "power" if power else "process")
+        if self._stops:
+            self._run.stop()
+        return await self._run.send()
+
+    def stop(self) -> None:
+        """Begin nothing more: what is in flight is finished and recorded. A second call abandons that too.
+
+        Safe from a signal handler and from other threads.
+        """
+        self._stops += 1
+        if self._run is not None:
+            self._run.stop(abandon=self._stops > 1)
+
+    def progress(self) -> dict[str, Any]:
+        """The summary as it stands now; {} before the run has begun."""
+        return self._run.tally.summary() if self._run is not None and self._run.tally is not None else {}
+
+
+def journal_exists(path: Path) -> JournalError:
+    """What to do about a journal that is there already."""
+    return JournalError(
+        f"{path}: there is a journal already; --resume goes on with it, --fresh keeps it under a dated name and starts anew"
+    )

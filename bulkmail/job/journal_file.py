@@ -1,0 +1,259 @@
+"""The journal as a file: is it one, who holds it, how it is opened for a run and for readers.
+
+A run holds a lock on `<journal>.lock`; readers never need it, they only ask whether somebody has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bulkmail.errors import JournalError
+from bulkmail.job.journal_schema import ADVANCE, APPLICATION_ID, SCHEMA_VERSION
+from bulkmail.job.ledger import JournalFault
+
+# A reader that asks whether a run is alive holds the lock for some microseconds; a run that starts then tries again.
+LOCK_SECONDS = 0.5
+# A sqlite3 shell with an open transaction of its own makes a run wait this long, then stop.
+BUSY_SECONDS = 30.0
+# What the write-ahead log may keep on disk between checkpoints, after a large fill for instance.
+WAL_KEPT = 16 << 20
+# Pages of 4 KiB between checkpoints: one then writes 4 MB and takes some milliseconds.
+CHECKPOINT_PAGES = 1000
+
+LEVELS = {"process": "NORMAL", "power": "FULL"}
+
+SQLITE_MAGIC = b"SQLite format 3\0"
+# What the job can go on after, once the disk has room or another program lets go.
+_FAULTS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_NOMEM")
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextlib.contextmanager
+def guard(path: Path) -> Iterator[None]:
+    """Translate the errors of SQLite and the system: JournalFault where the disk failed, JournalError otherwise."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        name = getattr(exc, "sqlite_errorname", None) or ""
+        if name.startswith(_FAULTS):
+            raise JournalFault(f"{path}: the journal cannot be written or read: {exc}") from exc
+        raise JournalError(f"{path}: the journal is damaged or cannot be used: {exc}") from exc
+    except OSError as exc:
+        raise _system_error(path, exc) from exc
+
+
+def _system_error(path: Path, exc: OSError) -> JournalError:
+    kind = JournalFault if exc.errno in _DISK_ERRNOS else JournalError
+    return kind(f"{path}: the journal cannot be written or read: {exc.strerror or exc}")
+
+
+@contextlib.contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """A ValueError about the bytes of a journal as the JournalError that names it."""
+    try:
+        yield
+    except ValueError as exc:
+        raise JournalError(f"{path}: the journal is damaged: {exc}") from exc
+
+
+def check_header(path: Path) -> None:
+    """JournalError unless there is a file at `path` that bulkmail made (a SQLite database with our application id)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except FileNotFoundError:
+        raise JournalError(f"{path}: there is no journal") from None
+    except OSError as exc:
+        raise JournalError(f"{path}: the journal cannot be read: {exc.strerror or exc}") from exc
+    if not head.startswith(SQLITE_MAGIC) or head[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+        raise JournalError(f"{path} is not a bulkmail journal")
+
+
+def check_version(db: sqlite3.Connection, path: Path) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise JournalError(f"{path}: the journal has format {version}, this version of bulkmail reads {SCHEMA_VERSION}")
+
+
+# ---- the lock --------------------------------------------------------------------------------------------------------
+
+
+def lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+class RunLock:
+    """Keeps a second run out, from construction to release() or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises JournalError with the pid of the run that holds it, or where the journal's folder does not exist."""
+        import filelock
+
+        if not path.parent.is_dir():
+            raise JournalError(f"{path}: the journal's folder {path.parent} does not exist; make it first")
+        self._lock = filelock.FileLock(lock_path(path), thread_local=False)
+        try:
+            self._lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
+        except filelock.Timeout:
+            raise JournalError(f"{path}: the journal is in use by another run{_holder(path)}") from None
+        except OSError as exc:
+            raise _system_error(lock_path(path), exc) from exc
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(JournalError, sqlite3.Error, TypeError), reading(path) as db:
+        pid, host = db.execute("SELECT pid, host FROM run ORDER BY fence DESC LIMIT 1").fetchone()
+        return f", process {pid}" + (f" on {host}" if host != platform.node() else "")
+    return ""
+
+
+def is_live(path: Path, pid: int, host: str) -> bool:
+    """Whether a run holds the journal now. pid, host: its last run's, asked where the lock cannot be."""
+    import filelock
+
+    if not lock_path(path).exists():
+        return False
+    lock = filelock.FileLock(lock_path(path), thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return host == platform.node() and _is_alive(pid)
+    lock.release()
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# ---- connections -----------------------------------------------------------------------------------------------------
+
+
+def _uri(path: Path, query: str) -> str:
+    return f"{path.absolute().as_uri()}?{query}"
+
+
+def _connect(path: Path, query: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        _uri(path, query), uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+    )
+
+
+def open_for_run(path: Path, level: str) -> sqlite3.Connection:
+    """A connection that may write, with the temporary view that `advance` inserts into."""
+    db = _connect(path, "mode=rw")
+    try:
+        check_version(db, path)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {LEVELS[level]}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.executescript(ADVANCE)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, also while a run writes, after kill -9, and where the folder cannot be written.
+
+    Keep transactions short: while one is open the write-ahead log cannot be cut back.
+    """
+    check_header(path)
+    with guard(path), contextlib.ExitStack() as stack:
+        db = _open_reader(path, stack)
+        check_version(db, path)
+        yield db
+
+
+def _open_reader(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
+    """SQLite reads a WAL journal by files beside it, which it makes if it must and may.
+
+    Where it may not: without a write-ahead log the file is all there is; with one, a copy elsewhere is read.
+    """
+    try:
+        return _try_reader(path, "mode=ro", stack)
+    except sqlite3.OperationalError:
+        if os.access(path.parent, os.W_OK) or not os.access(path, os.R_OK):
+            raise
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists() or wal.stat().st_size == 0:
+        return _try_reader(path, "immutable=1", stack)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkmail-")))
+    for part in (path, wal):
+        shutil.copyfile(part, folder / part.name)
+    return _try_reader(folder / path.name, "mode=rw", stack)
+
+
+def _try_reader(path: Path, query: str, stack: contextlib.ExitStack) -> sqlite3.Connection:
+    db = stack.enter_context(contextlib.closing(_connect(path, query)))
+    db.execute("SELECT 1 FROM job").fetchone()
+    return db
+
+
+# ---- setting aside ---------------------------------------------------------------------------------------------------
+
+
+def set_aside(path: Path, now: float | None = None) -> Path:
+    """Rename a journal (and the recipients spooled beside it) so that a new job can begin; its new path.
+
+    The name gets the time (`now`, Unix seconds): news.journal becomes news.20260131-235959.journal. Raises JournalError
+    where it is in use or is no journal.
+    """
+    check_header(path)
+    lock = RunLock(path)
+    try:
+        target = _free_name(path, time.localtime(now))
+        with guard(path):
+            _move_spool(path, target)
+            for suffix in ("", "-wal", "-shm"):
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    part.rename(target.with_name(target.name + suffix))
+        return target
+    finally:
+        lock.release()
+
+
+def _free_name(path: Path, when: time.struct_time) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S", when)
+    target = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
+    count = 1
+    while target.exists():
+        count += 1
+        target = path.with_name(f"{path.stem}.{stamp}-{count}{path.suffix}")
+    return target
+
+
+def _move_spool(path: Path, target: Path) -> None:
+    """Rename what standard input or a .gz was spooled to, and let the journal know. A damaged journal keeps its own."""
+    spool = path.with_name(path.name + ".recipients")
+    moved = target.with_name(target.name + ".recipients")
+    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(_connect(path, "mode=rw")) as db:
+        if spool.exists() and Path(db.execute("SELECT src_path FROM job").fetchone()[0]) == spool:
+            db.execute("UPDATE job SET src_path = ?", (str(moved),))
+            spool.rename(moved)
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

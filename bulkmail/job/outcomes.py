@@ -1,0 +1,306 @@
+"""What an ending that is not a plain delivery leads to: failed, tried again later, in doubt, or not counted yet.
+
+A permanent refusal of a relay that has never taken a message may be about us (a wrong login, a blocked address), so such
+refusals are kept as deferred until the relay proves itself by taking one. If EVERYONE of them are refused, the run stops
+and they wait for the next one; if the list ends before that, they are failures after all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bulkmail.errors import BulkmailError, EnvelopeRefused, MessageError
+from bulkmail.job import ledger
+from bulkmail.job.classify import classify
+from bulkmail.job.detail import DetailBuffer
+from bulkmail.job.ledger import NewChunk, Trouble
+from bulkmail.job.relay import Relay
+from bulkmail.job.settle import Work
+from bulkmail.job.tally import Tally
+from bulkmail.smtp.outcome import refusal
+from bulkmail.wire.client import DONE, IN_DOUBT, NOT_TAKEN, Transaction
+from bulkmail.wire.reply import Reply
+
+EVERYONE = 100  # refused one after the other with none taken before: the relay refuses everyone
+MOVE_RECIPIENTS = 512  # deferred recipients are moved to retry chunks when so many wait,
+MOVE_SECONDS = 1.0  # or after this time: chunks of a handful would make the ledger large
+MAX_REPLY_SHOWN = 300  # characters of a reply in an event
+
+
+@dataclass(slots=True)
+class Ending:
+    """How it ended for one recipient: the reply that decided, what it answered, and the same in words."""
+
+    work: Work
+    place: int
+    address: str
+    tx: Transaction
+    relay: Relay
+    reply: Reply | None
+    command: str | None
+    why: str
+
+
+class Outcomes:
+    """delays: seconds before the 2nd, 3rd... attempt; no delay left, or give_up_after seconds passed: failed."""
+
+    MAX_TRIES: Final = 5  # a transaction that was not taken so often is deferred: it may be what ends the connections
+
+    def __init__(
+        self,
+        tally: Tally,
+        delays: tuple[float, ...],
+        give_up_after: float,
+        details: DetailBuffer,
+        message_id: Callable[[int, str], str],
+        on_event: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self.tally, self.on_event = tally, on_event
+        self._details, self._message_id = details, message_id
+        self._delays = delays
+        self._give_up_after = give_up_after
+        self._offset = details.offset  # Unix time minus the loop's
+        self._hold = min([MOVE_SECONDS, *(delay / 10 for delay in delays[:1])])
+        self._troubles: list[Trouble] = []
+        self._deferred: list[tuple[Work, int]] = []
+        self._released: list[tuple[Work, int]] = []
+        self._moved_at = 0.0
+        self._unproved: list[tuple[Ending, str]] = []
+        self._any_taken = False
+        self.everyone_refused: BulkmailError | None = None
+
+    # -- endings
+
+    @staticmethod
+    def sender_refused(tx: Transaction) -> bool:
+        """The whole transaction was refused for what we are, not for whom it is to."""
+        reply = tx.reply
+        if tx.rejected:
+            reply = next(iter(tx.rejected.values())) if len(tx.rejected) == len(tx.rcpts) else None
+        if tx.state != DONE or reply is None or reply.code < 500:
+            return False
+        return classify(reply, "RCPT" if tx.rejected else tx.command).ours
+
+    @staticmethod
+    def refusing_reply(tx: Transaction) -> Reply:
+        """The reply for which sender_refused() is true."""
+        reply = next(iter(tx.rejected.values())) if tx.rejected else tx.reply
+        assert reply is not None
+        return reply
+
+    def settle(self, tx: Transaction, relay: Relay, dirty: set[Work]) -> None:
+        """Each recipient of a transaction that is not a plain delivery to all of them."""
+        work: Work = tx.tag
+        dirty.add(work)
+        why = refusal(tx)
+        rejected = tx.rejected or {}
+        for index, place in enumerate([tx.at] if tx.positions is None else tx.positions):
+            one = Ending(work, place, tx.rcpts[index].decode(), tx, relay, tx.reply, tx.command, str(why or ""))
+            if index in rejected:
+                one.reply, one.command, one.why = rejected[index], "RCPT", str(rejected[index])
+            if tx.state == IN_DOUBT:
+                one.reply = None
+                self._record(one, ledger.IN_DOUBT, "in_doubt")
+            elif index not in rejected and why is None:
+                self._delivered(one)
+            else:
+                if tx.state == NOT_TAKEN:
+                    one.reply = None
+                self._refused(one)
+
+    def _delivered(self, one: Ending) -> None:
+        """To one of several, while others of the same transaction were rejected."""
+        tx, work = one.tx, one.work
+        work.settle(one.place, ledger.DELIVERED)
+        self._count(one, "delivered")
+        self.tally.sent += 1
+        raw = str(one.reply).encode()
+        code = one.reply.code if one.reply else 0
+        self._details.add(
+            work.no, one.place, work.attempt + 1, *one.relay.ids, tx.mail_at, tx.done_at, code, raw, ledger.DELIVERED
+        )
+        self._show("delivered", one)
+
+    def _refused(self, one: Ending) -> None:
+        kind = classify(one.reply, one.command).kind
+        permanent = one.reply.code >= 500 if one.reply is not None else one.tx.state == DONE
+        if not permanent and self._may_retry(one.work.attempt):
+            self._record(one, ledger.DEFERRED, kind)
+            self._deferred.append((one.work, one.place))
+        elif permanent and not self._any_taken:
+            self._hold_back(one, kind)
+        else:
+            self._record(one, ledger.FAILED, kind)
+
+    def _may_retry(self, attempt: int) -> bool:
+        """Whether another attempt starts before give_up_after: judged by the delays alone, so the same on every machine."""
+        if attempt >= len(self._delays):
+            return False
+        waited = sum(self._delays[: attempt + 1])
+        return waited <= self._give_up_after
+
+    def fail(self, work: Work, place: int, address: str, error: MessageError, dirty: set[Work]) -> None:
+        """A recipient whose message cannot be composed: nothing was sent."""
+        dirty.add(work)
+        work.settle(place, ledger.FAILED)
+        now, number = time.time(), work.numbers[place]
+        self.tally.move("deferred" if work.attempt else "pending", "failed")
+        self._troubles.append(
+            Trouble(address, number, work.no, place, work.attempt, ledger.FAILED, "message", reply=str(error), time=now)
+        )
+        if self.on_event:
+            self.on_event(
+                {"ts": now, "event": "failed", "recipient": address, "attempt": work.attempt, "reply": str(error)}
+            )
+
+    def _record(self, one: Ending, outcome: int, kind: str) -> None:
+        state = ledger.STATE_NAMES[outcome]
+        one.work.settle(one.place, outcome)
+        self._count(one, state)
+        self._troubles.append(self._trouble(one, outcome, kind))
+        self._show(state, one)
+
+    def _trouble(self, one: Ending, outcome: int, kind: str) -> Trouble:
+        reply = one.reply
+        return Trouble(
+            recipient=one.address,
+            number=one.work.numbers[one.place],
+            chunk=one.work.no,
+            position=one.place,
+            attempt=one.work.attempt + 1,
+            outcome=outcome,
+            class_=kind,
+            code=reply.code if reply else None,
+            enhanced=reply.enhanced if reply else None,
+            reply=reply.text if reply else one.why,
+            relay=one.relay.ids[0],
+            egress=one.relay.ids[1],
+            time=one.tx.done_at + self._offset,
+        )
+
+    def _count(self, one: Ending, state: str) -> None:
+        self.tally.move("deferred" if one.work.attempt else "pending", state)
+        self.tally.counts.attempts += 1
+        if state != "in_doubt":
+            setattr(one.relay.tally, state, getattr(one.relay.tally, state) + 1)
+
+    # -- refusals of a relay that has taken nothing yet
+
+    def _hold_back(self, one: Ending, kind: str) -> None:
+        one.work.settle(one.place, ledger.DEFERRED)
+        one.relay.tally.last_error = one.why
+        self._unproved.append((one, kind))
+        if len(self._unproved) >= EVERYONE and self.everyone_refused is None:
+            said = f"relay {one.relay.name} refuses everyone: {len(self._unproved)} recipients in a row, the last: {one.why}"
+            self.everyone_refused = EnvelopeRefused(said, reply=one.reply, scope="relay")
+
+    def proved(self) -> set[Work]:
+        """A message was taken: what was held back are failures of those recipients. Returns the chunks touched."""
+        self._any_taken = True
+        return self.settle_unproved() if self._unproved else set()
+
+    def settle_unproved(self) -> set[Work]:
+        """What was held back are failures. Returns the chunks touched."""
+        touched = set()
+        for one, kind in self._unproved:
+            one.work.settle(one.place, ledger.FAILED, was_under_way=False)
+            self._count(one, "failed")
+            self._troubles.append(self._trouble(one, ledger.FAILED, kind))
+            self._show("failed", one)
+            touched.add(one.work)
+        self._unproved.clear()
+        return touched
+
+    def release_unproved(self, dirty: set[Work]) -> None:
+        """The run stops: they wait for the next one."""
+        for one, _ in self._unproved:
+            self._released.append((one.work, one.place))
+            dirty.add(one.work)
+        self._unproved.clear()
+
+    # -- what a commit takes along
+
+    def release(self, tx: Transaction, dirty: set[Work]) -> None:
+        """Claimed and not sent: to be sent by the next run."""
+        work: Work = tx.tag
+        dirty.add(work)
+        for place in [tx.at] if tx.positions is None else tx.positions:
+            work.settle(place, ledger.DEFERRED)
+            self._released.append((work, place))
+
+    def take_troubles(self) -> list[Trouble]:
+        taken, self._troubles = self._troubles, []
+        return taken
+
+    @property
+    def has_retries(self) -> bool:
+        return bool(self._deferred or self._released)
+
+    def take_retries(self, now: float, at_once: bool) -> tuple[list[NewChunk], set[Work]]:
+        """Retry chunks for what was deferred, once enough wait or long enough; the chunks that they leave."""
+        moves: list[tuple[tuple[str, int, float, int], int, int]] = []
+        touched: set[Work] = set()
+        due = at_once or len(self._deferred) >= MOVE_RECIPIENTS or now - self._moved_at >= self._hold
+        for work, place in self._deferred if due else ():
+            delay = self._delays[work.attempt]
+            key = (work.chunk.route, work.attempt + 1, time.time() + delay, work.no)
+            moves.append((key, work.numbers[place], work.offsets[place]))
+            work.settle(place, ledger.MOVED, was_under_way=False)
+            touched.add(work)
+        for work, place in self._released:
+            key = (work.chunk.route, work.attempt, 0.0, work.no)
+            moves.append((key, work.numbers[place], work.offsets[place]))
+            work.settle(place, ledger.MOVED, was_under_way=False)
+            touched.add(work)
+        if due:
+            self._deferred.clear()
+            self._moved_at = now
+        self._released.clear()
+        return _new_chunks(moves), touched
+
+    # -- events
+
+    def show_delivered(self, transactions: list[Transaction], relay: Relay) -> None:
+        for tx in transactions:
+            if tx.state == DONE and tx.rejected is None and tx.reply is not None and tx.judged and tx.reply.code < 300:
+                for place, rcpt in zip([tx.at] if tx.positions is None else tx.positions, tx.rcpts, strict=True):
+                    self._show("delivered", Ending(tx.tag, place, rcpt.decode(), tx, relay, tx.reply, tx.command, ""))
+
+    def _show(self, event: str, one: Ending) -> None:
+        if self.on_event is None:
+            return
+        reply, tx = one.reply, one.tx
+        self.on_event(
+            {
+                "ts": tx.done_at + self._offset,
+                "event": event,
+                "recipient": one.address,
+                "attempt": one.work.attempt + 1,
+                "relay": one.relay.name,
+                "egress": one.relay.egress,
+                "code": reply.code if reply else None,
+                "enhanced": reply.enhanced if reply else None,
+                "reply": (reply.text if reply else one.why)[:MAX_REPLY_SHOWN],
+                "message_id": self._message_id(one.work.numbers[one.place], one.address),
+                "ms": round((tx.done_at - tx.mail_at) * 1000, 3),
+            }
+        )
+
+
+def _new_chunks(moves: list[tuple[tuple[str, int, float, int], int, int]]) -> list[NewChunk]:
+    """One chunk for each route, attempt and origin; its recipients in the order of the source."""
+    groups: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+    due: dict[tuple[str, int, int], float] = {}
+    for (route, attempt, not_before, origin), number, offset in moves:
+        key = (route, attempt, origin)
+        groups.setdefault(key, []).append((number, offset))
+        due[key] = max(due.get(key, 0.0), not_before)
+    chunks = []
+    for (route, attempt, origin), rows in groups.items():
+        rows.sort()
+        packed = ledger.pack([number for number, _ in rows], [offset for _, offset in rows])
+        chunks.append(NewChunk(route, packed, len(rows), attempt, due[route, attempt, origin], origin))
+    return chunks

@@ -1,0 +1,239 @@
+"""One run of a job: journal and source opened, relays' pools made, the scheduler driven to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bulkmail.errors import BulkmailError, ConnectionLost, JournalError
+from bulkmail.job.compose import Composer
+from bulkmail.job.fill import Filling
+from bulkmail.job.job import Report, journal_exists
+from bulkmail.job.journal import Journal
+from bulkmail.job.manifest import Manifest
+from bulkmail.job.recipients import Source, open_source
+from bulkmail.job.relay import Relay
+from bulkmail.job.scheduler import Scheduler
+from bulkmail.job.tally import Tally
+from bulkmail.job.writer import Writer
+from bulkmail.message.compiled import Compiled
+from bulkmail.pool.limits import Limit
+from bulkmail.pool.pool import Pool
+
+SIDECARS = ("", "-wal", "-shm", ".lock", ".recipients")  # what stands beside a journal, and goes with it
+
+
+class Run:
+    """Made for one run. open() does all that can fail before anything is sent; send() sends."""
+
+    def __init__(self, manifest: Manifest, compiled: Compiled, on_event: Callable[[dict[str, Any]], None] | None) -> None:
+        self.manifest, self.compiled, self.on_event = manifest, compiled, on_event
+        self.tally: Tally | None = None
+        self._journal: Journal = None  # type: ignore[assignment]  # set by open()
+        self._source: Source = None  # type: ignore[assignment]
+        self._scheduler: Scheduler | None = None
+        self._relays: list[Relay] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_wanted = self._abandon_wanted = False
+
+    # -- before anything is sent
+
+    def open(self, begin: str, in_doubt: str, limit: int | None, level: str) -> None:
+        """begin: "new", "fresh" or "resume". Raises ManifestError or JournalError; nothing is left open then."""
+        path = self.manifest.journal
+        if not path.parent.is_dir():
+            raise JournalError(f"{path}: the journal's folder {path.parent} does not exist; make it first")
+        if begin == "new" and path.exists():
+            raise journal_exists(path)
+        if begin == "resume" and not path.exists():
+            raise JournalError(f"{path}: there is no journal to resume; leave --resume out, or use --auto")
+        resume = begin == "resume"
+        if begin == "fresh" and path.exists():
+            _put_aside(path)
+        self._source = open_source(self.manifest.recipients, spool_dir=path.parent, stem=path.name, reuse=resume)
+        try:
+            if resume:
+                self._resume(path, in_doubt, level, limit)
+            else:
+                self._begin(path, level, limit)
+        except BaseException:
+            self._source.close()
+            raise
+        self.tally = Tally(self.manifest.job, str(path), self._journal.counts(live=True))
+
+    def _begin(self, path: Path, level: str, limit: int | None) -> None:
+        self._journal = Journal.create(
+            path,
+            job=self.manifest.job,
+            manifest_digest=self.manifest.digest,
+            pin=self._source.pin,
+            level=level,
+            meta=self._meta(),
+        )
+        try:
+            self._fill(limit)
+        except BaseException:
+            self._journal.close()
+            for suffix in SIDECARS:
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            raise
+
+    def _meta(self) -> dict[str, str]:
+        return {"message_id_domain": self.compiled.message_id(1, "").rpartition("@")[2].rstrip(">")}
+
+    def _fill(self, limit: int | None) -> None:
+        with self._journal.fill() as filler:
+            Filling(self._source, self.manifest.recipients, self.compiled, limit).run(filler)
+
+    def _resume(self, path: Path, in_doubt: str, level: str, limit: int | None) -> None:
+        self._journal = Journal.open(path, manifest_digest=self.manifest.digest, pin=self._source.pin, level=level)
+        try:
+            if not self._journal.filled:
+                self._fill(limit)  # killed before the recipients were in: nothing was sent
+            self._journal.recover(in_doubt, now=time.time(), delays=self.manifest.retry.delays)
+        except BaseException:
+            self._journal.close()
+            raise
+
+    # -- sending
+
+    async def send(self) -> Report:
+        assert self.tally is not None
+        self._loop = asyncio.get_running_loop()
+        error: BulkmailError | None = None
+        writer = Writer(self._journal, self._loop)
+        try:
+            self._make_relays()
+            self._scheduler = self._make_scheduler(writer)
+            self._event("started")
+            self._scheduler.start()
+            if self._stop_wanted:
+                self._do_stop()
+            error = await self._scheduler.done
+            await self._close_pools()
+        finally:
+            writer.close()
+            report = self._end(error)
+        return report
+
+    def _make_relays(self) -> None:
+        limits, retry = self.manifest.limits, self.manifest.retry
+        share = shares_of(limits.connections, [spec.connections for spec in self.manifest.relays])
+        assert self.tally is not None
+        for spec, connections in zip(self.manifest.relays, share, strict=True):
+            rate = spec.endpoint.options.rate
+            relay = Relay(spec, connections, Limit(rate.per_second if rate else None), retry.patience)
+            relay.ids = (self._journal.name_id(spec.name), self._journal.name_id(relay.egress))
+            self.tally.relays[spec.name] = relay.tally
+            self._relays.append(relay)
+
+    def _make_scheduler(self, writer: Writer) -> Scheduler:
+        manifest = self.manifest
+        limit = Limit(manifest.limits.rate.per_second if manifest.limits.rate else None)
+        batch = min(spec.endpoint.options.batch for spec in manifest.relays)
+        paced = limit.rate is not None or any(relay.limit.rate for relay in self._relays)
+        if paced:  # a transaction is granted whole, so it is no larger than what may leave at once
+            batch = min([batch, limit.burst if limit.rate else batch, *(r.limit.burst for r in self._relays if r.limit.rate)])
+        assert self.tally is not None
+        scheduler = Scheduler(
+            composer=Composer(self.compiled, self._source, batch),
+            relays=self._relays,
+            writer=writer,
+            tally=self.tally,
+            limit=limit,
+            delays=manifest.retry.delays,
+            give_up_after=manifest.retry.give_up_after,
+            on_event=self.on_event,
+        )
+        for relay in self._relays:
+            relay.pool = Pool(relay.spec.endpoint, scheduler, name=relay.name, limit=relay.connections, paced=paced)
+        return scheduler
+
+    async def _close_pools(self) -> None:
+        await asyncio.gather(*(relay.pool.close(abort=self._abandon_wanted) for relay in self._relays))
+
+    def _end(self, error: BulkmailError | None) -> Report:
+        """Record how it ended. A journal that cannot say so any more is itself the error."""
+        assert self.tally is not None
+        counts = self.tally.counts
+        finished = error is None and not (counts.pending or counts.deferred)
+        self.tally.end("finished" if finished else "stopped")
+        try:
+            self._journal.finish(self.tally.state, str(error) if error else None, self.tally.progress())
+        except JournalError as failure:
+            error = error or failure
+            self.tally.state = "stopped"
+        finally:
+            self._close_quietly()
+        exit_code = 3 if self.tally.state == "stopped" else 1 if counts.failed or counts.in_doubt else 0
+        self._event(self.tally.state)
+        return Report(self.tally.summary(), exit_code, error)
+
+    def _close_quietly(self) -> None:
+        self._source.close()
+        try:
+            self._journal.close()
+        except JournalError:
+            pass  # all that it had to say is committed, or its failure is the run's error already
+
+    def _event(self, name: str) -> None:
+        if self.on_event and self.tally is not None:
+            self.on_event({"ts": time.time(), "event": name, **self.tally.summary()})
+
+    # -- stopping
+
+    def stop(self, abandon: bool = False) -> None:
+        """Safe from signal handlers and other threads."""
+        self._stop_wanted = True
+        self._abandon_wanted = self._abandon_wanted or abandon
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._do_stop)
+
+    def _do_stop(self) -> None:
+        if self._scheduler is None:
+            return
+        self._scheduler.stop(None)
+        if self._abandon_wanted:
+            for relay in self._relays:
+                for session in list(relay.pool.sessions):
+                    session.abort(ConnectionLost("the run was abandoned"))
+
+
+def shares_of(total: int | None, wanted: list[int]) -> list[int]:
+    """The job's connections dealt out to its relays: what each wants, scaled down to `total`, at least one each."""
+    if total is None or sum(wanted) <= total:
+        return wanted
+    given = [max(1, total * most // sum(wanted)) for most in wanted]
+    for place in sorted(range(len(given)), key=lambda i: given[i] - total * wanted[i] / sum(wanted)):
+        if sum(given) >= total:
+            break
+        given[place] += 1
+    return given
+
+
+def _put_aside(path: Path) -> None:
+    """The old journal and what stands beside it, under a dated name. A journal in use stays: JournalError."""
+    Journal.open(path).close() if _is_journal(path) else None
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = path.with_name(f"{path.name}.{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.{stamp}-{number}")
+    for suffix in SIDECARS:
+        old = path.with_name(path.name + suffix)
+        if suffix != ".lock" and old.exists():
+            old.rename(aside.with_name(aside.name + suffix))
+
+
+def _is_journal(path: Path) -> bool:
+    from bulkmail.job.journal_file import check_header
+
+    try:
+        check_header(path)
+    except JournalError:
+        return False
+    return True

@@ -1,0 +1,416 @@
+"""Which recipient next, by which relay, when; and what each outcome leads to.
+
+It is the `Source` of every relay's pool. Recipients are claimed in the ledger by the batch, and a batch is handed to the
+pools only after its claim is committed; while the writer commits, the batch is composed. Outcomes are committed together
+with the next claim, or by a short timer. There is one commit under way at most. Nothing here runs per message: plain
+deliveries are settled in Cython, and the rest is rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+from bulkmail.errors import BulkmailError, JournalError, MessageError
+from bulkmail.job.compose import Composer
+from bulkmail.job.detail import DetailBuffer
+from bulkmail.job.ledger import Advance, Chunk
+from bulkmail.job.outcomes import Outcomes
+from bulkmail.job.relay import Relay
+from bulkmail.job.settle import Work, settle_delivered
+from bulkmail.job.tally import Tally
+from bulkmail.job.writer import Writer
+from bulkmail.pool.limits import Limit
+from bulkmail.pool.pool import Pool
+from bulkmail.smtp.session import Session
+from bulkmail.wire.client import NOT_TAKEN, Transaction
+
+# What one commit may cover, and how long an outcome may wait for one: docs/architecture.md, "How much can be in doubt".
+COMMIT_RECIPIENTS = 512
+COMMIT_SECONDS = 0.01
+PACED_SECONDS = 0.05  # a job with a rate claims this much of it ahead, at least one
+LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
+LEASE_BELOW = 2 * COMMIT_RECIPIENTS
+
+
+class Scheduler:
+    """compose, relays: what to send and by whom; writer: the ledger's thread; tally: the figures that it keeps.
+
+    done  future: None when every recipient has its outcome, or the error that stopped the run
+    """
+
+    def __init__(
+        self,
+        *,
+        composer: Composer,
+        relays: list[Relay],
+        writer: Writer,
+        tally: Tally,
+        limit: Limit,
+        delays: tuple[float, ...],
+        give_up_after: float,
+        on_event: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.composer, self.relays, self.writer, self.tally, self.limit = composer, relays, writer, tally, limit
+        self.done: asyncio.Future[BulkmailError | None] = self._loop.create_future()
+        self._on_event = on_event
+        self._by_pool: dict[Pool, Relay] = {}
+        self._works: dict[int, Work] = {}  # chunks in hand, oldest first
+        self._ready: deque[Transaction] = deque()  # claimed, committed, composed
+        self._dirty: set[Work] = set()
+        self._details = DetailBuffer(time.time() - self._loop.time())
+        self._outcomes = Outcomes(
+            tally, delays, give_up_after, self._details, composer.compiled.message_id, on_event
+        )
+        self._committing = self._leasing = False
+        self._exhausted = False  # the ledger has no chunk that is due
+        self._halting: BulkmailError | None = None
+        self._stopping = False
+        self._demand = 0
+        self._taken = 0  # recipients handed to pools since the last claim
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._serial = 0
+
+    def start(self) -> None:
+        self._by_pool = {relay.pool: relay for relay in self.relays}
+        self._lease()
+
+    # -- the pools' Source
+
+    def backlog(self, pool: Pool) -> int:
+        """What could be sent now: enough to say whether another connection would have work."""
+        if self._stopping or pool.dead is not None or self._wait(self._by_pool[pool]) > 0:
+            return 0
+        waiting = sum(work.waiting() for work in self._works.values()) // self.composer.per_transaction
+        return len(self._ready) + max(waiting, int(any(w.waiting() for w in self._works.values())))
+
+    def take(self, pool: Pool, room: int) -> list[Transaction]:
+        """Transactions whose claims are committed, as many as the limits allow now."""
+        relay = self._by_pool[pool]
+        if self._stopping or pool.dead is not None:
+            return []
+        taken: list[Transaction] = []
+        ready, now = self._ready, self._loop.time()
+        unlimited = self.limit.rate is None and relay.limit.rate is None
+        while ready and len(taken) < room:
+            count = len(ready[0].rcpts)
+            if not unlimited and not self._grant(relay, count, now):
+                self._wake_pools_in(self._wait(relay, count))
+                break
+            taken.append(ready.popleft())
+            self._taken += count
+        short = room - len(taken)
+        if short or len(ready) < len(taken):
+            self._demand = max(self._demand, short * self.composer.per_transaction)
+            self._claim()
+        return taken
+
+    def _grant(self, relay: Relay, count: int, now: float) -> bool:
+        """All `count` or none, of the relay's limit and of the job's."""
+        mine = relay.limit.grant(count, now)
+        if mine < count:
+            relay.limit.give_back(mine)
+            return False
+        whole = self.limit.grant(count, now)
+        if whole < count:
+            self.limit.give_back(whole)
+            relay.limit.give_back(mine)
+            return False
+        return True
+
+    def _wait(self, relay: Relay, count: int = 1) -> float:
+        now = self._loop.time()
+        return max(limit.wait(now, count) for limit in (self.limit, relay.limit))
+
+    def _wake_pools_in(self, seconds: float) -> None:
+        if self._alarm is None or self._alarm.cancelled() or self._alarm.when() <= self._loop.time():
+            self._alarm = self._loop.call_later(max(seconds, 0.0005), self._wake_pools)
+
+    def _wake_pools(self) -> None:
+        for relay in self.relays:
+            relay.pool.wake()
+
+    def settle(self, pool: Pool, finished: list[Transaction]) -> None:
+        relay = self._by_pool[pool]
+        rest, first, again, size = settle_delivered(finished, self._details, *relay.ids, self._dirty)
+        if first or again:
+            self._count_delivered(relay, first, again, size, finished if self._on_event else None)
+        for tx in rest:
+            self._settle_one(relay, tx)
+        if len(self._details) >= COMMIT_RECIPIENTS:
+            self._commit()
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(COMMIT_SECONDS, self._flush)
+        if self._stopping or not self._ready:
+            self._look_for_end()
+
+    def _count_delivered(self, relay: Relay, first: int, again: int, size: int, shown: list[Transaction] | None) -> None:
+        tally, count = self.tally, first + again
+        tally.move("pending", "delivered", first)
+        tally.move("deferred", "delivered", again)
+        tally.sent += count
+        tally.counts.attempts += count
+        tally.counts.bytes += size
+        relay.tally.delivered += count
+        relay.took_one()
+        self._dirty |= self._outcomes.proved()
+        if shown:
+            self._outcomes.show_delivered(shown, relay)
+
+    def _settle_one(self, relay: Relay, tx: Transaction) -> None:
+        if tx.state == NOT_TAKEN and (tx.tries < self._outcomes.MAX_TRIES or self._stopping):
+            self._requeue(tx)
+        elif self._outcomes.sender_refused(tx) and not self._stopping:
+            given_up = relay.refused_us(self._outcomes.refusing_reply(tx))
+            if given_up or not relay.accepted or tx.tries < self._outcomes.MAX_TRIES:
+                self._requeue(tx)
+            else:
+                self._outcomes.settle(tx, relay, self._dirty)
+            if given_up:
+                self._relay_lost()
+        else:
+            self._outcomes.settle(tx, relay, self._dirty)
+            if tx.judged and tx.reply is not None and tx.reply.code < 300:
+                relay.took_one()
+                self._dirty |= self._outcomes.proved()
+            elif self._outcomes.everyone_refused:
+                self._halt(self._outcomes.everyone_refused)
+
+    def _requeue(self, tx: Transaction) -> None:
+        """Certainly not taken: it goes first on the next connection. Its claim stands."""
+        self._ready.appendleft(tx.again())
+        if not self._stopping:
+            self._wake_pools()
+
+    def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
+        pause = self._by_pool[pool].pause(error, failures)
+        if pause is None:
+            self._loop.call_soon(self._relay_lost)
+        return pause
+
+    def _relay_lost(self) -> None:
+        if any(relay.usable for relay in self.relays):
+            self._wake_pools()
+            return
+        error = next(relay.pool.dead for relay in self.relays)
+        assert isinstance(error, BulkmailError)
+        self._halt(error)
+
+    def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
+        relay = self._by_pool[pool]
+        relay.tally.connections = len(pool.sessions)
+        if error is not None and name != "disconnected":
+            relay.tally.last_error = str(error)
+        if self._on_event:
+            tls = session.label.tls if session is not None and session.label is not None else None
+            why = str(error) if error is not None else None
+            self._on_event(
+                {"ts": time.time(), "event": name, "relay": relay.name, "egress": relay.egress, "tls": tls, "error": why}
+            )
+
+    # -- claims and commits
+
+    def _target(self) -> int:
+        """How many recipients should be ready: what the pools took since the last claim twice over, within bounds."""
+        rates = [limit.rate for limit in (self.limit, *(relay.limit for relay in self.relays)) if limit.rate]
+        bound = COMMIT_RECIPIENTS
+        if rates:
+            bound = min(bound, max(1, int(min(rates) * PACED_SECONDS)))
+        return max(1, min(bound, max(self._demand, 2 * self._taken)))
+
+    def _claim(self) -> None:
+        """Claim the next recipients, commit that with whatever else is due, and compose them meanwhile."""
+        if self._committing or self._stopping:
+            return
+        waiting = sum(len(tx.rcpts) for tx in self._ready) if self.composer.per_transaction > 1 else len(self._ready)
+        want = max(self._target(), self.composer.per_transaction if self._demand else 0) - waiting
+        self._demand = self._taken = 0
+        picked: list[tuple[Work, list[int]]] = []
+        for work in self._works.values():
+            if want <= 0:
+                break
+            places = work.claim(want)
+            if work.dirty:
+                self._dirty.add(work)
+            if places:
+                picked.append((work, places))
+                want -= len(places)
+        self._lease_if_low()
+        if picked:
+            self._commit(picked)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        self._commit()
+
+    def _commit(self, picked: list[tuple[Work, list[int]]] | None = None) -> None:
+        if self._committing:
+            return
+        advance = self._collect()
+        if advance is None:
+            self._look_for_end()
+            return
+        self._committing = True
+        composed: list[Transaction] = []
+        self.writer.submit(advance, lambda error: self._on_commit(error, composed))
+        if picked:
+            composed += self._compose(picked)
+
+    def _collect(self) -> Advance | None:
+        """Everything that has changed since the last commit."""
+        idle = self._exhausted and not self._ready and all(w.outstanding == 0 for w in self._works.values())
+        retries, moved = self._outcomes.take_retries(self._loop.time(), idle or self._stopping)
+        self._dirty |= moved
+        troubles = self._outcomes.take_troubles()
+        if not (self._dirty or troubles or len(self._details)):
+            return None
+        self._serial += 1
+        advance = Advance(
+            chunks=[work.row() for work in self._dirty],
+            details=self._details.flush(),
+            troubles=troubles,
+            retries=retries,
+            progress=self.tally.progress(),
+            serial=self._serial,
+        )
+        if retries:
+            self._exhausted = False
+        for work in self._dirty:
+            if work.finished():
+                self._works.pop(work.no, None)
+        self._dirty.clear()
+        return advance
+
+    def _on_commit(self, error: BaseException | None, composed: list[Transaction]) -> None:
+        self._committing = False
+        if error is not None:
+            self._halt(error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be written: {error}"))
+            return
+        self._ready.extend(composed)
+        if not self._stopping:
+            self._lease_if_low()
+            if composed:
+                self._wake_pools()
+            elif self._demand:
+                self._claim()
+        self._look_for_end()
+
+    def _compose(self, picked: list[tuple[Work, list[int]]]) -> list[Transaction]:
+        date = formatdate(time.time(), localtime=True).encode()
+        composed: list[Transaction] = []
+        for work, places in picked:
+            try:
+                composed += self.composer.compose(work, places, date)
+            except JournalError as error:
+                self._halt(error)
+                return composed
+        for work, place, address, error in self.composer.take_failures():
+            self._cannot_compose(work, place, address, error)
+        return composed
+
+    def _cannot_compose(self, work: Work, place: int, address: str, error: MessageError) -> None:
+        self._outcomes.fail(work, place, address, error, self._dirty)
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(COMMIT_SECONDS, self._flush)
+
+    # -- chunks
+
+    def _lease_if_low(self) -> None:
+        if not self._exhausted and sum(work.waiting() for work in self._works.values()) < LEASE_BELOW:
+            self._lease()
+
+    def _lease(self) -> None:
+        if self._leasing or self._exhausted or self._stopping:
+            return
+        self._leasing = True
+        self.writer.lease(LEASE_CHUNKS, time.time(), self._on_lease)
+
+    def _on_lease(self, chunks: list[Chunk], next_due: float | None, error: BaseException | None) -> None:
+        self._leasing = False
+        if error is not None:
+            self._halt(error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be read: {error}"))
+            return
+        for chunk in chunks:
+            self._works[chunk.no] = Work(chunk)
+        if chunks:
+            if self._demand:
+                self._claim()
+            self._wake_pools()
+            return
+        self._exhausted = True
+        if next_due is not None:
+            self._wait_for(next_due)
+        self._look_for_end()
+
+    def _wait_for(self, due: float) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+        self._due_timer = self._loop.call_later(min(max(due - time.time(), 0.001), 3600.0), self._retry_due)
+
+    def _retry_due(self) -> None:
+        self._due_timer = None
+        self._exhausted = False
+        self._lease()
+
+    # -- the end
+
+    def _under_way(self) -> int:
+        return sum(work.outstanding for work in self._works.values())
+
+    def _look_for_end(self) -> None:
+        """Is everybody settled, or, when stopping, everything that was begun?"""
+        if self.done.done() or self._committing or self._leasing:
+            return
+        if self._stopping:
+            if not any(relay.pool.busy() for relay in self.relays):
+                self._release()
+                if self._dirty or len(self._details):
+                    self._commit()
+                else:
+                    self.done.set_result(self._halting)
+            return
+        if self._ready or not self._exhausted or self._under_way() or self._due_timer is not None:
+            return
+        self._dirty |= self._outcomes.settle_unproved()
+        if self._dirty or len(self._details) or self._outcomes.has_retries:
+            self._commit()
+        else:
+            self._finish_or_wait()
+
+    def _finish_or_wait(self) -> None:
+        if self.tally.counts.pending or self.tally.counts.deferred:
+            self._exhausted = False  # chunks were added since the last look
+            self._lease()
+        else:
+            self.done.set_result(None)
+
+    def _release(self) -> None:
+        """Claimed and certainly not sent: moved to chunks of their own, to be sent by the next run."""
+        while self._ready:
+            self._outcomes.release(self._ready.popleft(), self._dirty)
+        self._outcomes.release_unproved(self._dirty)
+
+    def stop(self, error: BulkmailError | None) -> None:
+        """Begin nothing more; `done` is set when what is under way has ended and is recorded. error: why, or None."""
+        self._halt(error)
+
+    def _halt(self, error: BulkmailError | None) -> None:
+        if self._stopping:
+            if isinstance(error, JournalError) and not self.done.done():
+                self.done.set_result(error)  # what cannot be recorded need not be waited for
+            return
+        self._stopping, self._halting = True, error
+        if isinstance(error, JournalError):
+            self.done.set_result(error)
+            return
+        for relay in self.relays:
+            self._ready.extend(relay.pool.recall())
+        self._look_for_end()
+

@@ -1,0 +1,97 @@
+"""What pydantic finds wrong, in our words: where, what was found, what is expected."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from bulkmail.job.document import Problems, kind, step
+from bulkmail.urlparts import nearest, quoted
+
+# Keys that the documentation names and that a later version takes, wherever they stand.
+LATER = frozenset(
+    "accounts backup calendar dkim domains egress proxy_protocol ramp sample stop_if variants weight where window".split()
+)
+COPIES = "is not possible here: everyone named would get every copy; add them as recipients"
+TAG = "<"  # begins the step that pydantic puts into a location for the branch of a union
+
+_EXPECTED = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+
+def tell(error: ValidationError, root: type[BaseModel], problems: Problems) -> None:
+    """Add each of pydantic's errors to the problems."""
+    for found in error.errors(include_url=False):
+        steps = [part for part in found["loc"] if not (isinstance(part, str) and part.startswith(TAG))]
+        path = "$"
+        for part in steps:
+            path = step(path, part)
+        problems.add(path, _sentence(found, steps, root))
+
+
+def _sentence(found: Mapping[str, Any], steps: Sequence[int | str], root: type[BaseModel]) -> str:
+    context: Mapping[str, Any] = found.get("ctx") or {}
+    kind_of_error = found["type"]
+    if kind_of_error == "value_error":
+        return str(context["error"])
+    if kind_of_error == "extra_forbidden":
+        return _unknown_key(str(steps[-1]), _model_at(root, steps[:-1]))
+    if kind_of_error == "missing":
+        return "the key is missing" + _described(_model_at(root, steps[:-1]), str(steps[-1]))
+    if kind_of_error == "literal_error":
+        return f"{quoted(found['input'])}, expected {context['expected']}"
+    if kind_of_error == "union_tag_not_found" or "expected" in context:
+        return f"{kind(found['input'])}, expected {context.get('expected', 'something else')}"
+    if kind_of_error in _EXPECTED:
+        return f"{kind(found['input'])}, expected {_EXPECTED[kind_of_error]}"
+    return str(found["msg"])
+
+
+def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
+    if model is not None and key in ("cc", "bcc") and "subject" in model.model_fields:
+        return f"{key!r} {COPIES}"
+    if key in LATER:
+        return f"{key!r} is not in this version yet"
+    known = list(_keys(model)) if model is not None else []
+    hint = nearest(key, known)
+    return f"unknown key {key!r}" + (hint or (f", expected one of: {', '.join(known)}" if known else ""))
+
+
+def _described(model: type[BaseModel] | None, key: str) -> str:
+    for name, field in model.model_fields.items() if model is not None else ():
+        if (field.alias or name) == key and field.description:
+            return f", expected {field.description}"
+    return ""
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield field.alias or name
+
+
+def _model_at(root: type[BaseModel], steps: Sequence[int | str]) -> type[BaseModel] | None:
+    """The model of the object at a location."""
+    model: type[BaseModel] | None = root
+    for part in steps:
+        if isinstance(part, str) and model is not None:
+            model = next((_inside(f.annotation) for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+    return model
+
+
+def _inside(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field's type is, or holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple) or hasattr(annotation, "__metadata__"):
+        return next((model for part in get_args(annotation) if (model := _inside(part)) is not None), None)
+    return None

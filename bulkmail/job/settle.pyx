@@ -1,0 +1,135 @@
+# Chunks in hand, claimed and settled by the batch: what would be Python per recipient otherwise.
+#
+# Owns      the position up to which each chunk in hand is claimed, its outcome bytes, how many are under way.
+# Promises  no Python call a recipient for plain deliveries; everything else is handed back.
+from cpython.bytearray cimport PyByteArray_AS_STRING
+
+from bulkmail.job.detail cimport DetailBuffer
+from bulkmail.wire.client cimport EIGHT_BIT, TX_DONE, UTF8, Transaction
+
+
+cdef class Work:
+    """A leased chunk in hand.
+
+    chunk        the ledger's Chunk; its outcome bytes are changed here
+    claimed      positions below it are claimed, or were decided before
+    outstanding  positions claimed and without an outcome
+    dirty        changed since the last commit
+    """
+    cdef readonly object chunk
+    cdef readonly list numbers, offsets
+    cdef readonly Py_ssize_t n
+    cdef public Py_ssize_t claimed, outstanding
+    cdef readonly int no, attempt
+    cdef public bint dirty
+    cdef bytearray _outcome
+
+    def __init__(self, chunk):
+        self.chunk, self._outcome = chunk, chunk.outcome
+        self.numbers, self.offsets = chunk.numbers, chunk.offsets
+        self.n, self.claimed, self.no, self.attempt = chunk.n, chunk.claimed, chunk.no, chunk.attempt
+
+    def claim(self, Py_ssize_t most):
+        """The next positions that wait, at most `most`; they are claimed from now on (to be committed before use)."""
+        cdef char* outcome = PyByteArray_AS_STRING(self._outcome)
+        cdef Py_ssize_t place = self.claimed
+        cdef list taken = []
+        while place < self.n and len(taken) < most:
+            if outcome[place] == c".":
+                taken.append(place)
+            place += 1
+        if place == self.claimed:
+            return taken
+        self.claimed, self.dirty = place, True
+        self.outstanding += len(taken)
+        return taken
+
+    def waiting(self):
+        """How many positions are not claimed yet."""
+        return self._outcome.count(b".", self.claimed)
+
+    def settle(self, Py_ssize_t place, int outcome, bint was_under_way=True):
+        """Set one outcome byte."""
+        self._outcome[place] = outcome
+        self.outstanding -= was_under_way
+        self.dirty = True
+
+    def row(self):
+        """The chunk as an Advance wants it; it is clean then."""
+        self.dirty = False
+        return self.no, self.chunk.fence, self.claimed, bytes(self._outcome)
+
+    def finished(self):
+        """Nobody in it waits any more: the ledger has let go of it too."""
+        return b"." not in self._outcome and b"d" not in self._outcome
+
+
+def settle_delivered(list finished, DetailBuffer details not None, int relay, int egress, set dirty not None):
+    """Settle the transactions that delivered to everybody in them.
+
+    finished  Transactions: `tag` is their Work, and `at` the position, or `positions` the list of them
+    dirty     the Work objects touched are added to it
+    returns   (the transactions that need a closer look, recipients delivered at attempt 0, at later ones, bytes)
+    """
+    cdef Transaction tx
+    cdef Work work, last = None
+    cdef list rest = []
+    cdef Py_ssize_t first_time = 0, again = 0, size = 0, count, place
+    cdef char* outcome = NULL
+    for tx in finished:
+        if (tx.state != TX_DONE or tx.rejected is not None or tx.error is not None or tx.reply is None
+                or tx.reply.code >= 300 or not tx.judged):
+            rest.append(tx)
+            continue
+        work = <Work?>tx.tag
+        if work is not last:
+            last, outcome = work, PyByteArray_AS_STRING(work._outcome)
+            work.dirty = True
+            dirty.add(work)
+        if tx.positions is None:
+            count = 1
+            outcome[tx.at] = c"D"
+            details.add(work.no, tx.at, work.attempt + 1, relay, egress, tx.mail_at, tx.done_at, tx.reply.code, tx.reply._raw, c"D")
+        else:
+            count = len(tx.positions)
+            for place in tx.positions:
+                outcome[place] = c"D"
+                details.add(work.no, place, work.attempt + 1, relay, egress, tx.mail_at, tx.done_at, tx.reply.code, tx.reply._raw, c"D")
+        work.outstanding -= count
+        size += len(tx.body)
+        if work.attempt:
+            again += count
+        else:
+            first_time += count
+    return rest, first_time, again, size
+
+
+
+cdef inline int flags_of(bytes sender, bytes rcpt, bytes body):
+    return (0 if body.isascii() else EIGHT_BIT) | (0 if rcpt.isascii() and sender.isascii() else UTF8)
+
+
+def personal_transactions(list composed, Work work not None, list places):
+    """(transactions, indexes of those that failed) for composed messages: (sender, rcpt, body) each, or an exception."""
+    cdef list made = [], failed = []
+    cdef Py_ssize_t index
+    cdef bytes sender, rcpt, body
+    for index in range(len(composed)):
+        item = composed[index]
+        if type(item) is tuple:
+            sender, rcpt, body = item
+            made.append(Transaction(sender, [rcpt], body, flags_of(sender, rcpt, body), work, places[index]))
+        else:
+            failed.append(index)
+    return made, failed
+
+
+def shared_transaction(bytes sender, bytes body, list rcpts, Work work not None, list places):
+    """One message to all `rcpts`, which stand at `places` of the chunk."""
+    cdef int flags = 0 if body.isascii() else EIGHT_BIT
+    cdef Transaction tx
+    if not sender.isascii() or not all([rcpt.isascii() for rcpt in rcpts]):
+        flags |= UTF8
+    tx = Transaction(sender, rcpts, body, flags, work, -1)
+    tx.positions = places
+    return tx

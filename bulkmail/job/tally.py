@@ -1,0 +1,70 @@
+"""A run's figures, kept as it goes, so that looking at them costs nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bulkmail.job.ledger import STATES, Counts
+
+
+@dataclass
+class RelayTally:
+    """What one relay did in this run."""
+
+    delivered: int = 0
+    deferred: int = 0
+    failed: int = 0
+    connections: int = 0
+    last_error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass
+class Tally:
+    """Recipients by state; every move is from one state to another, so the sum never changes."""
+
+    job: str
+    journal: str
+    counts: Counts
+    state: str = "running"
+    relays: dict[str, RelayTally] = field(default_factory=dict)
+    sent: int = 0  # delivered in this run, for the rate
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    def move(self, before: str, after: str, count: int = 1) -> None:
+        if before != after:
+            setattr(self.counts, before, getattr(self.counts, before) - count)
+            setattr(self.counts, after, getattr(self.counts, after) + count)
+
+    def end(self, state: str) -> None:
+        self.state, self.ended = state, time.monotonic()
+
+    def progress(self) -> dict[str, Any]:
+        """What an Advance carries, for whoever reads the journal meanwhile."""
+        return {
+            "attempts": self.counts.attempts,
+            "bytes": self.counts.bytes,
+            "relays": {name: relay.as_dict() for name, relay in self.relays.items()},
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        counts = self.counts
+        seconds = (self.ended or time.monotonic()) - self.started
+        return {
+            "job": self.job,
+            "state": self.state,
+            "recipients": counts.recipients,
+            **{name: getattr(counts, name) for name in STATES},
+            "attempts": counts.attempts,
+            "bytes": counts.bytes,
+            "seconds": round(seconds, 3),
+            "messages_per_second": round(self.sent / seconds, 1) if seconds > 0 else 0.0,
+            "relays": {name: relay.as_dict() for name, relay in self.relays.items()},
+            "journal": self.journal,
+        }

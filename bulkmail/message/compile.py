@@ -1,0 +1,301 @@
+"""A `MessageSpec` becomes a `Compiled`: templates parsed and cut up, headers planned, the MIME frame made, all once.
+
+Names in templates are looked up in the recipient's row, then among the variables (`--set`), then in the defaults.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bulkmail.address import domain_of
+from bulkmail.errors import MessageError
+from bulkmail.message import headers, mime, raw
+from bulkmail.message.compiled import Compiled, encode_text
+from bulkmail.message.fieldplan import HeaderPlan, address_header, check_pieces, text_header, text_of, uri_header
+from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
+from bulkmail.message.reference import Reference
+from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.message.template import Row, Source, make_environment
+
+UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
+ONE_CLICK = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"  # RFC 8058 section 3.1
+# Of a Message-ID where no address says which domain is ours (RFC 2606 section 2: nobody can own it).
+NO_DOMAIN = "bulkmail.invalid"
+
+_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:").match
+
+
+class CompileError(MessageError):
+    """A message that cannot be compiled. problems: all of them, each (JSON path such as "$.message.subject", sentence)."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(sentence for _, sentence in problems))
+        self.problems = tuple(problems)
+
+
+def compile_message(
+    spec: MessageSpec,
+    *,
+    job: str,
+    defaults: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> Compiled:
+    """The message for any number of recipients.
+
+    job       its name: part of the Message-IDs
+    folder    where templates may be included from; None: nowhere
+    raises    CompileError (a MessageError) with every problem of the message at once
+    """
+    base = {**(defaults or {}), **(variables or {})}
+    return _Compiler(spec, job, base, folder).compiled()
+
+
+class _Compiler:
+    def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None) -> None:
+        self._spec, self._job, self._base = spec, job, base
+        self._plain = make_environment(folder, html=False)
+        self._marked_up = make_environment(folder, html=True)
+        self._problems: list[tuple[str, str]] = []
+        self._plans: list[Plan] = []  # every template, in the order of reading
+        self._header_plans: list[Plan] = []  # those that reach a header or the envelope
+
+    def compiled(self) -> Compiled:
+        return self._raw() if self._spec.raw is not None else self._composed()
+
+    # ---- both kinds
+
+    @contextmanager
+    def _at(self, key: str) -> Iterator[None]:
+        """Collects the problems of one key of the message."""
+        try:
+            yield
+        except MessageError as error:
+            self._problems.append((f"$.message.{key}", str(error)))
+
+    def _plan(self, key: str, text: str, file: str | None = None, *, html: bool = False, body: bool = False) -> Plan:
+        plan = make_plan(self._marked_up if html else self._plain, Source(key, text, file, html))
+        self._plans.append(plan)
+        if not body:
+            self._header_plans.append(plan)
+        return plan
+
+    def _finish(self, fields: list[Any], sender: Any, domain: str, reference: Any, shared_body: Any) -> Compiled:
+        if self._problems:
+            raise CompileError(self._problems)
+        names = frozenset().union(*(plan.names for plan in self._plans))
+        places: dict[str, str] = {}
+        for plan in self._plans:
+            for name in sorted(plan.names):
+                line = plan.required.get(name)
+                places.setdefault(name, f"{plan.source.label}, line {line}" if line else plan.source.label)
+        return Compiled(
+            fields=fields,
+            sender=sender,
+            check_sender=_checked_sender,
+            job=self._job,
+            domain=domain,
+            base=self._base,
+            row_class=Row,
+            reference=reference,
+            shared_body=shared_body,
+            required=frozenset().union(*(plan.required for plan in self._plans)) - frozenset(self._base),
+            header_fields=frozenset({"email"}).union(*(plan.names for plan in self._header_plans)),
+            names=names,
+            places=places,
+        )
+
+    def _envelope_sender(self, fallback: list[Piece]) -> bytes | list[Piece]:
+        """Constant bytes, or the plan of each recipient's sender."""
+        pieces = fallback
+        if self._spec.envelope_from is not None:
+            plan = self._plan("envelope_from", self._spec.envelope_from)
+            check_pieces(plan.pieces, "envelope_from")
+            pieces = plan.pieces
+        if not all(isinstance(piece, Text) for piece in pieces):
+            return pieces
+        text = text_of(pieces).strip()
+        if self._spec.envelope_from is not None and text in ("", "<>"):
+            return b""
+        return _checked_sender(text)
+
+    # ---- ready messages
+
+    def _raw(self) -> Compiled:
+        content, sender = b"", None
+        with self._at("raw"):
+            content = raw.prepare(self._spec.raw or b"")
+            sender = raw.envelope_of(content)[0]
+            if sender is None and self._spec.envelope_from is None:
+                raise MessageError("raw: it has neither Sender nor From, so 'envelope_from' is needed")
+        pieces: bytes | list[Piece] = b""
+        with self._at("envelope_from"):
+            if not self._problems:
+                pieces = self._envelope_sender([Text(sender or "")])
+        body = raw.wire_ready(content)
+        fields = [("const", body.removesuffix(b".\r\n"), [], None, "raw")]
+        shared = (lambda date, message_id: body) if isinstance(pieces, bytes) else None
+        return self._finish(fields, pieces, NO_DOMAIN, Reference([], None, None, [], self._base, content), shared)
+
+    # ---- composed messages
+
+    def _composed(self) -> Compiled:
+        spec = self._spec
+        with self._at("charset"):
+            if spec.charset.lower() not in ("utf-8", "utf8"):
+                raise MessageError(f"charset: {spec.charset!r} is not in this version yet, expected utf-8")
+        header = self._header()
+        text = html = None
+        with self._at("text"):
+            text = self._plan("text", spec.text, spec.text_file, body=True) if spec.text is not None else None
+        with self._at("html"):
+            html = self._plan("html", spec.html, spec.html_file, html=True, body=True) if spec.html is not None else None
+        attached = self._attached()
+        sender: bytes | list[Piece] = b""
+        with self._at("envelope_from"):
+            sender = self._envelope_sender(self._own_address(header))
+        if self._problems:
+            raise CompileError(self._problems)
+        if text is None and html is None:
+            text = self._plan("text", "", body=True)
+        tail = self._content(text, html, attached)
+        personal = [plan.for_compiled() for plan in header]
+        shared = self._shared(header, tail, sender)
+        reference = Reference(header, text, html, attached, self._base)
+        return self._finish([*personal, *tail], sender, self._domain(header, sender), reference, shared)
+
+    def _header(self) -> list[HeaderPlan]:
+        spec = self._spec
+        header: list[HeaderPlan] = []
+        for key, name in (("from", "From"), ("sender", "Sender"), ("reply_to", "Reply-To")):
+            text = spec.from_ if key == "from" else getattr(spec, key)
+            with self._at(key):
+                if text is not None:
+                    header.append(address_header(name, self._plan(key, text), one=key != "reply_to"))
+                elif key == "from":
+                    raise MessageError("from: it is missing, expected an address such as News <news@example.com>")
+        with self._at("to"):
+            if spec.to is None:
+                header.append(HeaderPlan("mailboxes", "To", "to", [[], [Value("email", "to")]]))
+            else:
+                header.append(address_header("To", self._plan("to", spec.to)))
+        with self._at("subject"):
+            header.append(text_header("Subject", self._plan("subject", spec.subject)))
+        header += [HeaderPlan("date", "Date"), HeaderPlan("message_id", "Message-ID")]
+        return header + self._list_fields() + self._custom()
+
+    def _list_fields(self) -> list[HeaderPlan]:
+        spec = self._spec
+        out: list[HeaderPlan] = []
+        with self._at("list_unsubscribe"):
+            if spec.list_unsubscribe is not None:
+                out += self._unsubscribe(spec.list_unsubscribe)
+        with self._at("list_id"):
+            if spec.list_id is not None:
+                plan = self._plan("list_id", spec.list_id)
+                if not plan.constant:
+                    raise MessageError("list_id: it names the list and is the same for every recipient, template marks are refused")
+                out.append(HeaderPlan("fixed", "List-Id", "list_id", [], headers.list_id(plan.text)))
+        with self._at("feedback_id"):
+            if spec.feedback_id is not None:
+                out.append(text_header("Feedback-ID", self._plan("feedback_id", spec.feedback_id)))
+        return out
+
+    def _unsubscribe(self, given: ListUnsubscribe) -> list[HeaderPlan]:
+        if given.url is None and given.mailto is None:
+            raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
+        plans: list[list[Piece]] = []
+        if given.url is not None:
+            plans.append(self._plan("list_unsubscribe.url", given.url).pieces)
+            _check_url(plans[0], given.one_click)
+        elif given.one_click:
+            raise MessageError("list_unsubscribe: 'one_click' needs an https 'url' (RFC 8058 section 3.1)")
+        if given.mailto is not None:
+            pieces = self._plan("list_unsubscribe.mailto", given.mailto).pieces
+            plans.append(pieces if _starts_with(pieces, "mailto:") else [Text("mailto:"), *pieces])
+        header = [uri_header("List-Unsubscribe", "list_unsubscribe", plans)]
+        if given.one_click:
+            header.append(HeaderPlan("fixed", "List-Unsubscribe-Post", "list_unsubscribe", [], ONE_CLICK))
+        return header
+
+    def _custom(self) -> list[HeaderPlan]:
+        out = []
+        for name, value in self._spec.headers.items():
+            with self._at(f"headers.{name}"):
+                headers.check_name(name)
+                out.append(text_header(name, self._plan(f"headers.{name}", value)))
+        return out
+
+    def _attached(self) -> list[mime.Attached]:
+        out = []
+        for number, attachment in enumerate(self._spec.attachments):
+            with self._at(f"attachments[{number}]"):
+                out.append(mime.load_attachment(attachment, f"attachments[{number}]"))
+        return out
+
+    def _own_address(self, header: list[HeaderPlan]) -> list[Piece]:
+        """The address of Sender, else From: the envelope's sender where none is stated."""
+        named = {plan.name: plan for plan in header}
+        plan = named.get("Sender") or named.get("From")
+        return plan.plans[1] if plan is not None else [Text("nobody@example.com")]  # the missing From is a problem already
+
+    def _content(self, text: Plan | None, html: Plan | None, attached: list[mime.Attached]) -> list[Any]:
+        """The fields from the content's own headers to the end of the message."""
+        parts = [plan for plan in (text, html) if plan is not None]
+        pieces = mime.frame([plan.source.key for plan in parts], attached)
+        out: list[Any] = [("const", pieces[0], [], None, "")]
+        for plan, after in zip(parts, pieces[1:], strict=True):
+            out.append(("body", b"", [[*plan.pieces, Text(plan.tail)]], None, plan.source.key))
+            out.append(("const", after, [], None, ""))
+        return out
+
+    def _shared(self, header: list[HeaderPlan], tail: list[Any], sender: Any) -> Callable[[bytes, bytes], bytes] | None:
+        """What makes the one body of a message that is the same for everybody; None if it is not."""
+        given = [plan for plan in self._plans if not plan.constant]
+        if given or not isinstance(sender, bytes):
+            return None
+        lines = [UNDISCLOSED if plan.name == "To" and not plan.constant else plan for plan in header]
+        content = b"".join(part[1] or encode_text(text_of(part[2][0]).encode()) for part in tail)
+
+        def body(date: bytes, message_id: bytes) -> bytes:
+            made = {"date": b"Date: " + date + b"\r\n", "message_id": b"Message-ID: " + message_id + b"\r\n"}
+            top = (line if isinstance(line, bytes) else made.get(line.kind) or line.line_of() for line in lines)
+            return b"".join(top) + content + b".\r\n"
+
+        return body
+
+    def _domain(self, header: list[HeaderPlan], sender: bytes | list[Piece]) -> str:
+        """The domain of Message-IDs: that of From, of Sender, of the envelope, whichever is the same for everybody."""
+        named = {plan.name: plan.plans[1] for plan in header if plan.name in ("From", "Sender")}
+        for pieces in (named.get("From"), named.get("Sender"), [Text(sender.decode())] if isinstance(sender, bytes) else sender):
+            last = pieces[-1] if pieces else None
+            if isinstance(last, Text) and "@" in last.text:
+                try:
+                    return domain_of(headers.checked_address("x" + last.text[last.text.rindex("@") :], "from"))
+                except MessageError:
+                    continue
+        return NO_DOMAIN
+
+
+def _starts_with(pieces: list[Piece], prefix: str) -> bool:
+    return bool(pieces) and isinstance(pieces[0], Text) and pieces[0].text.lower().startswith(prefix)
+
+
+def _check_url(pieces: list[Piece], one_click: bool) -> None:
+    """What can be known before rendering: the scheme, if the template does not begin with a value."""
+    if not pieces or not isinstance(pieces[0], Text):
+        return
+    if one_click and not _starts_with(pieces, "https://"):
+        raise MessageError("list_unsubscribe: 'one_click' needs a url that begins with https:// (RFC 8058 section 3.1)")
+    if not _scheme(pieces[0].text):
+        raise MessageError(f"list_unsubscribe: {pieces[0].text!r} has no scheme, expected a url such as https://example.com/u")
+
+
+def _checked_sender(text: str) -> bytes:
+    """The envelope's sender from a mailbox. raises  MessageError"""
+    _, address = headers.parse_one(headers.check_value(text, "envelope_from"), "envelope_from")
+    return address.encode()

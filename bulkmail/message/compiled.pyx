@@ -1,0 +1,334 @@
+# One message per recipient: constant parts copied, values escaped and encoded straight into the output.
+#
+# `Compiled` is built by compile.py from plans (plan.py) and a list of fields in wire order; it is read-only afterwards.
+# A plan is flattened into `Op`s, a field refers to ranges of them:
+#   CONST        bytes as they are                            DATE, MESSAGE_ID   what they say
+#   TEXT         unstructured header: one plan                MAILBOX            header: plans of display name, address
+#   OTHER        header that Python makes from its plans      URLS               List-Unsubscribe: a plan per URI
+#   BODY         quoted-printable text: one plan
+#
+# Owns      the constant bytes and the Python objects that ops point to (`_keep`).
+# Promises  bodies are ready for the wire: CRLF, at most 76 bytes a line in encoded text, dots escaped, final dot included.
+#           A bad row yields its MessageError and leaves the others alone.
+# Errors    MessageError (scope recipient) as an item of the result; MemoryError is raised.
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+
+import hashlib
+
+from markupsafe import escape as html_escape
+
+from bulkmail.errors import RECIPIENT, MessageError
+
+include "encode.pxi"
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    int _PyBytes_Resize(PyObject** bytes_, Py_ssize_t size) except -1
+    PyObject* PyBytes_FromStringAndSize_ "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
+    char* PyBytes_AS_STRING_ "PyBytes_AS_STRING"(PyObject* bytes_) noexcept
+    void Py_XDECREF(PyObject* o)
+
+cdef enum:
+    MAX_HEADER = 30_000     # bytes of one value: Gmail refuses more than 32 KB, and nobody reads a tenth of that
+    MAX_URI = 980           # with brackets and comma its line stays below 998 bytes (RFC 5322 section 2.1.1)
+    HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
+    MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
+
+cdef enum OpCode:
+    OP_TEXT, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
+
+cdef enum:
+    ESCAPE = 1          # OP_VALUE: into HTML text
+    FALSY = 2           # OP_VALUE: `second` also replaces what is empty
+    NEGATE = 4          # tests
+
+# One step of a plan. Tests fall through when true and go to `target` when false.
+cdef struct Op:
+    OpCode code
+    int flags
+    int target
+    PyObject* name          # of a value or test
+    PyObject* other         # value: what stands in for a missing one, or NULL; equal: the constant; slots: the callable
+    PyObject* second        # value: the replacement of an empty one
+    PyObject* where         # for errors
+    const uint8_t* p        # text: encoded for its place
+    Py_ssize_t n
+    Py_ssize_t first        # quoted-printable text: length of the first line, without its CRLF
+    Py_ssize_t last         # ... length after the last CRLF, -1 when there is none
+    int bits                # header text: its header_class
+
+cdef enum FieldKind:
+    CONST, DATE, MESSAGE_ID, TEXT, MAILBOX, OTHER, URLS, BODY
+
+cdef struct Range:
+    int start
+    int end
+
+cdef struct Field:
+    FieldKind kind
+    const uint8_t* p        # const: the bytes; headers: "Name: "
+    Py_ssize_t n
+    int range               # index of the first range
+    int ranges
+    PyObject* fallback      # headers: texts, email -> bytes, for what the quick way does not do
+    PyObject* label         # the manifest's key, for errors
+
+KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "mailbox": MAILBOX, "other": OTHER,
+         "urls": URLS, "body": BODY}
+
+
+def encoded_words(bytes text not None, Py_ssize_t col):
+    """UTF-8 text as RFC 2047 encoded-words for a header line that already has `col` bytes: (bytes, length of the last line)."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
+    if n == 0:
+        return b"", col
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, words_bound(n))
+    n = put_words(<uint8_t*>PyBytes_AS_STRING(out), <const uint8_t*>PyBytes_AS_STRING(text), n, &col)
+    return out[:n], col
+
+
+def encode_text(bytes text not None, bint html=False):
+    """UTF-8 text as quoted-printable from the start of a line; the last line is left open. html: escaped first."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, qp_bound(n))
+    cdef Pen pen
+    pen.p = <uint8_t*>PyBytes_AS_STRING(out)
+    pen.col = 0
+    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, body_class(html))
+    return out[:pen.p - <uint8_t*>PyBytes_AS_STRING(out)]
+
+
+cdef class Compiled:
+    """A message compiled for many recipients; see compile.compile_message.
+
+    shared         no per-recipient content: compose_shared makes the one message
+    fields         recipient fields that must exist
+    header_fields  recipient fields that reach a header or the envelope
+    names          every name that a template takes from a recipient; places: where each is first used
+    """
+
+    cdef readonly bint shared
+    cdef readonly frozenset fields
+    cdef readonly frozenset header_fields
+    cdef readonly frozenset names
+    cdef readonly dict places
+    cdef object _reference
+    cdef object _row_class
+    cdef object _shared_body
+    cdef dict _base
+    cdef list _keep
+    cdef Op* _ops
+    cdef int _op_count
+    cdef Range* _ranges
+    cdef int _range_count
+    cdef Field* _fields
+    cdef int _field_count
+    cdef bytes _sender              # constant, or None: by _sender_range
+    cdef Range _sender_range
+    cdef object _check_sender
+    cdef bytes _id_head, _id_tail
+    cdef uint64_t _id_seed
+    cdef Py_ssize_t _typical        # size of the largest body so far: what the next one is given
+
+    def __cinit__(self):
+        self._keep = []
+
+    def __dealloc__(self):
+        PyMem_Free(self._ops)
+        PyMem_Free(self._ranges)
+        PyMem_Free(self._fields)
+
+    def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
+                 shared_body, frozenset required, frozenset header_fields, frozenset names, dict places):
+        """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
+
+        sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
+        shared_body  date, Message-ID -> the one body; None: not a shared message
+        base         what stands in for names that a row lacks; row_class, reference: see template.Row and reference.Reference
+        """
+        self.shared, self._shared_body = shared_body is not None, shared_body
+        self.fields, self.header_fields, self.names, self.places = required, header_fields, names, places
+        self._base, self._row_class, self._reference, self._check_sender = base, row_class, reference, check_sender
+        self._id_seed = int.from_bytes(hashlib.sha256(job.encode()).digest()[:8], "big")
+        self._id_head = b"<" + base36(self._id_seed) + b"."
+        self._id_tail = b"@" + domain.encode() + b">"
+        self._typical = 1024
+        if isinstance(sender, bytes):
+            self._sender = sender
+        else:
+            self._sender_range = self._add_range(sender, False)
+        for field in fields:
+            self._add_field(*field)
+
+    # ---- building
+
+    cdef const uint8_t* _own(self, bytes text):
+        self._keep.append(text)
+        return <const uint8_t*>PyBytes_AS_STRING(text)
+
+    cdef PyObject* _own_object(self, o):
+        self._keep.append(o)
+        return <PyObject*>o
+
+    def _add_field(self, str kind, bytes text, list plans, fallback, str label):
+        self._fields = <Field*>grown(self._fields, self._field_count, sizeof(Field))
+        cdef Field field
+        field.kind = <FieldKind><int>KINDS[kind]
+        field.p, field.n = self._own(text), PyBytes_GET_SIZE(text)
+        field.range, field.ranges = self._range_count, len(plans)
+        field.fallback, field.label = self._own_object(fallback), self._own_object(label)
+        for pieces in plans:
+            self._add_range(pieces, field.kind == BODY)
+        self._fields[self._field_count] = field
+        self._field_count += 1
+        self._typical += field.n
+
+    cdef Range _add_range(self, list pieces, bint body) except *:
+        cdef Range r
+        r.start = self._op_count
+        self._add_pieces(pieces, body)
+        r.end = self._op_count
+        self._ranges = <Range*>grown(self._ranges, self._range_count, sizeof(Range))
+        self._ranges[self._range_count] = r
+        self._range_count += 1
+        return r
+
+    cdef int _add_pieces(self, list pieces, bint body) except -1:
+        for piece in pieces:
+            kind = piece.kind
+            if kind == "text":
+                self._add_text(piece.text.encode(), body)
+            elif kind == "value":
+                self._add_value(piece)
+            elif kind == "rendered":
+                self._new(OP_RENDER).other = self._own_object(piece.slot)
+            else:
+                self._add_branch(piece, body)
+        return 0
+
+    cdef int _add_text(self, bytes text, bint body) except -1:
+        cdef Py_ssize_t at
+        if body:
+            text = encode_text(text)
+        at = text.find(b"\r\n")
+        cdef Op* op = self._new(OP_TEXT)
+        op.p, op.n = self._own(text), PyBytes_GET_SIZE(text)
+        op.first = at if at >= 0 else op.n
+        op.last = op.n - text.rfind(b"\r\n") - 2 if at >= 0 else -1
+        op.bits = header_class(op.p, op.n)
+        self._typical += op.n
+        return 0
+
+    cdef int _add_value(self, piece) except -1:
+        cdef Op* op = self._new(OP_VALUE)
+        op.flags = (ESCAPE if piece.escape else 0) | (FALSY if piece.falsy else 0)
+        op.name, op.where = self._own_object(piece.name), self._own_object(piece.where)
+        if piece.name in self._base:
+            op.other = self._own_object(self._base[piece.name])
+        elif piece.has_default:
+            op.other = self._own_object(piece.default)
+        op.second = self._own_object(piece.default if piece.has_default else None)
+        return 0
+
+    cdef int _add_branch(self, piece, bint body) except -1:
+        # Ops move when their array grows: they are addressed by index until both sides are there.
+        cdef int test = self._op_count, jump
+        self._add_test(piece.test)
+        self._add_pieces(piece.then, body)
+        jump = self._op_count
+        self._new(OP_JUMP)
+        self._ops[test].target = self._op_count
+        self._add_pieces(piece.orelse, body)
+        self._ops[jump].target = self._op_count
+        return 0
+
+    cdef int _add_test(self, test) except -1:
+        cdef Op* op = self._new(OP_TEST_SLOT if test.slot is not None else
+                                {"true": OP_TRUE, "defined": OP_DEFINED, "equal": OP_EQUAL}[test.kind])
+        op.flags = NEGATE if test.negate else 0
+        op.name, op.where = self._own_object(test.name), self._own_object(test.where)
+        op.other = self._own_object(test.slot if test.slot is not None else test.other)
+        if test.name in self._base:
+            op.second = self._own_object(self._base[test.name])
+        return 0
+
+    cdef Op* _new(self, OpCode code) except NULL:
+        self._ops = <Op*>grown(self._ops, self._op_count, sizeof(Op))
+        cdef Op* op = &self._ops[self._op_count]
+        op.code = code
+        op.flags = op.target = op.bits = 0
+        op.name = op.other = op.second = op.where = NULL
+        op.p, op.n, op.first, op.last = NULL, 0, 0, -1
+        self._op_count += 1
+        return op
+
+    # ---- use
+
+    def compose(self, list rows not None, list numbers not None, bytes date not None):
+        """One (sender, recipient, body) or MessageError for each row. date: the value of Date (RFC 5322 section 3.3)."""
+        cdef list out = []
+        cdef Composer composer = Composer(self, date)
+        cdef Py_ssize_t i
+        for i in range(len(rows)):
+            try:
+                out.append(composer.one(rows[i], numbers[i]))
+            except MemoryError:
+                raise
+            except MessageError as error:
+                # Frames would keep each failed row alive for as long as its error is kept.
+                error.scope = RECIPIENT
+                error.__traceback__ = error.__cause__ = error.__context__ = None
+                out.append(error)
+            except Exception as error:  # a value that has no text form, such as a lone surrogate
+                out.append(MessageError(f"the message cannot be composed: {error}", scope=RECIPIENT))
+        return out
+
+    def compose_shared(self, bytes date not None):
+        """(sender, body) of a shared message. raises  MessageError  for a message that has per-recipient content."""
+        if not self.shared:
+            raise MessageError("the message differs from recipient to recipient, it cannot be composed once for all")
+        return self._sender, self._shared_body(date, self.message_id(0, "").encode())
+
+    def render(self, dict row not None, int number, bytes date not None):
+        """The same message made by Jinja2 and the standard library's email package: `Rendered`. raises  MessageError"""
+        return self._reference.render(row, self.message_id(number, row["email"]), date)
+
+    def preview(self, dict row not None, int number, bytes date not None):
+        """`Rendered` with the .eml exactly as it would be sent. raises  MessageError"""
+        if self.shared:
+            body = self.compose_shared(date)[1]
+        else:
+            (made,) = self.compose([row], [number], date)
+            if isinstance(made, MessageError):
+                raise made
+            body = made[2]
+        return self._reference.preview(row, body)
+
+    def message_id(self, number, str address not None):
+        """The Message-ID, brackets included, of the copy for row `number` (0: the shared message)."""
+        cdef Py_ssize_t n
+        cdef const char* text = PyUnicode_AsUTF8AndSize(address, &n)
+        cdef uint64_t h = address_hash(self._id_seed, <const uint8_t*>text, n)
+        return (self._id_head + base36(h) + b"." + base36(number) + self._id_tail).decode()
+
+
+def base36(uint64_t value):
+    cdef uint8_t digits[16]
+    return PyBytes_FromStringAndSize(<char*>digits, put_base36(digits, value))
+
+
+cdef void* grown(void* array, int count, size_t size) except NULL:
+    """Room for one item more; a power of two items in all."""
+    if count & (count - 1) and count:
+        return array
+    cdef void* more = PyMem_Realloc(array, size * max(2 * count, 1))
+    if more is NULL:
+        raise MemoryError
+    return more
+
+
+include "composer.pxi"

@@ -1,0 +1,381 @@
+# The work on one recipient after another. `Composer` holds the two buffers of one compose() call, so that calls in several
+# threads do not meet: the body under construction, a bytes object that grows, and the text of the header in hand.
+
+cdef object put_in_header(str label, str what):
+    return MessageError(f"{label}: {what} has a line break or NUL, which a header or envelope cannot carry")
+
+
+@cython.final
+cdef class Composer:
+    cdef Compiled c
+    cdef bytes date
+    cdef dict row
+    cdef object email               # the recipient's address, str
+    cdef object jinja               # Row for rendered slots, made when first needed
+    cdef PyObject* body             # bytes, owned
+    cdef uint8_t* base
+    cdef Py_ssize_t cap
+    cdef Pen pen                    # where the next byte of the body goes
+    cdef uint8_t* text              # UTF-8 of the header value in hand
+    cdef Py_ssize_t text_n, text_cap
+    cdef int bits                   # its header_class
+    cdef object label               # the manifest's key of the field in hand
+
+    def __cinit__(self, Compiled c, bytes date):
+        self.c, self.date = c, date
+        self.text_cap = 1024
+        self.text = <uint8_t*>PyMem_Malloc(self.text_cap)
+        if self.text is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.text)
+        Py_XDECREF(self.body)
+
+    cdef tuple one(self, dict row, number):
+        cdef Py_ssize_t i
+        cdef Compiled c = self.c
+        self.row, self.email, self.jinja = row, row.get("email"), None
+        if not isinstance(self.email, str):
+            raise MessageError("the row has no 'email'")
+        self.start()
+        for i in range(c._field_count):
+            self.field(&c._fields[i], number)
+        self.raw(b".\r\n", 3)
+        sender = c._sender if c._sender is not None else self.sender()
+        return sender, self.email.encode(), self.finish()
+
+    # ---- the body as a growing bytes object
+
+    cdef int start(self) except -1:
+        Py_XDECREF(self.body)
+        self.body = NULL
+        self.cap = self.c._typical + 256
+        self.body = PyBytes_FromStringAndSize_(NULL, self.cap)
+        self.base = <uint8_t*>PyBytes_AS_STRING_(self.body)
+        self.pen.p, self.pen.col = self.base, 0
+        return 0
+
+    cdef inline int need(self, Py_ssize_t more) except -1:
+        if self.base + self.cap - self.pen.p < more:
+            self.grow(more)
+        return 0
+
+    cdef int grow(self, Py_ssize_t more) except -1:
+        cdef Py_ssize_t n = self.pen.p - self.base
+        cdef Py_ssize_t cap = max(n + more, self.cap + self.cap // 2)
+        _PyBytes_Resize(&self.body, cap)
+        self.cap = cap
+        self.base = <uint8_t*>PyBytes_AS_STRING_(self.body)
+        self.pen.p = self.base + n
+        return 0
+
+    cdef bytes finish(self):
+        cdef Py_ssize_t n = self.pen.p - self.base
+        if n > self.c._typical:
+            self.c._typical = min(n, MAX_SPARE)
+        else:
+            self.c._typical -= (self.c._typical - n) // 8
+        _PyBytes_Resize(&self.body, n)
+        cdef bytes out = <bytes>self.body       # a second reference; the first is given up
+        Py_XDECREF(self.body)
+        self.body = NULL
+        return out
+
+    cdef inline int raw(self, const void* p, Py_ssize_t n) except -1:
+        self.need(n)
+        memcpy(self.pen.p, p, n)
+        self.pen.p += n
+        return 0
+
+    # ---- fields
+
+    cdef int field(self, Field* field, number) except -1:
+        self.label = <object>field.label
+        if field.kind == CONST:
+            return self.raw(field.p, field.n)
+        if field.kind == BODY:
+            self.pen.col = 0
+            return self.run(self.c._ranges[field.range], True)
+        self.raw(field.p, field.n)
+        if field.kind == DATE:
+            self.raw(PyBytes_AS_STRING(self.date), PyBytes_GET_SIZE(self.date))
+        elif field.kind == MESSAGE_ID:
+            self.message_id(number)
+        elif field.kind == TEXT:
+            return self.unstructured(field)
+        elif field.kind == MAILBOX:
+            return self.mailbox(field)
+        elif field.kind == URLS:
+            return self.urls(field)
+        else:
+            self.pen.p -= field.n
+            return self.fallback(field, self.texts(field))
+        return self.raw(b"\r\n", 2)
+
+    cdef int message_id(self, number) except -1:
+        cdef Compiled c = self.c
+        cdef Py_ssize_t n
+        cdef const char* text = PyUnicode_AsUTF8AndSize(self.email, &n)
+        self.need(PyBytes_GET_SIZE(c._id_head) + PyBytes_GET_SIZE(c._id_tail) + 32)
+        self.raw(PyBytes_AS_STRING(c._id_head), PyBytes_GET_SIZE(c._id_head))
+        self.pen.p += put_base36(self.pen.p, address_hash(c._id_seed, <const uint8_t*>text, n))
+        self.raw(b".", 1)
+        self.pen.p += put_base36(self.pen.p, number)
+        return self.raw(PyBytes_AS_STRING(c._id_tail), PyBytes_GET_SIZE(c._id_tail))
+
+    cdef int unstructured(self, Field* field) except -1:
+        cdef Py_ssize_t n, col = field.n
+        cdef const uint8_t* p = self.value(self.c._ranges[field.range], &n)
+        if self.bits & (BEYOND_ASCII | CONTROL) or looks_like_word(self.bits, p, n):
+            self.words(p, n, &col)
+        elif col + n <= HEADER_LINE:
+            self.raw(p, n)
+        else:
+            self.pen.p -= field.n
+            return self.fallback(field, [p[:n].decode()])
+        return self.raw(b"\r\n", 2)
+
+    cdef int mailbox(self, Field* field) except -1:
+        """Display name and address, as far as they fit on a line or need encoding; the rest is Python's."""
+        cdef Py_ssize_t n, m, col = field.n
+        cdef uint8_t* begin = self.pen.p - field.n
+        cdef Py_ssize_t offset = begin - self.base
+        cdef const uint8_t* p = self.value(self.c._ranges[field.range], &n)
+        cdef bint done = self.phrase(p, n, &col)
+        cdef str name = None if done else p[:n].decode()
+        cdef bint named = n > 0
+        p = self.value(self.c._ranges[field.range + 1], &m)
+        if not done or not plain_address(p, m):
+            if name is None:
+                self.value(self.c._ranges[field.range], &n)
+                name = self.text[:self.text_n].decode()
+                p = self.value(self.c._ranges[field.range + 1], &m)
+            self.pen.p = self.base + offset
+            return self.fallback(field, [name, p[:m].decode()])
+        self.need(m + 8)
+        if named:
+            # The address goes to a line of its own where the name has filled the first.
+            self.raw(b"\r\n <" if col + m + 3 > HEADER_LINE else b" <", 4 if col + m + 3 > HEADER_LINE else 2)
+        self.raw(p, m)
+        return self.raw(b">\r\n" if named else b"\r\n", 3 if named else 2)
+
+    cdef bint phrase(self, const uint8_t* p, Py_ssize_t n, Py_ssize_t* col) except *:
+        """Writes a display name (RFC 5322 section 3.2.5). returns  False: too long, nothing was written"""
+        cdef Py_ssize_t i
+        cdef bint quotes
+        if self.bits & (BEYOND_ASCII | CONTROL) or looks_like_word(self.bits, p, n):
+            self.words(p, n, col)
+            return True
+        if n > 60:
+            return False
+        quotes = self.bits & SPECIAL or has_double_blank(p, n)
+        self.need(2 * n + 2)
+        cdef uint8_t* out = self.pen.p
+        if quotes:
+            out[0] = c'"'
+            out += 1
+        for i in range(n):
+            if HEADER_CLASS[p[i]] & ESCAPED:
+                out[0] = c'\\'
+                out += 1
+            out[0] = p[i]
+            out += 1
+        if quotes:
+            out[0] = c'"'
+            out += 1
+        col[0] += out - self.pen.p
+        self.pen.p = out
+        return True
+
+    cdef int urls(self, Field* field) except -1:
+        cdef Py_ssize_t n, col = field.n
+        cdef const uint8_t* p
+        cdef bytes legal
+        cdef int i
+        for i in range(field.ranges):
+            p = self.value(self.c._ranges[field.range + i], &n)
+            if self.bits & NOT_URI:
+                legal = (<object>field.fallback)(p[:n].decode())
+                p, n = <const uint8_t*>PyBytes_AS_STRING(legal), PyBytes_GET_SIZE(legal)
+            if not 0 < n <= MAX_URI:
+                raise MessageError(f"{self.label}: a URI of {n} bytes, 1 to {MAX_URI} fit a header")
+            self.need(n + 8)
+            if i and col + n + 4 > HEADER_LINE:
+                self.raw(b",\r\n <", 5)
+                col = 1
+            else:
+                self.raw(b", <" if i else b"<", 3 if i else 1)
+            self.raw(p, n)
+            self.raw(b">", 1)
+            col += n + 4
+        return self.raw(b"\r\n", 2)
+
+    cdef int words(self, const uint8_t* p, Py_ssize_t n, Py_ssize_t* col) except -1:
+        self.need(words_bound(n))
+        self.pen.p += put_words(self.pen.p, p, n, col)
+        return 0
+
+    cdef list texts(self, Field* field):
+        cdef list out = []
+        cdef Py_ssize_t n
+        cdef const uint8_t* p
+        for i in range(field.ranges):
+            p = self.value(self.c._ranges[field.range + i], &n)
+            out.append(p[:n].decode())
+        return out
+
+    cdef int fallback(self, Field* field, list texts) except -1:
+        cdef bytes line = (<object>field.fallback)(texts, self.email)
+        return self.raw(PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+
+    cdef bytes sender(self):
+        cdef Py_ssize_t n
+        self.label = "envelope_from"
+        cdef const uint8_t* p = self.value(self.c._sender_range, &n)
+        if plain_address(p, n):
+            return p[:n]
+        return self.c._check_sender(p[:n].decode())
+
+    # ---- plans
+
+    cdef const uint8_t* value(self, Range r, Py_ssize_t* n) except NULL:
+        """The text of a header's plan without the blanks around it, and its class in `bits`; valid until the next call."""
+        self.text_n, self.bits = 0, 0
+        self.run(r, False)
+        cdef const uint8_t* p = self.text
+        cdef Py_ssize_t size = self.text_n
+        while size and (p[size - 1] == c' ' or p[size - 1] == c'\t'):
+            size -= 1
+        while size and (p[0] == c' ' or p[0] == c'\t'):
+            p += 1
+            size -= 1
+        if size > MAX_HEADER:
+            raise MessageError(f"{self.label}: a value of {size} bytes, at most {MAX_HEADER} go in a header")
+        n[0] = size
+        return p
+
+    cdef int run(self, Range r, bint body) except -1:
+        cdef int i = r.start
+        cdef Op* op
+        while i < r.end:
+            op = &self.c._ops[i]
+            i += 1
+            if op.code == OP_TEXT:
+                self.put_const(op, body)
+            elif op.code == OP_VALUE:
+                self.put_value(op, body)
+            elif op.code == OP_RENDER:
+                self.put(<object>op.other, (<object>op.other)(self.jinja_row()), False, body)
+            elif op.code == OP_JUMP:
+                i = op.target
+            elif not self.test(op):
+                i = op.target
+        return 0
+
+    cdef int put_const(self, Op* op, bint body) except -1:
+        cdef Py_ssize_t last = op.last
+        if not body:
+            self.bits |= op.bits
+            return self.append(op.p, op.n)
+        self.need(op.n + 8)
+        if op.first == 0 and last >= 0:
+            guard_blank(&self.pen)
+        elif self.pen.col + op.first > (QP_LINE if last >= 0 else QP_LINE - 1):
+            soft_break(&self.pen)
+        memcpy(self.pen.p, op.p, op.n)
+        self.pen.p += op.n
+        self.pen.col = last if last >= 0 else self.pen.col + op.n
+        return 0
+
+    cdef int put_value(self, Op* op, bint body) except -1:
+        cdef PyObject* found = PyDict_GetItemWithError(self.row, <object>op.name)
+        if found is NULL:
+            found = op.other
+            if found is NULL:
+                raise MessageError(f"{<object>op.where}: {<object>op.name!r} is undefined")
+        value = <object>found
+        if op.flags & FALSY and not value:
+            value = <object>op.second
+        return self.put(<object>op.name, value, op.flags & ESCAPE, body)
+
+    cdef int put(self, what, value, bint escape, bint body) except -1:
+        cdef Py_ssize_t n
+        cdef const uint8_t* p
+        cdef int bits
+        if not isinstance(value, str):
+            value = str(value)
+        p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
+        if body:
+            self.need(qp_bound(n))
+            put_text(&self.pen, p, n, body_class(escape))
+            return 0
+        if escape:
+            value = str(html_escape(value))
+            p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
+        bits = header_class(p, n)
+        if bits & BREAK:
+            raise put_in_header(self.label, repr(what) if isinstance(what, str) else "/".join(sorted(map(repr, what.names))))
+        self.bits |= bits
+        return self.append(p, n)
+
+    cdef int append(self, const uint8_t* p, Py_ssize_t n) except -1:
+        if self.text_n + n > self.text_cap:
+            self.grow_text(n)
+        memcpy(self.text + self.text_n, p, n)
+        self.text_n += n
+        return 0
+
+    cdef int grow_text(self, Py_ssize_t n) except -1:
+        cdef Py_ssize_t cap = 2 * (self.text_n + n)
+        cdef uint8_t* more = <uint8_t*>PyMem_Realloc(self.text, cap)
+        if more is NULL:
+            raise MemoryError
+        self.text, self.text_cap = more, cap
+        return 0
+
+    cdef bint test(self, Op* op) except -1:
+        cdef PyObject* found
+        cdef bint outcome
+        if op.code == OP_TEST_SLOT:
+            outcome = bool((<object>op.other)(self.jinja_row()))
+            return outcome != (op.flags & NEGATE != 0)
+        found = PyDict_GetItemWithError(self.row, <object>op.name)
+        if found is NULL:
+            found = op.second
+        if op.code == OP_DEFINED:
+            outcome = found is not NULL
+        elif found is NULL:
+            raise MessageError(f"{<object>op.where}: {<object>op.name!r} is undefined")
+        elif op.code == OP_TRUE:
+            outcome = bool(<object>found)
+        else:
+            outcome = bool(<object>found == <object>op.other)
+        return outcome != (op.flags & NEGATE != 0)
+
+    cdef object jinja_row(self):
+        cdef dict values
+        if self.jinja is None:
+            values = self.c._base.copy()
+            values.update(self.row)
+            self.jinja = self.c._row_class(values)
+        return self.jinja
+
+
+cdef inline bint looks_like_word(int bits, const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    """Whether readers might take part of it for an encoded-word."""
+    cdef Py_ssize_t i
+    if not (bits & EQUALS and bits & QUESTION):
+        return False
+    for i in range(n - 1):
+        if p[i] == c'=' and p[i + 1] == c'?':
+            return True
+    return False
+
+
+cdef inline bint has_double_blank(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n - 1):
+        if p[i] == c' ' and p[i + 1] == c' ':
+            return True
+    return False

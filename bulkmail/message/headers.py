@@ -1,0 +1,205 @@
+"""Header fields as bytes: names checked, values encoded (RFC 2047), lines folded (RFC 5322 section 2.2.3).
+
+Every function that makes a field returns whole lines, CRLF included, all of them ASCII except for an address whose local
+part is not (RFC 6532). No value can end its field: CR, LF and NUL are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote
+
+from bulkmail.address import check_address, parse_mailbox
+from bulkmail.errors import MessageError
+from bulkmail.message.compiled import encoded_words
+
+LINE = 78  # RFC 5322 section 2.1.1, without CRLF
+MAX_TOKEN = 900  # a run without blanks is one line; RFC 5322 section 2.1.1 has 998 for lines, our own names need some
+MAX_URI = 980
+
+# The fields that we make, in lower case, and where a user states what they hold.
+OURS = {
+    "from": "use 'from'",
+    "sender": "use 'sender'",
+    "to": "use 'to'",
+    "reply-to": "use 'reply_to'",
+    "subject": "use 'subject'",
+    "list-unsubscribe": "use 'list_unsubscribe'",
+    "list-unsubscribe-post": "use 'list_unsubscribe' with \"one_click\": true",
+    "list-id": "use 'list_id'",
+    "feedback-id": "use 'feedback_id'",
+    "return-path": "use 'envelope_from'",
+    "dkim-signature": "use 'dkim'",
+    "cc": "every recipient would get every copy: add recipients",
+    "bcc": "add recipients",
+    "date": "it is the time of sending",
+    "message-id": "it is made from job and recipient",
+    "mime-version": "it is made from the content",
+    "content-type": "it is made from the content",
+    "content-transfer-encoding": "it is made from the content",
+    "content-disposition": "it is made from the content",
+    "content-id": "it is made from the content",
+}
+
+_name = re.compile(r"[!-9;-~]{1,60}").fullmatch  # ftext, RFC 5322 section 3.6.8
+_break = re.compile(r"[\r\n\0]").search
+_needs_words = re.compile(r"[^\t -~]|=\?").search
+_token = re.compile(r"[ \t]*[^ \t]+").findall
+_atoms = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*").fullmatch
+_special = re.compile(r'(["\\])').sub
+_URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, and % of what is encoded already
+
+
+def check_name(name: str, ours: dict[str, str] = OURS) -> None:
+    """raises  MessageError  for a custom header whose name is no field name, or that repeats one of ours (and what to use)"""
+    if not _name(name):
+        raise MessageError(f"headers: {name!r} is not a header name, expected up to 60 printable characters without ':' or space")
+    remedy = ours.get(name.lower())
+    if remedy is not None:
+        raise MessageError(f"headers: {name!r} cannot be set here, {remedy}")
+
+
+def check_value(value: str, what: str) -> str:
+    """The value without the blanks around it. raises  MessageError  naming `what` for a line break or NUL in it"""
+    if _break(value):
+        raise MessageError(f"{what}: a line break or NUL cannot stand in a header or envelope")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MessageError(f"{what}: {ascii(value)} is not valid Unicode (a lone surrogate)") from None
+    return value.strip(" \t")
+
+
+def unstructured(name: str, value: str) -> bytes:
+    """Subject and the like. `value` is checked."""
+    if _needs_words(value):
+        return f"{name}: ".encode() + encoded_words(value.encode(), len(name) + 2)[0] + b"\r\n"
+    tokens = _token(value)
+    if max(map(len, tokens), default=0) > MAX_TOKEN:
+        return f"{name}: ".encode() + encoded_words(value.encode(), len(name) + 2)[0] + b"\r\n"
+    lines = _fold(f"{name}: ", tokens)
+    return "\r\n".join(lines).encode() + b"\r\n"
+
+
+def _fold(line: str, tokens: Iterable[str]) -> Iterator[str]:
+    """Lines of at most 78 characters where the blanks allow it; joining them gives the tokens back."""
+    begun = False
+    for token in tokens:
+        if begun and len(line) + len(token) > LINE:
+            yield line
+            line = ""
+        line += token
+        begun = True
+    yield line
+
+
+def mailboxes(name: str, boxes: Iterable[tuple[str, str]], what: str, allow: str | None = None) -> bytes:
+    """From, To and the like, from (display name, address). Names are checked; addresses are checked here.
+
+    allow   the one address that may have a local part beyond ASCII: that of the recipient, for whom SMTPUTF8 is asked anyway
+    raises  MessageError  naming `what`
+    """
+    line, done = f"{name}: ".encode(), b""
+    for number, (phrase, address) in enumerate(boxes):
+        if number:
+            done, line = done + line + b",\r\n", b" "
+        address = checked_address(address, what, allow)
+        added, col = _phrase(phrase, len(line))
+        line += added
+        if not phrase:
+            line += address.encode()
+        else:
+            angle = f"<{address}>".encode()
+            line += (b"\r\n " if col + 1 + len(angle) > LINE else b" ") + angle
+    return done + line + b"\r\n"
+
+
+def _phrase(text: str, col: int) -> tuple[bytes, int]:
+    """A display name and the length of its last line: atoms, quoted, or encoded-words, which also serve for the long ones."""
+    if not text:
+        return b"", col
+    if _needs_words(text) or "\t" in text or len(text) > LINE - 18:
+        return encoded_words(text.encode(), col)
+    made = text if _atoms(text) else '"' + _special(r"\\\1", text) + '"'
+    return made.encode(), col + len(made)
+
+
+def checked_address(text: str, what: str, allow: str | None = None) -> str:
+    """raises  MessageError  naming `what`, with the reason"""
+    try:
+        address = check_address(text)
+    except ValueError as error:
+        raise MessageError(f"{what}: {error}") from None
+    if not address.isascii() and address != allow:
+        raise MessageError(f"{what}: {text!r} has a local part beyond ASCII; only recipients may have one in this version")
+    return address
+
+
+def parse_mailboxes(text: str, what: str) -> list[tuple[str, str]]:
+    """(display name, address) of each mailbox in a list such as `Ann <a@example.com>, "Doe, Bob" <b@example.com>`.
+
+    raises  MessageError  naming `what`
+    """
+    check_value(text, what)
+    try:
+        return [parse_mailbox(part) for part in split_list(text)]
+    except ValueError as error:
+        raise MessageError(f"{what}: {error}") from None
+
+
+def split_list(text: str) -> list[str]:
+    """A list of mailboxes at its commas, those in quotes and angle brackets aside."""
+    parts, quoted, angle, escaped = [""], False, False, False
+    for c in text:
+        if c == "," and not quoted and not angle:
+            parts.append("")
+            continue
+        parts[-1] += c
+        if escaped or (c == "\\" and quoted):
+            escaped = not escaped
+        elif c == '"':
+            quoted = not quoted
+        elif c in "<>" and not quoted:
+            angle = c == "<"
+    return parts
+
+
+def legal_uri(text: str) -> bytes:
+    """What may not stand in a URI becomes percent-encoded UTF-8; what is encoded already stays (RFC 3986 section 2)."""
+    return quote(text, safe=_URI_SAFE).encode()
+
+
+def uris(name: str, texts: Iterable[str], what: str) -> bytes:
+    """List-Unsubscribe and the like (RFC 2369 section 2). Texts are checked. raises  MessageError  for an impossible length"""
+    line, done = f"{name}: ".encode(), b""
+    for number, text in enumerate(texts):
+        uri = legal_uri(text)
+        if not 0 < len(uri) <= MAX_URI:
+            raise MessageError(f"{what}: a URI of {len(uri)} bytes, 1 to {MAX_URI} fit a header")
+        if number and len(line) + len(uri) + 4 > LINE:
+            done, line = done + line + b",\r\n", b" "
+        elif number:
+            line += b", "
+        line += b"<" + uri + b">"
+    return done + line + b"\r\n"
+
+
+def list_id(text: str, what: str = "list_id") -> bytes:
+    """List-Id: "news.example.com" or "Example News <news.example.com>" (RFC 2919 section 2)."""
+    text = check_value(text, what)
+    phrase, bracket, identifier = text.rpartition("<")
+    identifier = identifier.removesuffix(">") if bracket else text
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]{1,255}", identifier):
+        raise MessageError(f"{what}: {text!r}, expected a name such as news.example.com, alone or as: Name <news.example.com>")
+    added, col = _phrase(phrase.strip().strip('"'), len("List-Id: "))
+    gap = b"" if not added else b"\r\n " if col + 3 + len(identifier) > LINE else b" "
+    return b"List-Id: " + added + gap + f"<{identifier}>\r\n".encode()
+
+
+def parse_one(text: str, what: str) -> tuple[str, str]:
+    """raises  MessageError  naming `what`"""
+    try:
+        return parse_mailbox(text)
+    except ValueError as error:
+        raise MessageError(f"{what}: {error}") from None

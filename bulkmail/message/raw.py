@@ -1,0 +1,76 @@
+"""Ready messages: bytes that were composed elsewhere. They go out as they are, but for newlines (CRLF) and a Bcc field."""
+
+from __future__ import annotations
+
+import re
+from email.parser import HeaderParser
+from email.policy import SMTPUTF8
+from typing import Any
+
+from bulkmail.errors import MessageError
+from bulkmail.message.headers import checked_address
+
+_line_end = re.compile(rb"\r\n|\r|\n")
+# A field with its continuation lines (RFC 5322 section 2.2.3).
+_bcc = re.compile(rb"^bcc[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.IGNORECASE | re.MULTILINE)
+_line_start_dot = re.compile(rb"^\.", re.MULTILINE).sub
+_escaped_dot = re.compile(rb"^\.\.", re.MULTILINE).sub
+_first_line = re.compile(rb"[!-9;-~]+[ \t]*:").match
+
+
+def crlf(data: bytes) -> bytes:
+    """Every CRLF, CR and LF as CRLF, and one at the end. The same bytes if that is so already."""
+    pairs = data.count(b"\r\n")
+    if data.count(b"\n") != pairs or data.count(b"\r") != pairs:
+        data = _line_end.sub(b"\r\n", data)
+    return data if data.endswith(b"\r\n") or not data else data + b"\r\n"
+
+
+def prepare(data: bytes, what: str = "raw") -> bytes:
+    """A ready message with CRLF newlines and without Bcc.
+
+    raises  MessageError  naming `what` for what does not begin with a header field, or holds a NUL (RFC 5321 section 4.1.1.4)
+    """
+    data = crlf(data)
+    if not _first_line(data):
+        raise MessageError(f"{what}: a message begins with a header such as 'From: ', found {data[:40]!r}")
+    if b"\0" in data:
+        raise MessageError(f"{what}: there is a NUL at byte {data.index(0)}, which no mail may hold")
+    head, body = split(data)
+    return _bcc.sub(b"", head) + body
+
+
+def wire_ready(data: bytes) -> bytes:
+    """A prepared message for the DATA phase: dots escaped, the final dot behind it (RFC 5321 section 4.5.2)."""
+    return _line_start_dot(b"..", data) + b".\r\n"
+
+
+def from_wire(body: bytes) -> bytes:
+    """What the server stores: wire_ready taken back."""
+    return _escaped_dot(b".", body.removesuffix(b".\r\n"))
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """Header section and the rest, which begins with the empty line if there is one."""
+    end = data.find(b"\r\n\r\n")
+    return (data, b"") if end < 0 else (data[: end + 2], data[end + 2 :])
+
+
+def envelope_of(data: bytes, what: str = "raw") -> tuple[str | None, list[str]]:
+    """(sender, recipients) by the header: Sender, else From; To, Cc and Bcc, each address once.
+
+    raises  MessageError  naming `what` and the field for an address that cannot be used
+    """
+    head = split(crlf(data))[0].decode("utf-8", "surrogateescape")
+    fields = HeaderParser(policy=SMTPUTF8).parsestr(head)
+    senders = _addresses(fields, "Sender", what) or _addresses(fields, "From", what)
+    recipients = [address for name in ("To", "Cc", "Bcc") for address in _addresses(fields, name, what)]
+    return (senders[0] if senders else None), list(dict.fromkeys(recipients))
+
+
+def _addresses(fields: Any, name: str, what: str) -> list[str]:
+    try:
+        found = [box.addr_spec for value in fields.get_all(name, []) for box in value.addresses]
+    except Exception as error:  # the parser raises whatever its parts do for hostile values
+        raise MessageError(f"{what}: the header {name} cannot be read: {error}") from None
+    return [checked_address(address, f"{what}, header {name}", allow=address) for address in found]

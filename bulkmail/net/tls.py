@@ -1,0 +1,126 @@
+"""TLS contexts from options, and TLS failures as one sentence with the option that would help."""
+
+from __future__ import annotations
+
+import ssl
+from functools import lru_cache
+
+from bulkmail.errors import ConfigError, TlsError
+from bulkmail.url import Options
+
+MAX_CONTEXTS = 64  # cached; each holds the system's authorities (about 1 MB). A job has one for each kind of relay
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def client_context(options: Options, host: str) -> ssl.SSLContext:
+    """The context for a relay; the same object for the same options. To be used with server_hostname(options, host).
+
+    Certificates are verified against the system's authorities, or against ca_file alone if it is given, and the name
+    is checked, unless verify is off or tls is "opportunistic" (which encrypts against listeners only, RFC 7435).
+
+    raises  ConfigError  naming the option and the file that cannot be used
+    """
+    verify = options.verify and options.tls != "opportunistic"
+    return _context(verify, options.ca_file, options.cert_file, options.key_file, options.tls_min)
+
+
+def server_hostname(options: Options, host: str) -> str:
+    """The name or IP address that the certificate must carry, also sent as SNI if it is a name."""
+    # A zone is this machine's business, a trailing dot the resolver's; certificates have neither (RFC 6066 section 3).
+    return (options.server_name or host).partition("%")[0].rstrip(".")
+
+
+def tls_error(exc: BaseException, host: str, options: Options) -> TlsError:
+    """What a failed handshake or a failed TLS connection with `host` was, in one sentence."""
+    name = server_hostname(options, host)
+    reason = _certificate_reason(exc, name) if isinstance(exc, ssl.SSLCertVerificationError) else _reason(exc)
+    error = TlsError(f"{host}: TLS failed: {reason}")
+    error.__cause__ = exc
+    return error
+
+
+@lru_cache(maxsize=MAX_CONTEXTS)
+def _context(
+    verify: bool, ca_file: str | None, cert_file: str | None, key_file: str | None, tls_min: str
+) -> ssl.SSLContext:
+    context = _trusting(ca_file) if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = _VERSIONS[tls_min]
+    if cert_file is not None:
+        _load_own_certificate(context, cert_file, key_file)
+    return context
+
+
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
+    except ssl.SSLError as error:
+        raise ConfigError(f"option 'ca_file': {ca_file} holds no certificate in PEM form ({_words(error)})") from error
+    except OSError as error:
+        raise ConfigError(f"option 'ca_file': {ca_file} cannot be read: {error.strerror}") from error
+
+
+def _load_own_certificate(context: ssl.SSLContext, cert_file: str, key_file: str | None) -> None:
+    for option, file in (("cert_file", cert_file), ("key_file", key_file)):
+        _check_readable(option, file)
+    try:
+        context.load_cert_chain(cert_file, key_file, password=_no_pass_phrase)
+    except ssl.SSLError as error:
+        reason = _words(error)
+        if error.reason == "KEY_VALUES_MISMATCH":
+            reason = "the key is not the certificate's"
+        where = f"{cert_file} with key_file {key_file}" if key_file else f"{cert_file} (which must hold the key too)"
+        raise ConfigError(f"option 'cert_file': {where} cannot be used: {reason}") from error
+
+
+def _check_readable(option: str, file: str | None) -> None:
+    """load_cert_chain does not say which of its files failed."""
+    try:
+        if file is not None:
+            open(file, "rb").close()
+    except OSError as error:
+        raise ConfigError(f"option '{option}': {file} cannot be read: {error.strerror}") from error
+
+
+def _no_pass_phrase() -> str:
+    """OpenSSL would ask on the terminal, and a service would hang."""
+    raise ConfigError("option 'key_file': the key is encrypted; keys with a pass phrase are not supported")
+
+
+def _certificate_reason(exc: ssl.SSLCertVerificationError, name: str) -> str:
+    """By OpenSSL's verify codes (x509_vfy.h)."""
+    said = exc.verify_message or _words(exc)
+    match exc.verify_code:
+        case 62 | 64:
+            return f"the certificate is not for {name} (option 'server_name' says which name to expect)"
+        case 18 | 19 | 20 | 21:
+            return f"the certificate is not from a known authority: {said} (option 'ca_file' says where one is)"
+        case 9 | 10:
+            return f"{said} (the clocks of both machines should agree)"
+    return f"the certificate is not valid: {said}"
+
+
+_REASONS = {
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS here (smtps:// is TLS from the start, smtp:// is STARTTLS)",
+    "UNSUPPORTED_PROTOCOL": "no common TLS version (option 'tls_min')",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "no common TLS version (option 'tls_min')",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server wants a client certificate (option 'cert_file')",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server found no common cipher, or wants a client certificate ('cert_file')",
+    "UNEXPECTED_EOF_WHILE_READING": "the server closed the connection",
+}
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return _REASONS.get(exc.reason or "", _words(exc))
+    if isinstance(exc, (ConnectionResetError, BrokenPipeError, EOFError)):
+        return "the server closed the connection during the handshake"
+    return str(exc) or type(exc).__name__
+
+
+def _words(error: ssl.SSLError) -> str:
+    """ "WRONG_VERSION_NUMBER" -> "wrong version number" """
+    return error.reason.replace("_", " ").lower() if error.reason else str(error.args[-1] if error.args else error)

@@ -1,0 +1,295 @@
+"""`Mailer`: messages in, receipts out, over a pool of connections to one relay; `send`: one message, synchronously."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any, Self
+
+from bulkmail.address import address_bytes, check_address
+from bulkmail.errors import AuthError, BulkmailError, ConfigError, ConnectionLost, EnvelopeRefused, MessageError, TlsError
+from bulkmail.pool.limits import Limit
+from bulkmail.pool.pool import Pool
+from bulkmail.smtp.connection import Connection
+from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo
+from bulkmail.smtp.outcome import receipt
+from bulkmail.smtp.session import Session
+from bulkmail.url import parse_endpoint
+from bulkmail.wire.body import encode_message
+from bulkmail.wire.client import NOT_TAKEN, Transaction
+
+EIGHT_BIT, UTF8 = 1, 2  # Transaction flags
+MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
+AHEAD = 4  # messages that send_many composes ahead, for each connection: keeps it busy, bounds the memory
+PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
+
+
+class _Ticket:
+    """One message on its way: the transactions that its recipients were split into, and their joint receipt."""
+
+    def __init__(self, index: int, parts: int, size: int, finish: Callable[[Receipt], None]) -> None:
+        self.parts, self.finish = parts, finish
+        self.result = Receipt(index=index, bytes=size)
+
+    def add(self, part: Receipt) -> None:
+        whole = self.result
+        whole.accepted += part.accepted
+        whole.rejected += part.rejected
+        if part.accepted or whole.reply is None:
+            whole.reply = part.reply
+        whole.error = None if whole.accepted else part.error
+        whole.envelope_seconds += part.envelope_seconds
+        whole.data_seconds += part.data_seconds
+        whole.tls, whole.relay, whole.egress = part.tls, part.relay, part.egress
+        self.parts -= 1
+        if self.parts == 0:
+            self.finish(whole)
+
+
+class Mailer:
+    """Send messages over pooled connections.
+
+    url       the relay (docs/manifest.md lists the options, here keyword arguments)
+    defaults  Message fields merged into every message
+
+    `async with` opens connections as they are needed and ends them with QUIT. send() raises if nobody was accepted;
+    send_many() yields a Receipt for every message, in order of completion.
+    """
+
+    def __init__(self, url: str, *, defaults: dict[str, Any] | None = None, egress: Any = None, **options: Any) -> None:
+        if egress is not None:
+            raise ConfigError("Mailer(egress=...) is not in this version yet; proxy= takes one proxy")
+        self._endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
+        self._url = url
+        self._options = options
+        self._defaults = dict(defaults or {})
+        rate = self._endpoint.options.rate
+        self._limit = Limit(rate.per_second if rate else None)
+        self._batch = self._endpoint.options.batch
+        if rate:
+            self._batch = min(self._batch, int(self._limit.burst))
+        self._queue: deque[Transaction] = deque()
+        self._pool: Pool | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        self._started()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.close()
+
+    def _started(self) -> Pool:
+        if self._pool is None:
+            self._pool = Pool(self._endpoint, self, paced=self._limit.rate is not None)
+        if self._pool.dead is not None:
+            raise self._pool.dead
+        return self._pool
+
+    async def close(self) -> None:
+        """End every connection; what was not sent yet fails."""
+        pool, self._pool = self._pool, None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if pool is not None:
+            await pool.close()
+        self._fail_queue(ConnectionLost("the Mailer was closed"))
+
+    async def verify(self) -> ServerInfo:
+        """Connect, negotiate TLS, log in, say goodbye. Raises what is wrong."""
+        async with Connection(self._url, **self._options) as connection:
+            return connection.info
+
+    # -- messages
+
+    async def send(self, message: Any, *, envelope: Envelope | None = None) -> Receipt:
+        """One message. message: Message, EmailMessage, bytes or str. Raises if nobody was accepted."""
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+        def finish(result: Receipt) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        self._submit(0, message, envelope, finish)
+        result = await future
+        if result.error is not None:
+            raise result.error
+        return result
+
+    async def send_many(self, messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Receipt]:
+        """A Receipt per message, in order of completion; `.index` is its place in the input, `.error` None or why not.
+
+        messages  Message, EmailMessage, bytes, str, or (Envelope, one of these); at most AHEAD x connections are held.
+        Raises only when the run cannot go on: the login was refused, or the input itself failed.
+        """
+        most = AHEAD * self._endpoint.options.connections
+        finished: deque[Receipt] = deque()
+        news, room = asyncio.Event(), asyncio.Event()
+        held = 0
+        ended: list[BaseException | None] = []
+
+        def finish(result: Receipt) -> None:
+            finished.append(result)
+            news.set()
+
+        async def feed() -> None:
+            nonlocal held
+            index = 0
+            try:
+                async for item in _each(messages):
+                    while held >= most:
+                        room.clear()
+                        await room.wait()
+                    held += 1
+                    envelope, message = item if isinstance(item, tuple) else (None, item)
+                    try:
+                        self._submit(index, message, envelope, finish)
+                    except (MessageError, EnvelopeRefused) as error:
+                        finish(Receipt(index=index, error=error))
+                    index += 1
+                ended.append(None)
+            except Exception as error:
+                ended.append(error)
+            news.set()
+
+        feeder = asyncio.ensure_future(feed())
+        try:
+            while not (ended and (ended[0] is not None or held == 0)):
+                while finished:
+                    held -= 1
+                    room.set()
+                    yield finished.popleft()
+                if ended and (ended[0] is not None or held == 0):
+                    break
+                news.clear()
+                await news.wait()
+            if ended[0] is not None:
+                raise ended[0]
+        finally:
+            feeder.cancel()
+
+    def _submit(self, index: int, message: Any, envelope: Envelope | None, finish: Callable[[Receipt], None]) -> None:
+        from bulkmail.message.message import to_wire
+
+        pool = self._started()
+        content, sender, rcpts = to_wire(message, defaults=self._defaults)
+        if envelope is not None:
+            sender, rcpts = envelope.sender, list(envelope.recipients)
+        if not rcpts:
+            raise EnvelopeRefused("the message has no recipients", permanent=True, scope="message")
+        if sender is None:
+            raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
+        body = encode_message(content)
+        flags = 0 if content.isascii() else EIGHT_BIT
+        from_ = _wire_address(sender) if sender else b""
+        to = [_wire_address(address) for address in rcpts]
+        ticket = _Ticket(index, -(-len(to) // self._batch), len(content), finish)
+        ticket.result.message_id = message_id(content)
+        for start in range(0, len(to), self._batch):
+            part = to[start : start + self._batch]
+            utf8 = 0 if from_.isascii() and all(a.isascii() for a in part) else UTF8
+            tag = (ticket, rcpts[start : start + self._batch])
+            self._queue.append(Transaction(from_, part, body, flags | utf8, tag, MAX_TRIES))
+        pool.wake()
+
+    # -- the pool's Source
+
+    def backlog(self, pool: Pool) -> int:
+        return len(self._queue)
+
+    def take(self, pool: Pool, room: int) -> list[Transaction]:
+        taken: list[Transaction] = []
+        now = asyncio.get_running_loop().time()
+        while self._queue and len(taken) < room:
+            wanted = len(self._queue[0].rcpts)
+            granted = self._limit.grant(wanted, now)
+            if granted < wanted:
+                self._limit.give_back(granted)
+                self._wake_in(self._limit.wait(now, wanted))
+                break
+            taken.append(self._queue.popleft())
+        return taken
+
+    def _wake_in(self, seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._pool is not None:
+            self._alarm = asyncio.get_running_loop().call_later(seconds, self._pool.wake)
+
+    def settle(self, pool: Pool, finished: list[Transaction]) -> None:
+        for tx in finished:
+            if tx.state == NOT_TAKEN and tx.at > 1 and self._pool is not None and pool.dead is None:
+                self._queue.appendleft(Transaction(tx.sender, tx.rcpts, tx.body, tx.flags, tx.tag, tx.at - 1))
+            else:
+                ticket, addresses = tx.tag
+                ticket.add(receipt(tx, addresses))
+
+    def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
+        if not pool.sessions:
+            self._fail_queue(error)
+        if isinstance(error, AuthError | TlsError) and error.permanent:
+            return None
+        return PAUSES[min(failures, len(PAUSES)) - 1]
+
+    def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
+        pass  # a Mailer's user is told by receipts
+
+    def _fail_queue(self, error: BulkmailError) -> None:
+        while self._queue:
+            ticket, addresses = self._queue.popleft().tag
+            ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
+
+
+def _all_rejected(addresses: list[str], error: BulkmailError) -> list[Any]:
+    from bulkmail.smtp.envelope import Rejected
+
+    return [Rejected(address, error.reply, error) for address in addresses]
+
+
+def _wire_address(address: str) -> bytes:
+    try:
+        return address_bytes(check_address(address))
+    except ValueError as error:
+        raise EnvelopeRefused(f"{address!r} is not an address: {error}", permanent=True) from None
+
+
+def message_id(content: bytes) -> str | None:
+    """The Message-ID that a composed message has, or None."""
+    head = content[: content.find(b"\r\n\r\n") + 2]
+    at = (b"\r\n" + head).lower().find(b"\r\nmessage-id:")
+    if at < 0:
+        return None
+    return head[at + 11 :].split(b"\r\n", 1)[0].strip().decode("ascii", "replace")
+
+
+async def _each(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(messages, AsyncIterable):
+        async for message in messages:
+            yield message
+    else:
+        for number, message in enumerate(messages):
+            if number % 16 == 0:
+                await asyncio.sleep(0)  # an input that never blocks must not keep the loop from sending
+            yield message
+
+
+def send(
+    message: Any, *, to: list[str] | str | None = None, via: str, envelope: Envelope | None = None, **options: Any
+) -> Receipt:
+    """Send one message and wait for the end of it (not from a running event loop: use Mailer there).
+
+    to    recipients instead of those of the message; via: the relay's URL
+    """
+    from bulkmail.message.message import to_wire
+    from bulkmail.net.loop import run
+
+    async def go() -> Receipt:
+        target = envelope
+        if target is None and to is not None:
+            _, sender, _ = to_wire(message)
+            target = Envelope(sender or "", [to] if isinstance(to, str) else list(to))
+        async with Mailer(via, **{"connections": 1, **options}) as mailer:
+            return await mailer.send(message, envelope=target)
+
+    return run(go())

@@ -1,0 +1,230 @@
+"""Many sessions to one relay: opened as work needs them, fed by the batch, replaced when they end.
+
+The pool asks its `Source` for transactions when sessions have room, and gives finished ones back; it decides nothing
+about retries. All of it runs on the event loop, once a turn (`Turn`), never once a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from bulkmail.errors import BulkmailError, ConnectionLost
+from bulkmail.smtp.open import CLOSED_BY_US, close_politely, open_session
+from bulkmail.smtp.session import Session, Turn
+from bulkmail.url import Endpoint
+from bulkmail.wire.client import Transaction
+
+TURN_SECONDS = 0.002  # how long finished transactions may wait to be handed over in a batch: below any round trip
+OPENING_AT_ONCE = 10  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
+NO_LIMIT = 1 << 60
+
+
+class Source(Protocol):
+    """Where a pool's work comes from and where its outcome goes. None of these may await."""
+
+    def backlog(self, pool: Pool) -> int:
+        """How many transactions take() would give now (an estimate; decides whether to open connections)."""
+
+    def take(self, pool: Pool, room: int) -> list[Transaction]:
+        """Up to `room` transactions, to be sent now."""
+
+    def settle(self, pool: Pool, finished: list[Transaction]) -> None:
+        """These ended: DONE, NOT_TAKEN or IN_DOUBT."""
+
+    def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
+        """No connection could be opened, for the n-th time in a row. Seconds to wait before the next try; None: give up."""
+
+    def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
+        """ "connected", "disconnected" or "connect_failed"."""
+
+
+def shares(rooms: list[int], count: int) -> list[int]:
+    """`count` things (at most the sum of `rooms`) dealt out as evenly as the rooms allow."""
+    dealt = [0] * len(rooms)
+    for done, place in enumerate(sorted(range(len(rooms)), key=rooms.__getitem__)):
+        dealt[place] = min(rooms[place], count // (len(rooms) - done))
+        count -= dealt[place]
+    return dealt
+
+
+class Pool:
+    """endpoint: the relay, with its options; limit: connections at most (default: the endpoint's `connections`).
+
+    paced  the source grants by a rate: a session is then given one transaction at a time, and only when its MAIL would be
+           written at once, so that what the limit granted is what the wire carries
+    """
+
+    def __init__(self, endpoint: Endpoint, source: Source, *, name: str = "", limit: int = 0, paced: bool = False) -> None:
+        self.endpoint, self.source = endpoint, source
+        self.name = name or endpoint.host
+        self.limit = limit or endpoint.options.connections
+        self.paced = paced
+        self.sessions: set[Session] = set()
+        self.failures = 0  # connections in a row that could not be opened
+        self.last_error: BaseException | None = None
+        self.dead: BaseException | None = None  # why it gave up
+        self._loop = asyncio.get_running_loop()
+        self._turn = Turn(self._loop, self.pump, TURN_SECONDS)
+        self._idle: dict[Session, None] = {}  # have room and were given nothing
+        self._spent: set[Session] = set()  # have had all the messages that one connection may carry
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closing_tasks: set[asyncio.Task[None]] = set()
+        self._proved = False  # a session logged in since the last failure: only then are several opened at once
+        self._closing = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+
+    # -- the turn
+
+    def wake(self) -> None:
+        """There is new work: look for it on the next turn."""
+        self._turn.note(True)
+
+    def pump(self) -> None:
+        """Hand over what finished, fill what has room, open and close connections."""
+        finished = self._turn.take_done()
+        for session in self._turn.take_ended():
+            self._forget(session)
+        if finished:
+            self.source.settle(self, finished)
+        for session in self._turn.take_hungry():
+            self._idle[session] = None
+        self._fill()
+        self._open_more()
+
+    def _forget(self, session: Session) -> None:
+        self._idle.pop(session, None)
+        self._spent.discard(session)
+        if session in self.sessions:
+            self.sessions.discard(session)
+            self.source.event(self, "disconnected", session, session.error)
+            if isinstance(session.error, BulkmailError) and str(session.error) != CLOSED_BY_US:
+                self.last_error = session.error
+                if session.wire.completed == 0 and session.wire.begun:
+                    # a relay that takes connections and drops them at the first MAIL is as good as down
+                    self._on_failure(session.error)
+
+    def _fill(self) -> None:
+        """Share what the source has among the sessions with room."""
+        if self._closing or not self._idle:
+            return
+        if self.paced:
+            wanting, rooms = [s for s in self._idle if s.ready()], [1] * len(self._idle)
+        else:
+            wanting, rooms = list(self._idle), [s.room() for s in self._idle]
+        room = sum(rooms[: len(wanting)])
+        taken = self.source.take(self, room) if room else []
+        place = 0
+        for session, share in zip(wanting, shares(rooms[: len(wanting)], len(taken)), strict=True):
+            if share:
+                self._idle.pop(session)
+                session.push(taken[place : place + share])
+                place += share
+                if session.left <= 0:
+                    self._spent.add(session)
+
+    # -- connections
+
+    def _open_more(self) -> None:
+        for session in [s for s in self._spent if s.wire.load() == 0]:
+            self._retire(session)
+        if self._closing or self.dead is not None or self._retry is not None or any(s.ready() for s in self._idle):
+            return
+        opening = len(self._opening)
+        most = min(
+            (OPENING_AT_ONCE if self._proved else 1) - opening,
+            self.limit - len(self.sessions) - len(self._closing_tasks) - opening,
+        )
+        if most <= 0:
+            return
+        for _ in range(min(most, self.source.backlog(self) - opening)):
+            task = self._loop.create_task(self._open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self) -> None:
+        try:
+            session = await open_session(self.endpoint, self._turn)
+        except BulkmailError as error:
+            self._on_failure(error)
+            return
+        self.failures, self._proved = 0, True
+        session.left = self.endpoint.options.messages_per_connection or NO_LIMIT
+        self.sessions.add(session)
+        self._idle[session] = None
+        self.source.event(self, "connected", session, None)
+        if self._closing:
+            self._retire(session)
+        self._watch_idle()
+        self._turn.note(True)
+
+    def _on_failure(self, error: BulkmailError) -> None:
+        self.failures += 1
+        self._proved = False
+        self.last_error = error
+        self.source.event(self, "connect_failed", None, error)
+        if self._closing or self.dead is not None or self._retry is not None:
+            return
+        pause = self.source.failed(self, error, self.failures)
+        if pause is None:
+            self.dead = error
+        else:
+            self._retry = self._loop.call_later(pause, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._turn.note(True)
+
+    def _retire(self, session: Session) -> None:
+        """QUIT and forget; nothing is under way on it."""
+        self._idle.pop(session, None)
+        self._spent.discard(session)
+        self.sessions.discard(session)
+        self.source.event(self, "disconnected", session, None)
+        task = self._loop.create_task(close_politely(session))
+        self._closing_tasks.add(task)
+        task.add_done_callback(self._retired)
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._closing_tasks.discard(task)
+        self._turn.note(True)  # its place is free
+
+    def _watch_idle(self) -> None:
+        if self._sweep is None and self.sessions:
+            self._sweep = self._loop.call_later(min(1.0, self.endpoint.options.idle_timeout), self._close_idle)
+
+    def _close_idle(self) -> None:
+        self._sweep = None
+        oldest = self._loop.time() - self.endpoint.options.idle_timeout
+        for session in list(self._idle):
+            if session.wire.load() == 0 and session.idle_since and session.idle_since < oldest:
+                self._retire(session)
+        self._watch_idle()
+
+    # -- the end
+
+    def busy(self) -> int:
+        """Transactions that the sessions hold."""
+        return sum(session.wire.load() for session in self.sessions)
+
+    def recall(self) -> list[Transaction]:
+        """Take back every transaction of which nothing was written."""
+        return [tx for session in self.sessions for tx in session.wire.take_back()]
+
+    async def close(self, *, abort: bool = False) -> None:
+        """QUIT every session (abort: hang up) and stop opening. What is under way on them is settled first."""
+        self._closing = True
+        for timer in (self._retry, self._sweep):
+            if timer is not None:
+                timer.cancel()
+        for task in list(self._opening):
+            task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+        for session in list(self.sessions):
+            if abort or session.wire.load():
+                session.abort(ConnectionLost(CLOSED_BY_US))
+            else:
+                self._retire(session)
+        self.pump()
+        await asyncio.gather(*self._closing_tasks, return_exceptions=True)

@@ -1,0 +1,257 @@
+"""`Connection`: one SMTP connection for callers who want the dialogue in their own hands."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket as socket_module
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Self
+
+from bulkmail.address import address_bytes, check_address
+from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ConnectionLost, EnvelopeRefused
+from bulkmail.smtp import open as opening
+from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo
+from bulkmail.smtp.outcome import receipt
+from bulkmail.smtp.session import Session, Turn
+from bulkmail.url import Endpoint, parse_endpoint
+from bulkmail.wire.body import encode_body, encode_message, end_body
+from bulkmail.wire.client import Transaction
+from bulkmail.wire.reply import Reply
+
+EIGHT_BIT, UTF8 = 1, 2  # Transaction flags
+READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
+
+
+class Connection:
+    """One connection to an SMTP server (interface: `connect`, `login`, `send`, `reset`, `noop`, `quit`, `close`).
+
+    url        smtp:// or smtps:// with options, or "host" (smtp://host)
+    socket     a socket to use instead of dialling: connected, or not (then it is connected to the URL's host and port)
+    options    see docs/manifest.md; the same names as in a URL's query
+
+    `async with` connects, and ends with QUIT. A call that is cancelled while a message is under way closes the
+    connection. Errors: `bulkmail.errors`; every call on a closed connection raises what closed it.
+    """
+
+    def __init__(
+        self, url: str, *, socket: socket_module.socket | None = None, transport: Any = None, **options: Any
+    ) -> None:
+        if transport is not None:
+            raise ConfigError("Connection(transport=...) is not in this version yet; give a socket")
+        self._endpoint: Endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
+        self._given = socket
+        self._session: Session | None = None
+        self._greeting = ""
+        self._info: ServerInfo | None = None
+        self.id = ""
+
+    async def connect(self) -> None:
+        """Dial, negotiate TLS and log in if the URL has a user."""
+        if self._session is not None and self._session.error is None:
+            raise ConfigError("this Connection is already connected")
+        loop = asyncio.get_running_loop()
+        sock = await self._prepare(self._given) if self._given is not None else None
+        self._given = None
+        turn = Turn(loop, lambda: self._on_turn(turn), 0)
+        self._session = await opening.open_session(self._endpoint, turn, sock=sock)
+        self._info = self._session.label.info
+        self.id = self._session.label.id
+
+    async def _prepare(self, sock: socket_module.socket) -> socket_module.socket:
+        sock.setblocking(False)
+        try:
+            sock.getpeername()
+        except OSError:
+            loop, options = asyncio.get_running_loop(), self._endpoint.options
+            address = (self._endpoint.host, self._endpoint.port)
+            try:
+                await asyncio.wait_for(loop.sock_connect(sock, address), options.connect_timeout)
+            except OSError as error:
+                sock.close()
+                raise ConnectError(f"cannot connect to {address[0]}:{address[1]}: {error}") from error
+        return sock
+
+    @staticmethod
+    def _on_turn(turn: Turn) -> None:
+        for tx in turn.take_done():
+            if not tx.tag.done():
+                tx.tag.set_result(None)
+        turn.take_hungry()
+        turn.take_ended()
+
+    # -- what is known
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.tls is not None
+
+    @property
+    def tls(self) -> str | None:
+        """The TLS version ("TLSv1.3"), or None in clear."""
+        return self._info.tls if self._info else None
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        """EHLO keywords (upper case) with their parameters."""
+        return dict(self._session.wire.extensions) if self._session else {}
+
+    @property
+    def peer(self) -> str:
+        """The server's address and port."""
+        return self._info.peer if self._info else ""
+
+    @property
+    def info(self) -> ServerInfo:
+        """What the server said of itself; raises ConnectionLost before connect()."""
+        self._live()
+        assert self._info is not None
+        return dataclasses.replace(self._info, extensions=self.extensions)
+
+    def _live(self) -> Session:
+        if self._session is None:
+            raise ConnectionLost("not connected: call connect() first")
+        if self._session.error is not None:
+            raise self._session.error
+        return self._session
+
+    # -- commands
+
+    async def login(self, user: str, password: str) -> None:
+        """AUTH with the mechanism that option `auth` names. Raises AuthUnavailable before anything is sent, or AuthError."""
+        session = self._live()
+        used = await opening.log_in(session, self._endpoint, user, password, self._endpoint.options.auth)
+        assert self._info is not None
+        self._info = dataclasses.replace(self._info, auth=used)
+
+    async def _simple(self, verb: str, expected: tuple[int, ...]) -> Reply:
+        session = self._live()
+        reply = await session.call(verb.encode() + b"\r\n", verb)
+        if reply.code not in expected:
+            raise EnvelopeRefused(f"the server answered {verb} with {reply}", reply=reply, command=verb, scope="connection")
+        return reply
+
+    async def reset(self) -> Reply:
+        """RSET (RFC 5321 section 4.1.1.5)."""
+        return await self._simple("RSET", (250,))
+
+    async def noop(self) -> Reply:
+        """NOOP: is the other side still there?"""
+        return await self._simple("NOOP", (250,))
+
+    async def mail(self, sender: str) -> Reply:
+        """Ask whether MAIL from `sender` is allowed, and take it back with RSET. Raises EnvelopeRefused."""
+        session = self._live()
+        address = b"" if sender == "" else address_bytes(_checked(sender))
+        reply = await session.call(b"MAIL FROM:<" + address + b">\r\n", "MAIL")
+        if reply.code >= 300:
+            raise EnvelopeRefused(f"the server refused the sender {sender}: {reply}", reply=reply, command="MAIL")
+        await self.reset()
+        return reply
+
+    async def send(self, envelope: Envelope, data: Any) -> Receipt:
+        """One transaction.
+
+        data     bytes, str, a binary file, or an iterator (sync or async) of bytes; newlines made CRLF, dots escaped
+        returns  Receipt with at least one accepted recipient
+        raises   EnvelopeRefused, MessageRefused if nobody was accepted; InDoubt, ConnectionLost, TimedOut
+        """
+        session = self._live()
+        rcpts = [_checked(address) for address in envelope.recipients]
+        if not rcpts:
+            raise ConfigError("the envelope has no recipients")
+        sender = _checked(envelope.sender) if envelope.sender else ""
+        whole = data.encode() if isinstance(data, str) else data
+        body = encode_message(whole) if isinstance(whole, bytes | bytearray | memoryview) else None
+        flags = self._flags(envelope, body, [sender, *rcpts])
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        tx = Transaction(address_bytes(sender), [address_bytes(r) for r in rcpts], body, flags, done)
+        try:
+            session.push([tx])
+            if body is None:
+                await _stream(session, tx, data)
+            await done
+        except BaseException as error:
+            # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
+            session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the call was cancelled"))
+            raise
+        result = receipt(tx, list(envelope.recipients))
+        if result.error is not None:
+            raise result.error
+        return result
+
+    def _flags(self, envelope: Envelope, body: bytes | None, addresses: list[str]) -> int:
+        offered = "8BITMIME" in self.extensions
+        if envelope.body == "8bitmime" and not offered:
+            raise EnvelopeRefused("body='8bitmime' and the server does not offer 8BITMIME", permanent=True, scope="message")
+        needs = envelope.body != "7bit" and (body is None or not body.isascii())
+        flags = EIGHT_BIT if envelope.body == "8bitmime" or (needs and offered) else 0
+        if envelope.smtputf8 or not all(a.isascii() for a in addresses):
+            flags |= UTF8
+        return flags
+
+    # -- the end
+
+    async def quit(self) -> None:
+        """QUIT, wait for the reply, close. Never raises."""
+        if self._session is not None:
+            await opening.close_politely(self._session)
+
+    def close(self) -> None:
+        """End at once, without QUIT."""
+        if self._session is not None:
+            self._session.abort(ConnectionLost(opening.CLOSED_BY_US))
+
+    async def wait_closed(self) -> None:
+        """Return when the connection has ended; raise why, if it was not by our doing."""
+        if self._session is None:
+            return
+        error = await asyncio.shield(self._session.closed)
+        if str(error) != opening.CLOSED_BY_US:
+            raise error
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: Any, *rest: Any) -> None:
+        if kind is None:
+            await self.quit()
+        else:
+            self.close()
+
+
+def _checked(address: str) -> str:
+    try:
+        return check_address(address)
+    except ValueError as error:
+        raise EnvelopeRefused(f"{address!r} is not an address: {error}", permanent=True) from None
+
+
+async def _stream(session: Session, tx: Transaction, data: Any) -> None:
+    carry = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal carry
+        async for piece in _chunks(data):
+            encoded, carry = encode_body(piece, carry)
+            yield encoded
+
+    await session.stream(tx, pieces(), lambda: end_body(carry))
+
+
+async def _chunks(data: Any) -> AsyncIterator[bytes]:
+    if hasattr(data, "read"):
+        while piece := data.read(READ_SIZE):
+            if isinstance(piece, str):
+                raise ConfigError("the file is open for text; open it in binary mode")
+            yield piece
+    elif hasattr(data, "__aiter__"):
+        async for piece in data:
+            yield piece
+    elif isinstance(data, Iterable):
+        for piece in data:
+            yield piece
+    else:
+        raise ConfigError(f"data is {type(data).__name__}, expected bytes, str, a binary file or an iterator of bytes")

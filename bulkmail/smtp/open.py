@@ -1,0 +1,220 @@
+"""From an endpoint to a session that can take transactions: dial, TLS, greeting, EHLO, STARTTLS, AUTH."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+from bulkmail.errors import (
+    AuthUnavailable,
+    BulkmailError,
+    ConnectError,
+    ConnectionLost,
+    ProtocolError,
+    TimedOut,
+    TlsError,
+)
+from bulkmail.net import dial as net_dial
+from bulkmail.net import tls as net_tls
+from bulkmail.smtp import auth
+from bulkmail.smtp.envelope import ServerInfo
+from bulkmail.smtp.session import Session, Turn
+from bulkmail.smtp.wirelog import make_trace
+from bulkmail.url import Endpoint
+from bulkmail.wire.extensions import parse_extensions
+
+FQDN_SECONDS = 2.0  # a name look-up that takes longer is not worth waiting for: the address literal serves as well
+CLOSED_BY_US = "closed by us"  # the reason of an end that is no trouble
+QUIT_SECONDS = 5.0  # politeness; whoever does not answer by then is hung up on
+
+
+@dataclass
+class Opened:
+    """What is kept with a session (its `label`)."""
+
+    id: str
+    endpoint: Endpoint
+    info: ServerInfo
+    egress: str | None = None
+
+    @property
+    def tls(self) -> str | None:
+        return self.info.tls
+
+
+async def open_session(endpoint: Endpoint, turn: Turn, *, sock: socket.socket | None = None) -> Session:
+    """Connect and negotiate. The session's `label` is an `Opened`. sock: already connected, or None to dial.
+
+    Raises ConnectError, ResolveError, TimedOut, ProxyError, TlsError, AuthError, AuthUnavailable, ProtocolError,
+    ConnectionLost; then nothing is left open.
+    """
+    try:
+        return await _open(endpoint, turn, sock, with_login=True)
+    except _BrokenHandshake:
+        # tls=opportunistic: try again in clear, and never show a password to a line that somebody may have tampered with
+        options = dataclasses.replace(endpoint.options, tls="never")
+        plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
+        return await _open(plain, turn, None, with_login=False)
+
+
+class _BrokenHandshake(Exception):
+    pass
+
+
+async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, with_login: bool) -> Session:
+    loop = asyncio.get_running_loop()
+    options = endpoint.options
+    cid, trace = make_trace(options.wire_log)
+    if sock is None:
+        sock = await net_dial.dial(endpoint.host, endpoint.port, options=options)
+    session = Session(loop, turn, options.command_timeout, options.data_timeout, trace)
+    try:
+        await _attach(loop, session, endpoint, sock)
+        info = await _negotiate(session, endpoint, with_login=with_login)
+    except BaseException as error:
+        session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
+        if session.transport is None:
+            sock.close()
+        raise
+    session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
+    return session
+
+
+async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: Endpoint, sock: socket.socket) -> None:
+    options = endpoint.options
+    if endpoint.scheme != "smtps":
+        await loop.create_connection(lambda: session, sock=sock)
+        return
+    context = net_tls.client_context(options, endpoint.host)
+    name = net_tls.server_hostname(options, endpoint.host)
+    try:
+        await asyncio.wait_for(
+            loop.create_connection(lambda: session, sock=sock, ssl=context, server_hostname=name), options.connect_timeout
+        )
+    except TimeoutError as error:
+        raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
+    except (ssl.SSLError, OSError) as error:
+        raise net_tls.tls_error(error, endpoint.host, options) from error
+
+
+async def _negotiate(session: Session, endpoint: Endpoint, *, with_login: bool) -> ServerInfo:
+    options = endpoint.options
+    greeting = await session.greeting(options.greeting_timeout)
+    if greeting.code != 220:
+        raise ConnectError(f"{endpoint.host} refused us in its greeting: {greeting}", reply=greeting, command="greeting")
+    await _hello(session, options)
+    if endpoint.scheme != "smtps":
+        await _start_tls(session, endpoint)
+    used = None
+    if with_login and endpoint.user is not None:
+        used = await log_in(session, endpoint, endpoint.user, endpoint.password or "", options.auth)
+    return server_info(session, greeting.text, used)
+
+
+def server_info(session: Session, greeting: str, used: str | None) -> ServerInfo:
+    peer = session.transport.get_extra_info("peername")
+    host = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
+    tls = session.transport.get_extra_info("ssl_object")
+    return ServerInfo(greeting, dict(session.wire.extensions), host, tls.version() if tls else None, used)
+
+
+async def _hello(session: Session, options: Any) -> None:
+    """EHLO, or HELO where the server does not know it (RFC 5321 section 3.2)."""
+    name = (options.name or await _our_name(session)).encode("ascii", "replace")
+    reply = await session.call(b"EHLO " + name + b"\r\n", "EHLO")
+    if reply.code in (500, 501, 502, 504, 550):
+        refused = reply
+        reply = await session.call(b"HELO " + name + b"\r\n", "HELO")
+        if reply.code != 250:
+            raise ConnectError(f"the server refused EHLO ({refused}) and HELO ({reply})", reply=reply, command="HELO")
+        session.wire.extensions = {}
+    elif reply.code != 250:
+        raise ConnectError(f"the server refused EHLO: {reply}", reply=reply, command="EHLO")
+    else:
+        session.wire.extensions = parse_extensions(reply)
+    session.wire.pipelining = options.pipelining and "PIPELINING" in session.wire.extensions
+
+
+_fqdn: dict[str, str] = {}  # by host name: looked up once a process
+
+
+async def _our_name(session: Session) -> str:
+    """The machine's fully qualified name, or an address literal where it has none (RFC 5321 section 4.1.4)."""
+    host = socket.gethostname()
+    if host not in _fqdn:
+        name = host
+        if "." not in host:
+            try:
+                looked_up = asyncio.get_running_loop().run_in_executor(None, socket.getfqdn)
+                name = await asyncio.wait_for(looked_up, FQDN_SECONDS)
+            except TimeoutError:
+                name = ""
+        usable = "." in name and name.isascii() and not name.startswith("localhost") and not name.endswith(".arpa")
+        _fqdn[host] = name if usable else ""
+    if _fqdn[host]:
+        return _fqdn[host]
+    address = session.transport.get_extra_info("sockname")[0]
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+async def _start_tls(session: Session, endpoint: Endpoint) -> None:
+    options = endpoint.options
+    policy = options.tls
+    offered = "STARTTLS" in session.wire.extensions
+    if policy == "never" or (policy in ("auto", "opportunistic") and not offered):
+        return
+    reply = await session.call(b"STARTTLS\r\n", "STARTTLS")
+    if reply.code != 220:
+        if policy == "opportunistic":
+            return
+        raise TlsError(f"{endpoint.host} refused STARTTLS: {reply}", reply=reply, command="STARTTLS", permanent=False)
+    if policy == "opportunistic":
+        options = dataclasses.replace(options, verify=False)
+    context = net_tls.client_context(options, endpoint.host)
+    try:
+        await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
+    except ProtocolError:
+        raise
+    except (ssl.SSLError, OSError, BulkmailError) as error:
+        if policy == "opportunistic":
+            raise _BrokenHandshake from error
+        if isinstance(error, BulkmailError):
+            raise
+        raise net_tls.tls_error(error, endpoint.host, options) from error
+    await _hello(session, options)  # RFC 3207 section 4.2: what was said before TLS is forgotten
+
+
+async def log_in(session: Session, endpoint: Endpoint, user: str, password: str, wanted: str) -> str:
+    """AUTH; returns the mechanism. Raises AuthUnavailable (nothing was sent) or AuthError (refused)."""
+    mechanism = auth.choose(wanted, session.wire.extensions.get("AUTH"))
+    encrypted = session.transport.get_extra_info("ssl_object") is not None
+    if not encrypted and not endpoint.options.allow_plaintext_auth and not _loopback(session, endpoint):
+        raise AuthUnavailable(
+            f"the connection to {endpoint.host} is not encrypted, so the password was not sent; "
+            "use tls=require or smtps://, or allow_plaintext_auth=true"
+        )
+    await auth.authenticate(session, mechanism, auth.Credentials(user, password, endpoint.host))
+    return mechanism.lower()
+
+
+def _loopback(session: Session, endpoint: Endpoint) -> bool:
+    """Behind a proxy no target counts as loopback: what is near the proxy is not near us."""
+    peer = session.transport.get_extra_info("peername")
+    if endpoint.options.proxy or not isinstance(peer, tuple):
+        return False
+    return ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
+
+
+async def close_politely(session: Session) -> None:
+    """QUIT, wait a little for the 221, close. Never raises."""
+    if session.error is None:
+        try:
+            await session.call(b"QUIT\r\n", "QUIT", QUIT_SECONDS)
+        except (BulkmailError, RuntimeError):
+            pass
+    session.abort(ConnectionLost(CLOSED_BY_US))

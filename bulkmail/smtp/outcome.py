@@ -1,0 +1,50 @@
+"""What a finished transaction means to its caller: an error, a receipt."""
+
+from __future__ import annotations
+
+from bulkmail.errors import MESSAGE, BulkmailError, EnvelopeRefused, MessageRefused
+from bulkmail.smtp.envelope import Receipt, Rejected
+from bulkmail.wire.client import DONE, Transaction
+
+
+def refusal(tx: Transaction) -> BulkmailError | None:
+    """Why the recipients that were not rejected one by one did not get it, or None if they did."""
+    if tx.state != DONE:
+        assert isinstance(tx.error, BulkmailError)
+        return tx.error
+    if tx.error is not None:
+        assert isinstance(tx.error, BulkmailError)
+        return tx.error
+    reply = tx.reply
+    if reply is None or reply.code < 300:
+        return None
+    if tx.command == "MAIL":
+        return EnvelopeRefused(f"the server refused the sender: {reply}", reply=reply, command="MAIL", scope=MESSAGE)
+    return MessageRefused(f"the server refused the message: {reply}", reply=reply, command=tx.command)
+
+
+def receipt(tx: Transaction, addresses: list[str]) -> Receipt:
+    """A Receipt with every address accepted or rejected; `error` is set if nobody was accepted."""
+    why = refusal(tx)
+    result = Receipt(reply=tx.reply, bytes=len(tx.body or b""))
+    result.envelope_seconds = max(tx.data_at - tx.mail_at, 0.0)
+    result.data_seconds = max(tx.done_at - tx.data_at, 0.0)
+    one_by_one = tx.rejected or {}
+    for place, address in enumerate(addresses):
+        reply = one_by_one.get(place)
+        if reply is not None:
+            error: BulkmailError = EnvelopeRefused(f"the server refused {address}: {reply}", reply=reply, command="RCPT")
+            result.rejected.append(Rejected(address, reply, error))
+        elif why is not None:
+            result.rejected.append(Rejected(address, why.reply, why))
+        else:
+            result.accepted.append(address)
+    if not result.accepted:
+        result.error = why or result.rejected[0].error
+        if result.reply is None:
+            result.reply = result.error.reply
+    label = getattr(tx.via, "label", None)
+    if label is not None:
+        result.tls, result.egress = label.tls, label.egress
+        result.relay = label.endpoint.host
+    return result

@@ -1,0 +1,340 @@
+# One SMTP connection on an event loop: the asyncio face of wire.Client.
+#
+# Owns      the transport, the deadline of what is awaited, the wire codec.
+# Promises  no await, task, future or Python callback a message: transactions come in by push(), finished ones collect in
+#           the Turn that all sessions of a pool share, whose owner is called once a turn of the loop at most.
+# Errors    whatever ends the connection is kept as `error` and settles all that was under way (wire.Client.lost).
+import asyncio
+
+from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
+from bulkmail.wire.client cimport AWAIT_NOTHING, AWAIT_VERDICT
+
+# A session that ran dry is given twice as much the next time, up to this many: enough for what a fast server takes
+# between two turns, few enough that a crash leaves few in doubt (docs/architecture.md, "How much can be in doubt").
+cdef enum:
+    MAX_WINDOW = 16
+
+
+cdef class Turn:
+    """What the sessions of one owner have for it: finished transactions, sessions with room, sessions that ended.
+
+    callback  called on the loop, at most once a turn; it empties the three lists
+    delay     seconds within which finished transactions are handed over when no session is idle for want of work
+    """
+
+    def __cinit__(self, loop, callback, double delay):
+        self._loop, self._callback, self._delay = loop, callback, delay
+        self.done, self.hungry, self.ended = [], [], []
+
+    cpdef note(self, bint soon):
+        if soon:
+            if self._scheduled < 2:
+                self._scheduled = 2
+                self._loop.call_soon(self._run)
+        elif self._scheduled == 0:
+            self._scheduled = 1
+            self._loop.call_later(self._delay, self._run)
+
+    def _run(self):
+        if self._scheduled:
+            self._scheduled = 0
+            self._callback()
+
+    def take_done(self):
+        """The transactions that finished since the last call."""
+        cdef list taken = self.done[:]
+        self.done.clear()          # in place: every session's codec appends to this list
+        return taken
+
+    def take_hungry(self):
+        """The sessions that have room; each is named again when it has room again."""
+        cdef list taken = self.hungry
+        cdef Session session
+        self.hungry = []
+        for session in taken:
+            session._hungry = False
+        return taken
+
+    def take_ended(self):
+        taken, self.ended = self.ended, []
+        return taken
+
+
+cdef class Session:
+    """asyncio protocol of one connection. Negotiation is by call(); then push() transactions.
+
+    turn             the owner's Turn
+    command_timeout  seconds for the reply to a command
+    data_timeout     seconds from the end of data to its reply, and for each piece of streamed content to leave
+    """
+
+    def __init__(self, loop, Turn turn not None, double command_timeout, double data_timeout, trace=None):
+        self._loop, self.turn = loop, turn
+        self.command_timeout, self.data_timeout = command_timeout, data_timeout
+        self.wire = Client(False, trace)
+        self.wire.done = turn.done
+        self.wire.expect("greeting")       # it may come before anybody asks for it
+        self.closed = loop.create_future()
+        self.window, self.left = 1, 0        # nothing is wanted before the owner says so, after the login
+        self._phase, self._doing = "greeting", "the greeting"
+
+    # -- asyncio protocol
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, bytes data):
+        cdef double now = self._loop.time()
+        if self.error is not None:
+            return
+        try:
+            self.wire.feed(data, now)
+        except BulkmailError as error:
+            self._fail(error, self._unsent())
+            return
+        self._received(now)
+
+    def eof_received(self):
+        self._fail(ConnectionLost("the server closed the connection"), self._unsent())
+
+    def connection_lost(self, exc):
+        if exc is None:
+            self._fail(ConnectionLost("the connection was closed"), 0)
+        else:
+            lost = ConnectionLost(f"the connection was lost: {exc}")
+            lost.__cause__ = exc
+            self._fail(lost, 0)
+
+    def pause_writing(self):
+        self._paused = True
+
+    def resume_writing(self):
+        self._paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- transactions
+
+    def ready(self):
+        """Whether a transaction pushed now would have its MAIL written at once."""
+        return self.error is None and self.left > 0 and self.wire.begins_at_once()
+
+    cpdef push(self, list transactions):
+        """Take transactions on; their ends come by the turn. On a session that ended they are settled as not taken."""
+        cdef Transaction tx
+        cdef double now = self._loop.time()
+        cdef bint idle = self.wire.waiting() == AWAIT_NOTHING
+        self.left -= len(transactions)
+        for tx in transactions:
+            tx.via = self
+            self.wire.push(tx, now)
+        if self.error is not None:
+            self.wire.lost(self.error, 0, now)
+            self.turn.note(True)
+            return
+        self._flush()
+        if idle:
+            self._await_next(now)
+        if self.turn.done:
+            self.turn.note(True)
+
+    cdef _received(self, double now):
+        cdef bint dry
+        if self.wire.answered:
+            self.wire.answered = 0
+            self._await_next(now)
+        self._flush()
+        if self._waiter is not None:
+            self._settle_call()
+        if self.wire.closing:
+            if self.wire.farewell is not None:
+                self._fail(ConnectionLost(f"the server closes: {self.wire.farewell}", reply=self.wire.farewell, permanent=False), self._unsent())
+            return
+        if not self._hungry and self.left > 0 and self.wire.queued() * 2 <= self.window:
+            self._hungry = True
+            self.turn.hungry.append(self)
+            dry = self.wire.load() <= 1
+            if dry and self.window < MAX_WINDOW:
+                self.window *= 2
+            self.turn.note(dry)
+        elif self.turn.done:
+            self.turn.note(False)
+
+    def room(self):
+        """How many transactions it wants now."""
+        cdef Py_ssize_t room = min(self.window - self.wire.queued(), self.left)
+        if self.error is not None or self.wire.closing:
+            return 0
+        return max(room, 0)
+
+    cdef _flush(self):
+        cdef object out = self.wire.take_output()
+        if out is None or self.transport is None:
+            return
+        if type(out) is bytes:
+            self.transport.write(out)
+        else:
+            self.transport.write(b"".join(out))
+
+    # -- single commands
+
+    def greeting(self, double seconds):
+        """Future of the greeting's Reply. Raises TimedOut, phase "greeting"."""
+        return self._await_reply("greeting", "the greeting", seconds)
+
+    def call(self, bytes line not None, str name not None, double seconds=0):
+        """Future of the Reply to one command line (with its CRLF). seconds: 0 for command_timeout."""
+        if self.error is not None:
+            raise self.error
+        self.wire.command(line, name)
+        self._flush()
+        return self._await_reply("command", f"the reply to {name}", seconds or self.command_timeout)
+
+    def _await_reply(self, str phase, str doing, double seconds):
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("a command is already under way on this connection")
+        self._waiter = self._loop.create_future()
+        self._phase, self._doing = phase, doing
+        waiter = self._waiter
+        if self.wire.replies:
+            self._settle_call()
+        elif self.error is not None:
+            waiter.set_exception(self.error)
+        else:
+            self._arm(self._loop.time() + seconds)
+        return waiter
+
+    def _settle_call(self):
+        if not self.wire.replies:
+            return
+        reply, waiter = self.wire.replies.pop(0), self._waiter
+        self._waiter = None
+        self._phase, self._doing = "command", "the reply to a command"
+        if not waiter.done():
+            waiter.set_result(reply)
+
+    # -- content that its owner streams
+
+    async def stream(self, Transaction tx, pieces, last):
+        """Write the content of `tx` (pushed with body None), once the server asks for it.
+
+        pieces  async iterator of wire-ready bytes; last()  the closing bytes, called after the pieces
+        returns when all is written, or when the server refused the envelope
+        """
+        while tx.state == 0 and self.wire.streaming is not tx:
+            await asyncio.wait([self.closed, self._wake()], return_when=asyncio.FIRST_COMPLETED)
+        if tx.state != 0:
+            return
+        try:
+            async for piece in pieces:
+                if self.error is not None:
+                    return
+                self._arm(self._loop.time() + self.data_timeout)
+                self.wire.write_content(piece)
+                self._flush()
+                if self._paused:
+                    await asyncio.wait([self.closed, self._drain()], return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            # a message cannot be taken back once DATA was accepted: only the end of the connection discards it
+            self.abort(ConnectionLost("the message was abandoned before its end"))
+            raise
+        if self.error is None:
+            now = self._loop.time()
+            self.wire.end_content(last(), now)
+            self._flush()
+            self._await_next(now)
+
+    def _wake(self):
+        # resolved by _await_next, after each reply
+        self._drained = self._loop.create_future()
+        return self._drained
+
+    def _drain(self):
+        self._drained = self._loop.create_future()
+        if not self._paused:
+            self._drained.set_result(None)
+        return self._drained
+
+    # -- deadlines: for the whole of what is awaited, so that a server which drips bytes still runs out of time
+
+    cdef _await_next(self, double now):
+        cdef int what = self.wire.waiting()
+        if what == AWAIT_NOTHING:
+            self._deadline = 0
+            self.idle_since = now
+        elif what == AWAIT_VERDICT:
+            self._arm(now + self.data_timeout)
+        else:
+            self._arm(now + self.command_timeout)
+        if self.wire.streaming is not None and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    cdef _arm(self, double deadline):
+        # one timer that is moved only to an earlier time: most deadlines are met, and then nothing was spent on them
+        self._deadline = deadline
+        if self._timer is None or deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self):
+        self._timer = None
+        if self._deadline == 0 or self.error is not None:
+            return
+        if self._loop.time() < self._deadline - 0.001:
+            self._arm(self._deadline)
+            return
+        phase, doing = self._phase, self._doing
+        if self._waiter is None:
+            verdict = self.wire.waiting() == AWAIT_VERDICT or self.wire.streaming is not None
+            phase = "data" if verdict else "command"
+            doing = "the reply to the end of data" if self.wire.waiting() == AWAIT_VERDICT else (
+                "the server to take the message" if verdict else "the reply to MAIL, RCPT or DATA")
+        self._fail(TimedOut(f"timed out waiting for {doing}", phase=phase), self._unsent())
+
+    # -- the end
+
+    def _unsent(self):
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def abort(self, error):
+        """End at once; what is under way is settled as not taken or in doubt."""
+        self._fail(error, self._unsent())
+
+    cdef _fail(self, object error, Py_ssize_t unsent):
+        if self.error is not None:
+            return
+        self.error = error
+        self._deadline = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.wire.lost(error, unsent, self._loop.time())
+        if self.transport is not None:
+            self.transport.abort()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
+            self._waiter.exception()       # the awaiter still gets it; nobody is told that it was never looked at
+        if not self.closed.done():
+            self.closed.set_result(error)
+        self.turn.ended.append(self)
+        self.turn.note(True)
+
+    # -- STARTTLS (RFC 3207)
+
+    async def start_tls(self, context, server_hostname, double seconds):
+        """Put TLS under the connection. What the server said in clear is forgotten. Raises ssl.SSLError, OSError, TimedOut."""
+        if self.wire.reader.pending():
+            # RFC 3207 section 6: text behind the 220 would be taken for a reply under TLS
+            raise ProtocolError("the server sent text between its 220 to STARTTLS and the TLS handshake", command="STARTTLS")
+        self.transport.pause_reading()
+        try:
+            self.transport = await asyncio.wait_for(
+                self._loop.start_tls(self.transport, self, context, server_hostname=server_hostname), seconds)
+        except TimeoutError:
+            raise TimedOut("timed out in the TLS handshake", phase="connect") from None
+        if self.wire.reader.pending() or self.wire.replies:
+            raise ProtocolError("the server sent text before the TLS handshake was done", command="STARTTLS")
+        self.wire.extensions = {}
+        self.wire.pipelining = False

@@ -1,0 +1,51 @@
+"""The SMTP dialogue as text, with secrets and message bodies left out."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+LOGGER = logging.getLogger("bulkmail.smtp")
+MAX_SHOWN = 500  # of one line; longer ones (policy texts, lists of recipients) are cut
+_files: dict[str, TextIO] = {}
+_numbers = itertools.count(1)
+
+
+def make_trace(target: Any) -> tuple[str, Callable[[str, bytes], None] | None]:
+    """(connection id, function for wire.Client.trace). target: None or False, True for the logger, or a file's path."""
+    cid = f"c{next(_numbers)}"
+    if not target:
+        return cid, None
+    if target is True:
+        return cid, _Trace(lambda text: LOGGER.debug("%s", text, extra={"cid": cid}), cid)
+    path = str(target)
+    if path not in _files:
+        _files[path] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  kept open for all connections
+    file = _files[path]
+    return cid, _Trace(lambda text: file.write(f"{time.time():.3f} {cid} {text}\n"), cid)
+
+
+class _Trace:
+    """Writes each line of the dialogue. After AUTH, what the client says is a secret until a reply other than 334."""
+
+    def __init__(self, write: Callable[[str], Any], cid: str) -> None:
+        self._write = write
+        self._secret = False
+
+    def __call__(self, who: str, data: bytes) -> None:
+        for line in data.decode("utf-8", "replace").splitlines():
+            self._write(f"{who}: {self._shown(who, line)}")
+
+    def _shown(self, who: str, line: str) -> str:
+        if who == "S":
+            if not line.startswith("334"):
+                self._secret = False
+        elif line[:5].upper() == "AUTH ":
+            self._secret = True
+            return " ".join([*line.split()[:2], "***"])
+        elif self._secret:
+            return "***"
+        return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}… ({len(line)} characters)"

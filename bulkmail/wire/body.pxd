@@ -1,0 +1,3 @@
+# A whole message as the DATA phase needs it, its final dot included. p[0..n) stays alive and unchanged during the call:
+# the GIL may be released, and the output is sized before it is written. Raises MemoryError, nothing else.
+cdef bytes encode_message_c(const unsigned char* p, Py_ssize_t n)

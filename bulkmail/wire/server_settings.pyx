@@ -1,0 +1,141 @@
+# What all connections of a server share: its limits, what it offers, the words of its replies, its counts.
+
+# Nothing of a message is held here; it keeps one client from filling a disk. Gmail takes 35 MB, Exchange Online 150.
+DEFAULT_MAX_SIZE = 64 * 1024 * 1024
+# RFC 5321 section 4.5.3.1.8 asks for 100 at least; Postfix takes 1,000.
+DEFAULT_MAX_RECIPIENTS = 1000
+
+# In the order of the reply to EHLO.
+EXTENSIONS = ("PIPELINING", "SIZE", "STARTTLS", "AUTH", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8")
+
+# What a caller may want to decide.
+ASK_MAIL, ASK_RCPT, ASK_END, ASK_AUTH = 1, 2, 4, 8
+
+REPLIES = {
+    R_MAIL_OK: b"250 2.1.0 Ok",
+    R_RCPT_OK: b"250 2.1.5 Ok",
+    R_GO_AHEAD: b"354 End data with <CR><LF>.<CR><LF>",
+    R_TAKEN: b"250 2.0.0 Ok",
+    R_OK: b"250 2.0.0 Ok",
+    R_BYE: b"221 2.0.0 Bye",
+    R_HELP: b"214 2.0.0 RFC 5321; this server receives mail and delivers it to nobody",
+    R_VRFY: b"252 2.1.5 Cannot verify, but would take a message",
+    R_TLS_GO: b"220 2.0.0 Ready to start TLS",
+    R_LOGGED_IN: b"235 2.7.0 Authentication successful",
+    R_UNKNOWN: b"500 5.5.2 Command not recognized",
+    R_NOT_LMTP: b"500 5.5.1 This is SMTP: say EHLO",
+    R_ONLY_LMTP: b"500 5.5.1 This is LMTP: say LHLO",
+    R_NOT_HERE: b"502 5.5.1 Command not implemented",
+    # The bytes of its chunk would be read as commands: the way to smuggle them in.
+    R_BDAT: b"502 5.5.1 CHUNKING is not offered; closing, since what follows BDAT is no command",
+    # A browser can be made to talk to a mail server; nothing that follows its first line is meant for us.
+    R_NOT_MAIL: b"421 4.7.0 This is a mail server, not a web server",
+    R_LONG: b"500 5.5.2 Line too long",
+    R_LF: b"500 5.5.2 A command line ends with CR LF, not with LF alone",
+    R_CONTROL: b"500 5.5.2 Control character in a command",
+    R_NO_ARGUMENT: b"501 5.5.4 This command takes no argument",
+    R_NAME: b"501 5.5.4 Say who you are: one name or address literal",
+    R_HELLO_FIRST: b"503 5.5.1 Send a greeting (EHLO, HELO or LHLO) first",
+    R_NESTED: b"503 5.5.1 A transaction is open: end it or send RSET",
+    R_MAIL_FIRST: b"503 5.5.1 Send MAIL first",
+    R_NO_RCPT: b"503 5.5.1 No valid recipients",
+    R_MAIL_SYNTAX: b"501 5.5.4 Syntax: MAIL FROM:<address> [parameters]",
+    R_RCPT_SYNTAX: b"501 5.5.4 Syntax: RCPT TO:<address> [parameters]",
+    R_SPACE: b"501 5.5.4 No space is allowed before the address",
+    R_SENDER: b"501 5.1.7 Bad sender address syntax",
+    R_RECIPIENT: b"501 5.1.3 Bad recipient address syntax",
+    R_UTF8: b"553 5.6.7 A non-ASCII address needs SMTPUTF8, and valid UTF-8",
+    R_ESMTP: b"555 5.5.4 Parameters need EHLO, not HELO",
+    R_WORD: b"555 5.5.4 Parameter not recognized or not offered",
+    R_SIZE_WORD: b"501 5.5.4 SIZE needs a number",
+    R_BODY_WORD: b"501 5.5.4 BODY needs 7BIT or 8BITMIME",
+    R_TOO_BIG: b"552 5.3.4 Message too big",
+    R_TOO_MANY: b"452 4.5.3 Too many recipients",
+    R_BARE: b"554 5.6.0 The message has a CR or LF that is not part of a CR LF",
+    R_NO_TLS: b"502 5.5.1 STARTTLS is not offered",
+    R_IN_TLS: b"503 5.5.1 TLS is already active",
+    R_NO_AUTH: b"503 5.5.1 AUTH is not offered",
+    R_AUTH_AGAIN: b"503 5.5.1 Already logged in",
+    R_AUTH_IN_MAIL: b"503 5.5.1 AUTH is not allowed in a transaction",
+    R_MECHANISM: b"504 5.5.4 Mechanism not offered: use PLAIN or LOGIN",
+    R_BASE64: b"501 5.5.2 Not base64, or not what the mechanism wants",
+    R_CANCELLED: b"501 5.7.0 Authentication cancelled",
+    R_DENIED: b"535 5.7.8 Authentication credentials invalid",
+    R_AUTH_FIRST: b"530 5.7.0 Authentication required",
+    R_ERRORS: b"421 4.7.0 Too many errors",
+    R_COMMANDS: b"421 4.7.0 Too many commands without a message",
+}
+
+
+cdef class ServerCounts:
+    """What a server took and refused, all its connections together.
+
+    recipients and bytes are those of accepted messages (bytes: content, dots undone, no terminator). refused counts
+    the answers 4xx and 5xx to MAIL, RCPT, DATA, the end of a message, logins and connections that policy or a limit
+    gave; not slips of syntax or order.
+    """
+
+    def as_dict(self):
+        return {
+            "connections": self.connections,
+            "messages": self.messages,
+            "recipients": self.recipients,
+            "bytes": self.bytes,
+            "refused": self.refused,
+        }
+
+
+cdef class ServerSettings:
+    """What a server is and offers. Nothing changes after it is made.
+
+    name            in the greeting and the reply to EHLO
+    max_size        bytes of content, 0 for no limit
+    max_recipients  of one transaction
+    without         extensions not to offer, in capitals
+    starttls        whether TLS can be had
+    auth            (user, password) that must log in before MAIL, or None
+    lmtp            LHLO, and a reply per recipient at the end of a message (RFC 2033)
+    envelopes       whether the events of transactions are wanted
+    content         whether `content` events are
+    ask             the questions wanted: ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH; ASK_AUTH offers AUTH, too
+    """
+
+    def __init__(self, str name not None="localhost", *, long long max_size=DEFAULT_MAX_SIZE,
+                 long long max_recipients=DEFAULT_MAX_RECIPIENTS, without=(), bint starttls=False, tuple auth=None,
+                 bint lmtp=False, bint envelopes=True, bint content=True, int ask=0):
+        self.name = name
+        self.max_size = max_size
+        self.max_recipients = max_recipients
+        self.without = frozenset(without)
+        self.starttls = starttls and "STARTTLS" not in self.without
+        self.auth = auth
+        self.lmtp = lmtp
+        self.envelopes = envelopes
+        self.content = content and envelopes
+        self.ask = ask
+        self.login = (auth is not None or ask & ASK_AUTH != 0) and "AUTH" not in self.without
+        self.esmtp_size = "SIZE" not in self.without
+        self.esmtp_8bit = "8BITMIME" not in self.without
+        self.esmtp_utf8 = "SMTPUTF8" not in self.without
+        self.enhanced = "ENHANCEDSTATUSCODES" not in self.without
+        self.replies = [self.line(REPLIES[number]) for number in range(len(REPLIES))]
+        self._hello = {}
+
+    def line(self, bytes reply not None):
+        """`reply` ("250 2.0.0 Ok") as a line to send, its enhanced code taken out where that extension is off."""
+        if not self.enhanced and reply[:1] in (b"2", b"4", b"5"):
+            reply = reply[:4] + reply[4:].partition(b" ")[2]
+        return reply + b"\r\n"
+
+    cdef bytes hello(self, bint tls, bint auth):
+        lines = self._hello.get((tls, auth))
+        if lines is None:
+            words = [self.name, *self._offers(tls, auth)]
+            lines = "".join(f"250-{word}\r\n" for word in words[:-1]) + f"250 {words[-1]}\r\n"
+            lines = self._hello[tls, auth] = lines.encode()
+        return lines
+
+    def _offers(self, tls, auth):
+        absent = self.without | (set() if tls else {"STARTTLS"}) | (set() if auth else {"AUTH"})
+        values = {"SIZE": f"SIZE {self.max_size}", "AUTH": "AUTH PLAIN LOGIN"}
+        return [values.get(word, word) for word in EXTENSIONS if word not in absent]

@@ -1,0 +1,166 @@
+/* Every kernel row of this CPU against a reference of another make: all lengths, alignments, cuts and carries, in
+ * allocations of exactly the promised size. Meant for sanitizers (scripts/sanitize), which see one byte too far. */
+#include "kernels.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    ALIGNMENTS = 64,
+    EACH_LENGTH_TO = 140, /* two AVX2 blocks, the reach of a shifted copy, a tail */
+    CUT_LENGTH = 131,
+    LONG = 2 * 127 * 32 + 64, /* past two rounds of the sums of 8 bits */
+};
+
+/* Repeated to the length that a test wants. */
+static const char *const patterns[] = {
+  "\n", "\r", ".", "a", "\r\n", "\n\r", "\r.", "\n.", ".\n", ".\r",
+    "\r\n.", "\n.\r", "\r\r\n", "\r\n\n", "\r\r.", "\n\n.", "\r\n.\r\n", "a\n.", "ab\r", "a.b.c\n", "\xff\x8a\x8d\xae\n.",
+    "the thirty-one bytes of a line\n.", "the thirty bytes of this line\r\n",
+    "a line of seventy-two bytes, which is what most composers of mail wrap at\r\n",
+    "a line of seventy-two bytes, which is what most composers of mail wrap at\n.",
+    "no newline here. none at all, not one",
+};
+enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4 };
+
+static unsigned long checks;
+
+static void fill(uint8_t *text, size_t len, size_t kind) {
+    if (kind < PATTERNS) {
+        size_t n = strlen(patterns[kind]);
+        for (size_t i = 0; i < len; i++) text[i] = (uint8_t)patterns[kind][i % n];
+        return;
+    }
+    uint32_t state = (uint32_t)(kind * 2654435761u + len);
+    for (size_t i = 0; i < len; i++) {
+        state = state * 1664525u + 1013904223u;
+        text[i] = (uint8_t)(kind % 2 ? "\r\n.x"[state >> 30] : (state >> 28) ? 'x' : "\r\n.."[(state >> 26) & 3]);
+    }
+}
+
+/* Two steps where the kernels take one: every kind of newline becomes CRLF, then dots are doubled. out: 2 * len. */
+static size_t reference(uint8_t *out, const uint8_t *text, size_t len) {
+    static uint8_t lines[2 * LONG + 8];
+    size_t n = 0, size = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] != '\r' && text[i] != '\n') {
+            lines[n++] = text[i];
+            continue;
+        }
+        lines[n++] = '\r';
+        if (text[i] == '\r' && i + 1 == len) break; /* its LF comes with the next piece */
+        if (text[i] == '\r' && text[i + 1] == '\n') i++;
+        lines[n++] = '\n';
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (lines[i] == '.' && (i == 0 || lines[i - 1] == '\n')) out[size++] = '.';
+        out[size++] = lines[i];
+    }
+    return size;
+}
+
+/* len bytes at an address that is `alignment` beyond a multiple of 64, with nothing of ours after them. */
+static uint8_t *exactly(size_t len, size_t alignment, void **block) {
+    if (posix_memalign(block, ALIGNMENTS, alignment + len) != 0) abort();
+    return (uint8_t *)*block + alignment;
+}
+
+static void fail(const bm_row *row, const char *what, size_t kind, size_t len, size_t alignment, size_t cut,
+                 int carry) {
+    fprintf(stderr, "row %s: %s differs: text %zu, %zu bytes, alignment %zu, cut at %zu, carry %d\n", row->name, what,
+            kind, len, alignment, cut, carry);
+    exit(1);
+}
+
+typedef struct result {
+    uint8_t bytes[2 * LONG + 2];
+    size_t size;
+    int ok;
+} result;
+
+/* Encodes one piece and appends it. What lies before the piece in memory would mislead a kernel that reads it. */
+static void append(result *r, const bm_row *row, const uint8_t *text, size_t len, size_t alignment, int carry) {
+    void *src_block, *dst_block;
+    uint8_t *src = exactly(len, alignment, &src_block);
+    memset(src_block, carry == BM_AFTER_CR ? 'x' : '\r', alignment);
+    if (len) memcpy(src, text, len);
+    size_t extra = row->body_extra(src, len, carry);
+    size_t room = len + extra <= 2 * len + 1 ? len + extra : 0;
+    uint8_t *dst = exactly(room, alignment, &dst_block);
+    size_t size = room ? row->body_encode(dst, src, len, carry) : 0;
+    r->ok = r->ok && size == len + extra && (len == 0 || memcmp(src, text, len) == 0);
+    if (size) memcpy(r->bytes + r->size, dst, size);
+    r->size += size;
+    checks++;
+    free(src_block);
+    free(dst_block);
+}
+
+static int equal(const result *r, const uint8_t *expected, size_t size) {
+    return r->ok && r->size == size && memcmp(r->bytes, expected, size) == 0;
+}
+
+static result r;
+static uint8_t text[LONG + 1], expected[2 * LONG + 4];
+
+/* A piece on its own, for each carry: the reference encodes it behind a byte that leaves this carry. */
+static void check_piece(const bm_row *row, size_t kind, size_t len, size_t alignment) {
+    static const char *const before[] = {"", "\r", "x"};
+    for (int carry = BM_LINE_START; carry <= BM_MID_LINE; carry++) {
+        size_t skip = strlen(before[carry]);
+        if (skip) text[0] = (uint8_t)before[carry][0];
+        fill(text + skip, len, kind);
+        size_t size = reference(expected, text, skip + len);
+        r.size = 0, r.ok = 1;
+        append(&r, row, text + skip, len, alignment, carry);
+        if (!equal(&r, expected + skip, size - skip)) fail(row, "piece", kind, len, alignment, len, carry);
+    }
+}
+
+static void check_cuts(const bm_row *row, size_t kind, size_t len, size_t alignment) {
+    fill(text, len, kind);
+    size_t size = reference(expected, text, len);
+    for (size_t cut = 0; cut <= len; cut++) {
+        r.size = 0, r.ok = 1;
+        append(&r, row, text, cut, alignment, BM_LINE_START);
+        append(&r, row, text + cut, len - cut, alignment, bm_body_carry(text, cut, BM_LINE_START));
+        if (!equal(&r, expected, size)) fail(row, "cut text", kind, len, alignment, cut, 0);
+    }
+}
+
+static void check_row(const bm_row *row) {
+    for (size_t kind = 0; kind < PATTERNS + RANDOM; kind++) {
+        for (size_t len = 0; len <= EACH_LENGTH_TO; len++) check_piece(row, kind, len, len % ALIGNMENTS);
+        for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) {
+            check_piece(row, kind, EACH_LENGTH_TO, alignment);
+            check_cuts(row, kind, CUT_LENGTH, alignment);
+        }
+        for (size_t len = LONG - 33; len <= LONG; len += 11) check_piece(row, kind, len, 0);
+    }
+}
+
+static int check_dispatch(void) {
+    size_t rows = 0;
+    while (bm_row_at(rows)) rows++;
+    if (bm.body_encode != bm_row_at(rows - 1)->body_encode) return 0;
+    for (size_t i = 0; i < rows; i++) {
+        if (bm_force_row(bm_row_at(i)->name) != 0 || bm.body_encode != bm_row_at(i)->body_encode) return 0;
+    }
+    return strcmp(bm_row_at(0)->name, "scalar") == 0 && bm_force_row("none such") == -1
+        && bm.body_extra == bm_row_at(rows - 1)->body_extra;
+}
+
+int main(void) {
+    bm_kernels_init();
+    if (!check_dispatch()) {
+        fprintf(stderr, "dispatch: the rows are not as kernels.h says\n");
+        return 1;
+    }
+    for (size_t i = 0; bm_row_at(i); i++) {
+        checks = 0;
+        check_row(bm_row_at(i));
+        printf("row %s: %lu encodings equal the reference\n", bm_row_at(i)->name, checks);
+    }
+    return 0;
+}

@@ -1,0 +1,41 @@
+"""A throw-away certificate authority: made for a run, kept in memory and in the test's folder, never in the tree."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVER_NAMES = ("localhost", "127.0.0.1", "mx.example.test")
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """ca_file: what a client trusts. chain_file: a server's key and certificate for SERVER_NAMES, as Postfix wants it.
+    wrong_file: the same for a server that calls itself other.test."""
+
+    ca_file: Path
+    chain_file: Path
+    wrong_file: Path
+
+    def server_context(self, *, wrong_name: bool = False) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.wrong_file if wrong_name else self.chain_file)
+        return context
+
+    def client_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.ca_file))
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """A new authority and its two servers, as PEM files in `folder`."""
+    import trustme
+
+    authority = trustme.CA()
+    made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "wrong.pem")
+    authority.cert_pem.write_to_path(str(made.ca_file))
+    authority.issue_cert(*SERVER_NAMES).private_key_and_cert_chain_pem.write_to_path(str(made.chain_file))
+    authority.issue_cert("other.test").private_key_and_cert_chain_pem.write_to_path(str(made.wrong_file))
+    for file in (made.chain_file, made.wrong_file):
+        file.chmod(0o600)
+    return made

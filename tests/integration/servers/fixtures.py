@@ -1,0 +1,54 @@
+"""The servers as pytest fixtures. Each factory may be called several times; everything it started ends with the test.
+
+    certificates      a throw-away authority (one a run): ca_file, chain_file, wrong_file
+    start_postfix     start_postfix(tls=None, settings={}) -> Postfix
+    start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
+    start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .aiosmtpd_server import Aiosmtpd, aiosmtpd
+from .certificates import Certificates, make_certificates
+from .postfix import Postfix, postfix
+from .smtp_sink import SmtpSink, smtp_sink
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def start_postfix(certificates: Certificates) -> Iterator[Callable[..., Postfix]]:
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(postfix(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_smtp_sink(tmp_path: Path) -> Iterator[Callable[..., SmtpSink]]:
+    with ExitStack() as running:
+        count = iter(range(1000))
+
+        def start(*options: str, keep: bool = False) -> SmtpSink:
+            return running.enter_context(smtp_sink(tmp_path / f"smtp-sink-{next(count)}", *options, keep=keep))
+
+        yield start
+
+
+@pytest.fixture
+def start_aiosmtpd(certificates: Certificates) -> Iterator[Callable[..., Aiosmtpd]]:
+    with ExitStack() as running:
+
+        def start(*, tls: str | None = None, wrong_name: bool = False, **options: Any) -> Aiosmtpd:
+            context = certificates.server_context(wrong_name=wrong_name) if tls else None
+            return running.enter_context(aiosmtpd(tls=tls, context=context, **options))
+
+        yield start

@@ -1,0 +1,146 @@
+"""The servers that the other tests rely on, each proved with the standard library's client."""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from integration.servers.aiosmtpd_server import PASSWORD, USER
+from integration.servers.common import greets, wait_until
+from integration.servers.postfix import postfix
+from integration.servers.smtp_sink import smtp_sink
+
+MESSAGE = b"From: news@example.test\r\nTo: ann@example.test\r\nSubject: hello\r\n\r\nline\r\n.dot\r\n"
+SENDER, ANN, BOB = "news@example.test", "ann@example.test", "bob@example.test"
+
+
+def send(server, recipients=(ANN,), context=None, login=None):
+    """Send MESSAGE as the server's TLS mode wants it; the recipients that were refused."""
+    client_class = smtplib.SMTP_SSL if server.tls == "implicit" else smtplib.SMTP
+    extra = {"context": context} if server.tls == "implicit" else {}
+    with client_class(server.host, server.port, timeout=20, **extra) as client:
+        if server.tls == "starttls":
+            client.starttls(context=context)
+        if login:
+            client.login(*login)
+        return client.sendmail(SENDER, list(recipients), MESSAGE)
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_postfix_delivers_into_the_maildir(start_postfix, certificates, tls):
+    server = start_postfix(tls=tls)
+    assert send(server, [ANN, BOB], certificates.client_context()) == {}
+    delivered = server.wait_for(2)
+    assert all(content.endswith(b"\n\nline\n.dot\n") for content in delivered)
+    assert sorted(message["Delivered-To"] for message in server.inbox) == [ANN, BOB]
+
+
+def test_postfix_refuses_what_its_settings_refuse(start_postfix):
+    refuse_bob = f"check_recipient_access inline:{{ {{ {BOB} = 550 5.1.1 no such user }} }}, permit"
+    server = start_postfix(settings={"smtpd_recipient_restrictions": refuse_bob})
+    assert send(server, [ANN, BOB])[BOB][0] == 550
+    assert len(server.wait_for(1)) == 1
+
+
+def test_postfix_takes_no_mail_for_strangers(start_postfix):
+    server = start_postfix(settings={"mynetworks": "192.0.2.1"})
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        send(server, ["somebody@elsewhere.test"])
+
+
+def living(group):
+    """The processes of a process group, without the zombies that wait for init."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+def test_postfix_leaves_nothing_behind():
+    with postfix() as server:
+        send(server)
+        server.wait_for(1)
+        assert len(living(server.pid)) > 3
+    wait_until(lambda: not living(server.pid), "the end of Postfix's daemons")
+    assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_aiosmtpd_records_what_it_took(start_aiosmtpd, certificates, tls):
+    server = start_aiosmtpd(tls=tls)
+    assert send(server, [ANN, BOB], certificates.client_context()) == {}
+    (mail,) = server.mails
+    assert (mail.sender, mail.recipients, mail.content) == (SENDER, [ANN, BOB], MESSAGE)
+    assert mail.tls is (tls is not None)
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+def test_aiosmtpd_with_the_wrong_name_is_not_trusted(start_aiosmtpd, certificates, tls):
+    server = start_aiosmtpd(tls=tls, wrong_name=True)
+    with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):
+        send(server, context=certificates.client_context())
+    assert server.mails == []
+
+
+def test_aiosmtpd_lets_only_the_right_login_send(start_aiosmtpd):
+    server = start_aiosmtpd(auth=True)
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        send(server, login=(USER, "wrong"))
+    with pytest.raises(smtplib.SMTPSenderRefused):
+        send(server)
+    assert send(server, login=(USER, PASSWORD)) == {}
+    assert [mail.user for mail in server.mails] == [USER]
+
+
+def test_aiosmtpd_answers_as_it_is_told(start_aiosmtpd):
+    server = start_aiosmtpd(
+        answers={
+            "RCPT": lambda address: "550 5.1.1 no such user" if address == BOB else None,
+            "DATA": lambda count: "452 4.3.1 full" if count == 1 else None,
+        }
+    )
+    assert send(server, [ANN, BOB]) == {BOB: (550, b"5.1.1 no such user")}
+    with pytest.raises(smtplib.SMTPDataError) as refused:
+        send(server)
+    assert refused.value.smtp_code == 452
+    assert len(server.mails) == 1
+
+
+def test_smtp_sink_keeps_what_it_took(start_smtp_sink):
+    server = start_smtp_sink(keep=True)
+    assert send(server, [ANN, BOB]) == {}
+    (content,) = server.dumped()
+    assert b"X-Rcpt-Args: <bob@example.test>\n" in content
+    assert b"\nline\n.dot\n" in content
+
+
+def test_smtp_sink_refuses_what_its_switches_refuse(start_smtp_sink):
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        send(start_smtp_sink("-r", "RCPT"))
+    assert refused.value.recipients[ANN][0] == 450
+    with pytest.raises((smtplib.SMTPServerDisconnected, smtplib.SMTPConnectError)):
+        send(start_smtp_sink("-q", "CONNECT"))
+
+
+def test_a_server_is_gone_when_its_test_ends(tmp_path):
+    with smtp_sink(tmp_path) as server:
+        assert greets(server.port)
+    assert not greets(server.port)
+    assert not os.path.exists(f"/proc/{server.pid}")
+
+
+def test_a_missing_program_is_a_skip_with_its_reason_or_a_failure(require, monkeypatch):
+    monkeypatch.delenv("BULKMAIL_REQUIRE_SERVERS", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no-such-server is not installed"):
+        require("no-such-server")
+    monkeypatch.setenv("BULKMAIL_REQUIRE_SERVERS", "1")
+    with pytest.raises(pytest.fail.Exception, match="no-such-server is not installed"):
+        require("no-such-server")

@@ -1,0 +1,99 @@
+"""`status` and `report` over a stand-in for bulkmail.job.report; `schema` over one for the manifest."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from bulkmail.cli import status as status_module
+from bulkmail.cli.output import duration, rate, summary_text
+from bulkmail.errors import JournalError
+
+
+@pytest.fixture
+def journal(monkeypatch):
+    """.summaries: what status() returns, one after the other; .written: how write_report was called."""
+    module = types.ModuleType("bulkmail.job.report")
+    module.summaries, module.written = [], []
+
+    def status(path):
+        if path == "none.journal":
+            raise JournalError("none.journal: no such journal")
+        return module.summaries.pop(0)
+
+    def write_report(path, form, out, state=None):
+        module.written.append((path, form, state))
+        out.write("line é\n")
+
+    module.status, module.write_report = status, write_report
+    monkeypatch.setitem(sys.modules, "bulkmail.job.report", module)
+    monkeypatch.setattr(status_module, "WATCH_SECONDS", 0.0)
+    return module
+
+
+SUMMARY = {
+    "job": "news", "state": "running", "recipients": 1500, "delivered": 1200, "failed": 0, "deferred": 4, "in_doubt": 1,
+    "pending": 295, "suppressed": 0, "attempts": 1210, "bytes": 1, "seconds": 185.0, "messages_per_second": 6.5,
+    "relays": {
+        "main": {"delivered": 1200, "deferred": 4, "failed": 0, "connections": 5, "last_error": "421 \x1b[2Jbusy"}
+    },
+    "journal": "news.journal",
+}  # fmt: skip
+
+
+def test_the_summary_in_words():
+    assert summary_text(SUMMARY).splitlines() == [
+        "news: running, 1,500 recipients in 3:05, 6.5/s",
+        "  delivered          1,200",
+        "  deferred               4",
+        "  in doubt               1",
+        "  pending              295",
+        r"  relay main: delivered 1,200, deferred 4, connections 5; last error: 421 \x1b[2Jbusy",
+        "  journal    news.journal",
+    ]
+
+
+def test_words_for_numbers():
+    assert [duration(s) for s in (0.04, 59.94, 60, 3599, 93785)] == ["0.0 s", "59.9 s", "1:00", "59:59", "26:03:05"]
+    assert [rate(r) for r in (0.25, 9.9, 10, 12345.6)] == ["0.2/s", "9.9/s", "10/s", "12,346/s"]
+
+
+def test_status(call, journal):
+    journal.summaries = [SUMMARY, SUMMARY]
+    assert call("status", "news.journal").stdout == summary_text(SUMMARY) + "\n"
+    assert json.loads(call("status", "news.journal", "--json").stdout) == SUMMARY
+
+
+def test_watching_ends_with_the_job(call, journal):
+    journal.summaries = [SUMMARY, {**SUMMARY, "delivered": 1300}, {**SUMMARY, "state": "finished"}, SUMMARY]
+    result = call("status", "news.journal", "--watch", "--json")
+    assert [json.loads(line)["state"] for line in result.stdout.splitlines()] == ["running", "running", "finished"]
+    assert len(journal.summaries) == 1
+
+
+def test_no_journal(call, journal):
+    result = call("status", "none.journal")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "bulkmail: none.journal: no such journal\n")
+
+
+def test_report_to_stdout_and_to_a_file(call, journal, tmp_path):
+    assert call("report", "news.journal").stdout == "line é\n"
+    out = tmp_path / "r.csv"
+    assert call("report", "news.journal", "--format", "csv", "--state", "in_doubt", "--out", out).stdout == ""
+    assert out.read_bytes() == "line é\n".encode()
+    assert journal.written == [("news.journal", "jsonl", None), ("news.journal", "csv", "in_doubt")]
+
+
+def test_report_refuses_a_state_that_is_none(call, journal):
+    assert call("report", "news.journal", "--state", "sent").exit_code == 2
+    assert journal.written == []
+
+
+def test_schema_is_json(call, monkeypatch):
+    module = types.ModuleType("bulkmail.job.manifest")
+    module.manifest_schema = lambda: {"type": "object"}
+    monkeypatch.setitem(sys.modules, "bulkmail.job.manifest", module)
+    assert json.loads(call("schema").stdout) == {"type": "object"}
