@@ -26,7 +26,8 @@ def make_spec(size: int, slots: int, **fields: object) -> MessageSpec:
     marks = ["{{ name }}", "{{ city }}", "{{ id }}"]
     step = (size - 700) // slots
     html = "".join(
-        (FILLER * (step // len(FILLER) + 1))[:step] + "<b>" + marks[number % len(marks)] + "</b>\n" for number in range(slots)
+        (FILLER * (step // len(FILLER) + 1))[:step] + "<b>" + marks[number % len(marks)] + "</b>\n"
+        for number in range(slots)
     )
     given: dict[str, object] = {
         "from_": "Example News <news@example.com>",
@@ -41,7 +42,13 @@ def make_spec(size: int, slots: int, **fields: object) -> MessageSpec:
 
 def make_rows(names: list[str]) -> list[dict[str, object]]:
     return [
-        {"email": f"user{n}@example.net", "name": names[n % len(names)], "city": "Springfield", "id": n, "vip": n % 3 == 0}
+        {
+            "email": f"user{n}@example.net",
+            "name": names[n % len(names)],
+            "city": "Springfield",
+            "id": n,
+            "vip": n % 3 == 0,
+        }
         for n in range(BATCH)
     ]
 
@@ -51,7 +58,10 @@ CASES = {
     "20KB, 10 slots": (make_spec(20000, 10), NAMES),
     "2KB, 3 slots, names beyond ASCII": (make_spec(2000, 3), NAMES_BEYOND_ASCII),
     "20KB, 10 slots, names beyond ASCII": (make_spec(20000, 10), NAMES_BEYOND_ASCII),
-    "2KB, subject beyond ASCII": (make_spec(2000, 3, subject="Grüße, {{ name }}, und viele schöne Sachen im November"), NAMES),
+    "2KB, subject beyond ASCII": (
+        make_spec(2000, 3, subject="Grüße, {{ name }}, und viele schöne Sachen im November"),
+        NAMES,
+    ),
     "an if taken apart": (make_spec(2000, 3, text="Hi {% if vip %}dear {{ name }}{% else %}there{% endif %}"), NAMES),
     "one slot that Jinja2 evaluates": (make_spec(2000, 3, text="Hi {{ name|upper }}"), NAMES),
     "whole part by Jinja2 (set)": (make_spec(2000, 3, text="{% set greeting = 'Hi ' ~ name %}{{ greeting }}"), NAMES),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from .send import parse_variables
 
 if TYPE_CHECKING:
     from bulkmail.job.job import Job
-    from bulkmail.job.specs import RecipientsSpec
     from bulkmail.message.reference import RenderedMessage
 
 
@@ -64,39 +62,26 @@ def render(job: Job, numbers: set[int], addresses: set[str]) -> Iterator[tuple[i
     """
     from email.utils import formatdate
 
-    from bulkmail.message.compiled import compile_message
-
-    manifest = job.manifest
-    message = compile_message(
-        manifest.message,
-        job=manifest.job,
-        defaults=manifest.defaults,
-        variables=manifest.variables,
-        folder=manifest.folder,
-    )
     date = formatdate(localtime=True).encode()
     numbers, addresses = set(numbers), set(addresses)
-    for number, row in recipients(manifest.recipients, message.fields, numbers):
+    for number, row in recipients(job, numbers):
         address = row["email"].lower()
         if number in numbers or address in addresses:
-            yield number, message.preview(row, number, date)
+            yield number, job.compiled.preview(row, number, date)
             numbers.discard(number)
             addresses.discard(address)
         if not numbers and not addresses:
             return
     missing = [*(f"recipient {number}" for number in sorted(numbers)), *sorted(addresses)]
-    raise ConfigError(f"{manifest.path}: {', '.join(missing)}: not in the list of recipients")
+    raise ConfigError(f"{job.manifest.path}: {', '.join(missing)}: not in the list of recipients")
 
 
-def recipients(spec: RecipientsSpec, fields: frozenset[str], wanted: set[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def recipients(job: Job, wanted: set[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number, row) of the good rows; ManifestError for a bad one that is among `wanted`."""
-    from bulkmail.job.recipients import open_source
+    from bulkmail.job.check import opened_source
 
-    with (
-        tempfile.TemporaryDirectory(prefix="bulkmail-preview-") as spool,
-        open_source(spec, spool_dir=Path(spool), stem="preview") as source,
-    ):
-        for batch in source.scan(required=fields):
+    with opened_source(job) as source:
+        for batch in source.scan(required=job.compiled.fields):
             bad = [problem for problem in batch.problems if problem[0] in wanted]
             if bad:
                 raise source.bad_rows(bad)

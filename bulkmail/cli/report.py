@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -24,5 +28,21 @@ def report(journal: str, form: str, state: str | None, out: str | None) -> None:
     if out is None or out == "-":
         write_report(journal, form, sys.stdout, state=state)
         return
-    with open(out, "w", encoding="utf-8", newline="") as file:
+    with replacing(Path(out)) as file:
         write_report(journal, form, file, state=state)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that becomes `path` once it is whole: a failure leaves an earlier one. Devices are written to."""
+    direct = path.exists() and not path.is_file()
+    part = path if direct else path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except BaseException:
+        if not direct:
+            part.unlink(missing_ok=True)
+        raise
+    if not direct:
+        part.replace(path)

@@ -40,11 +40,12 @@ def debugging() -> bool:
 
 
 def sentences(error: BaseException) -> list[str]:
-    """What to tell a user of `error`: one sentence, or one for each problem of a manifest."""
-    if isinstance(error, ManifestError):
-        return [plain(problem_sentence(path, text)) for path, text in error.problems]
+    """What to tell a user of `error`: one sentence, or one for each line of its text or each problem of a manifest."""
     if isinstance(error, BulkmailError):
-        return [plain(error) or error.code]
+        lines = [plain(line.strip()) for line in str(error).splitlines() if line.strip()] or [error.code]
+        if isinstance(error, ManifestError) and len(lines) < len(error.problems):
+            return [plain(problem_sentence(path, text)) for path, text in error.problems]
+        return lines
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename}: " if error.filename is not None else ""
         return [plain(f"{what}{error.strerror}")]

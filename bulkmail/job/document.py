@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,22 @@ class Problems:
         raise ManifestError(text, path=self.found[0][0], problems=self.found)
 
     def _masked(self, text: str) -> str:
-        """Errors show values cut short, so a beginning of four characters counts. (A shorter one would hide words.)"""
         for value, name in self.from_environment.items():
-            start = text.find(value[:4]) if len(value) >= 4 else -1
-            while start >= 0:
-                end = start + 4
-                while end < len(text) and end - start < len(value) and text[end] == value[end - start]:
-                    end += 1
-                text = f"{text[:start]}${{{name}}}{text[end:]}"
-                start = text.find(value[:4], start + len(name) + 3)
+            for shown in {value, ascii(value)[1:-1]}:
+                text = _hidden(text, shown, f"${{{name}}}")
         return text
+
+
+def _hidden(text: str, value: str, instead: str) -> str:
+    """The text without the value, also where it is cut short by "...". Values below four characters hide nothing."""
+    start = text.find(value[:4]) if len(value) >= 4 else -1
+    while start >= 0:
+        end = start + len(commonprefix((text[start:], value)))
+        if end - start == len(value) or text.startswith("...", end):
+            text = text[:start] + instead + text[end:]
+            end = start + len(instead)
+        start = text.find(value[:4], end)
+    return text
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -137,6 +138,8 @@ def is_live(path: Path, pid: int, host: str) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        return False  # there signal 0 is Ctrl-C, not a question
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -6,17 +6,18 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from bulkmail.job.document import Problems, kind, step
-from bulkmail.urlparts import nearest, quoted
+from bulkmail.job.models import Strict
+from bulkmail.url import unknown_option
+from bulkmail.urlparts import listed, nearest, quoted
 
-# Keys that the documentation names and that a later version takes, wherever they stand.
-LATER = frozenset(
-    "accounts backup calendar dkim domains egress proxy_protocol ramp sample stop_if variants weight where window".split()
-)
-COPIES = "is not possible here: everyone named would get every copy; add them as recipients"
-TAG = "<"  # begins the step that pydantic puts into a location for the branch of a union
+
+def _is_place(part: int | str) -> bool:
+    """False for the steps that pydantic puts into a location for the branch of a union and for a key itself."""
+    return not (isinstance(part, str) and (part.startswith("<") or part == "[key]"))
+
 
 _EXPECTED = {
     "string_type": "a string",
@@ -27,19 +28,23 @@ _EXPECTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
+_TOO_SHORT = {
+    "too_short": "an empty list, expected at least one entry",
+    "string_too_short": "an empty string, expected a name",
+}
 
 
-def tell(error: ValidationError, root: type[BaseModel], problems: Problems) -> None:
+def tell(error: ValidationError, root: type[Strict], problems: Problems) -> None:
     """Add each of pydantic's errors to the problems."""
     for found in error.errors(include_url=False):
-        steps = [part for part in found["loc"] if not (isinstance(part, str) and part.startswith(TAG))]
+        steps = [part for part in found["loc"] if _is_place(part)]
         path = "$"
         for part in steps:
             path = step(path, part)
         problems.add(path, _sentence(found, steps, root))
 
 
-def _sentence(found: Mapping[str, Any], steps: Sequence[int | str], root: type[BaseModel]) -> str:
+def _sentence(found: Mapping[str, Any], steps: Sequence[int | str], root: type[Strict]) -> str:
     context: Mapping[str, Any] = found.get("ctx") or {}
     kind_of_error = found["type"]
     if kind_of_error == "value_error":
@@ -54,43 +59,46 @@ def _sentence(found: Mapping[str, Any], steps: Sequence[int | str], root: type[B
         return f"{kind(found['input'])}, expected {context.get('expected', 'something else')}"
     if kind_of_error in _EXPECTED:
         return f"{kind(found['input'])}, expected {_EXPECTED[kind_of_error]}"
-    return str(found["msg"])
+    return _TOO_SHORT.get(kind_of_error) or str(found["msg"])
 
 
-def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
-    if model is not None and key in ("cc", "bcc") and "subject" in model.model_fields:
-        return f"{key!r} {COPIES}"
-    if key in LATER:
+def _unknown_key(key: str, model: type[Strict] | None) -> str:
+    if model is None:
+        return f"unknown key {key!r}"
+    if key in model.later:
         return f"{key!r} is not in this version yet"
-    known = list(_keys(model)) if model is not None else []
-    hint = nearest(key, known)
-    return f"unknown key {key!r}" + (hint or (f", expected one of: {', '.join(known)}" if known else ""))
+    if key in model.refused:
+        return f"{key!r} cannot be given here: {model.refused[key]}"
+    if "url" in model.model_fields:
+        return unknown_option(key, "key")
+    known = list(_keys(model))
+    return f"unknown key {key!r}" + (nearest(key, known) or f", expected {listed(known)}")
 
 
-def _described(model: type[BaseModel] | None, key: str) -> str:
+def _described(model: type[Strict] | None, key: str) -> str:
     for name, field in model.model_fields.items() if model is not None else ():
         if (field.alias or name) == key and field.description:
             return f", expected {field.description}"
     return ""
 
 
-def _keys(model: type[BaseModel]) -> Iterator[str]:
+def _keys(model: type[Strict]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield field.alias or name
 
 
-def _model_at(root: type[BaseModel], steps: Sequence[int | str]) -> type[BaseModel] | None:
+def _model_at(root: type[Strict], steps: Sequence[int | str]) -> type[Strict] | None:
     """The model of the object at a location."""
-    model: type[BaseModel] | None = root
+    model: type[Strict] | None = root
     for part in steps:
         if isinstance(part, str) and model is not None:
             model = next((_inside(f.annotation) for n, f in model.model_fields.items() if (f.alias or n) == part), None)
     return model
 
 
-def _inside(annotation: Any) -> type[BaseModel] | None:
+def _inside(annotation: Any) -> type[Strict] | None:
     """The model that a field's type is, or holds."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
         return annotation
     if get_origin(annotation) in (Union, types.UnionType, list, tuple) or hasattr(annotation, "__metadata__"):
         return next((model for part in get_args(annotation) if (model := _inside(part)) is not None), None)

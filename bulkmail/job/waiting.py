@@ -55,13 +55,17 @@ class Waiting:
 
     def take(self, limit: int, now: float, routes: Iterable[str] | None = None) -> list[int]:
         """Up to `limit` chunks that are due, best first."""
-        queues, taken = self._of(routes), []
+        queues = self._of(routes)
+        taken: list[int] = []
         while len(taken) < limit:
             heads = [(head, route, queue) for route, queue in queues if (head := queue.head(now)) is not None]
             if not heads:
                 break
             (fresh, not_before, no), route, queue = min(heads, key=lambda entry: entry[0])
-            heappop(queue.fresh if fresh else queue.timed)
+            if fresh:
+                heappop(queue.fresh)
+            else:
+                heappop(queue.timed)
             self._out[no] = Place(route, not_before)
             taken.append(no)
         return taken

@@ -107,7 +107,7 @@ class Writer:
             items.append(following)
             following = self._next_waiting() if len(items) < MAX_MERGED else _NOTHING
         _, error = _attempt(lambda: self._ledger.advance(merge([batch for batch, _ in items])))
-        self._answer([(lambda _, error, done=done: done(error), None, error) for _, done in items])
+        self._answer([(_without_result(done), None, error) for _, done in items])
         return self._queue.get() if following is _NOTHING else following
 
     def _next_waiting(self) -> Any:
@@ -131,6 +131,10 @@ class Writer:
 
 
 _NOTHING = object()
+
+
+def _without_result(done: Done) -> Callable[[Any, BaseException | None], None]:
+    return lambda _, error: done(error)
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:

@@ -30,7 +30,10 @@ _scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:").match
 
 
 class CompileError(MessageError):
-    """A message that cannot be compiled. problems: all of them, each (JSON path such as "$.message.subject", sentence)."""
+    """A message that cannot be compiled.
+
+    problems  all of them, each (JSON path such as "$.message.subject", sentence)
+    """
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(sentence for _, sentence in problems))
@@ -137,7 +140,7 @@ class _Compiler:
             if not self._problems:
                 pieces = self._envelope_sender([Text(sender or "")])
         body = raw.wire_ready(content)
-        fields = [("const", body.removesuffix(b".\r\n"), [], None, "raw")]
+        fields: list[Any] = [("const", body.removesuffix(b".\r\n"), [], None, "raw")]
         shared = (lambda date, message_id: body) if isinstance(pieces, bytes) else None
         return self._finish(fields, pieces, NO_DOMAIN, Reference([], None, None, [], self._base, content), shared)
 
@@ -153,7 +156,9 @@ class _Compiler:
         with self._at("text"):
             text = self._plan("text", spec.text, spec.text_file, body=True) if spec.text is not None else None
         with self._at("html"):
-            html = self._plan("html", spec.html, spec.html_file, html=True, body=True) if spec.html is not None else None
+            html = (
+                self._plan("html", spec.html, spec.html_file, html=True, body=True) if spec.html is not None else None
+            )
         attached = self._attached()
         sender: bytes | list[Piece] = b""
         with self._at("envelope_from"):
@@ -198,7 +203,9 @@ class _Compiler:
             if spec.list_id is not None:
                 plan = self._plan("list_id", spec.list_id)
                 if not plan.constant:
-                    raise MessageError("list_id: it names the list and is the same for every recipient, template marks are refused")
+                    raise MessageError(
+                        "list_id: it is the same for every recipient, template marks are refused"
+                    )
                 out.append(HeaderPlan("fixed", "List-Id", "list_id", [], headers.list_id(plan.text)))
         with self._at("feedback_id"):
             if spec.feedback_id is not None:
@@ -241,12 +248,14 @@ class _Compiler:
         """The address of Sender, else From: the envelope's sender where none is stated."""
         named = {plan.name: plan for plan in header}
         plan = named.get("Sender") or named.get("From")
-        return plan.plans[1] if plan is not None else [Text("nobody@example.com")]  # the missing From is a problem already
+        return (
+            plan.plans[1] if plan is not None else [Text("nobody@example.com")]
+        )  # a problem already
 
     def _content(self, text: Plan | None, html: Plan | None, attached: list[mime.Attached]) -> list[Any]:
         """The fields from the content's own headers to the end of the message."""
         parts = [plan for plan in (text, html) if plan is not None]
-        pieces = mime.frame([plan.source.key for plan in parts], attached)
+        pieces = mime.frame([plan.source.key for plan in parts], attached, dots=True)
         out: list[Any] = [("const", pieces[0], [], None, "")]
         for plan, after in zip(parts, pieces[1:], strict=True):
             out.append(("body", b"", [[*plan.pieces, Text(plan.tail)]], None, plan.source.key))
@@ -259,7 +268,10 @@ class _Compiler:
         if given or not isinstance(sender, bytes):
             return None
         lines = [UNDISCLOSED if plan.name == "To" and not plan.constant else plan for plan in header]
-        content = b"".join(part[1] or encode_text(text_of(part[2][0]).encode()) for part in tail)
+        content = b"".join(
+            constant if kind == "const" else encode_text(text_of(plans[0]).encode())
+            for kind, constant, plans, _, _ in tail
+        )
 
         def body(date: bytes, message_id: bytes) -> bytes:
             made = {"date": b"Date: " + date + b"\r\n", "message_id": b"Message-ID: " + message_id + b"\r\n"}
@@ -271,7 +283,11 @@ class _Compiler:
     def _domain(self, header: list[HeaderPlan], sender: bytes | list[Piece]) -> str:
         """The domain of Message-IDs: that of From, of Sender, of the envelope, whichever is the same for everybody."""
         named = {plan.name: plan.plans[1] for plan in header if plan.name in ("From", "Sender")}
-        for pieces in (named.get("From"), named.get("Sender"), [Text(sender.decode())] if isinstance(sender, bytes) else sender):
+        for pieces in (
+            named.get("From"),
+            named.get("Sender"),
+            [Text(sender.decode())] if isinstance(sender, bytes) else sender,
+        ):
             last = pieces[-1] if pieces else None
             if isinstance(last, Text) and "@" in last.text:
                 try:
@@ -292,7 +308,9 @@ def _check_url(pieces: list[Piece], one_click: bool) -> None:
     if one_click and not _starts_with(pieces, "https://"):
         raise MessageError("list_unsubscribe: 'one_click' needs a url that begins with https:// (RFC 8058 section 3.1)")
     if not _scheme(pieces[0].text):
-        raise MessageError(f"list_unsubscribe: {pieces[0].text!r} has no scheme, expected a url such as https://example.com/u")
+        raise MessageError(
+            f"list_unsubscribe: {pieces[0].text!r} has no scheme, expected a url such as https://example.com/u"
+        )
 
 
 def _checked_sender(text: str) -> bytes:

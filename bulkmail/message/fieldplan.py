@@ -18,8 +18,8 @@ _blank = re.compile(r"\s*").fullmatch
 class HeaderPlan:
     """One header field.
 
-    kind    "text", "mailboxes" (plans: display name and address by turns), "whole" (plans: nothing, and a mailbox that is
-            known only when rendered), "uris", "date", "message_id"; "fixed": `line` as it is
+    kind    "text"; "mailboxes" (plans: display name and address by turns); "whole" (plans: nothing, and a mailbox that
+            is known only when rendered); "uris"; "date"; "message_id"; "fixed": `line` as it is
     what    the manifest's key, for errors
     """
 
@@ -42,7 +42,11 @@ class HeaderPlan:
             return headers.unstructured(self.name, texts[0])
         if self.kind == "uris":
             return headers.uris(self.name, texts, self.what)
-        boxes = [headers.parse_one(texts[1], self.what)] if self.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
+        boxes = (
+            [headers.parse_one(texts[1], self.what)]
+            if self.kind == "whole"
+            else zip(texts[::2], texts[1::2], strict=True)
+        )
         return headers.mailboxes(self.name, boxes, self.what, email)
 
     def line_of(self) -> bytes:
@@ -78,7 +82,7 @@ def uri_header(name: str, what: str, plans: Sequence[list[Piece]]) -> HeaderPlan
 
 
 def address_header(name: str, plan: Plan, *, one: bool = False) -> HeaderPlan:
-    """A header of mailboxes. A name in front of `<` is one, whatever it holds for some recipient: commas, quotes, brackets.
+    """A header of mailboxes. What stands before `<` is one name, whatever a recipient puts into it: commas, brackets.
 
     one     several mailboxes are refused (RFC 5322 section 3.6.2 for Sender; receivers of bulk mail for From)
     raises  MessageError
@@ -124,7 +128,7 @@ def _mailboxes(pieces: Sequence[Piece], what: str) -> Iterator[tuple[list[Piece]
 
 
 class _Box:
-    """A mailbox being read character by character; what a recipient gives counts as neither quote, comma nor bracket."""
+    """A mailbox being read; only the template's own quotes, commas and brackets count, never those in a value."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -162,7 +166,9 @@ class _Box:
         elif c == ">" and self._angle:
             self._angle, self._closed = False, True
         elif not _blank(c):
-            raise MessageError(f"{self._what}: {c!r} is out of place; expected: Name <address>, quotes around odd names")
+            raise MessageError(
+                f"{self._what}: {c!r} is out of place; expected: Name <address>, odd names in quotes"
+            )
         return False
 
     def taken(self) -> tuple[list[Piece] | None, list[Piece]]:

@@ -15,7 +15,7 @@ NONE: frozenset[str] = frozenset()
 
 @dataclass(slots=True)
 class Uses:
-    """names: all that are looked up in the recipient's values; required: those that must exist, with the line of first use."""
+    """names: all that are looked up in the recipient's values; required: those that must exist, with a line number."""
 
     names: set[str] = field(default_factory=set)
     required: dict[str, int] = field(default_factory=dict)
@@ -148,7 +148,9 @@ class _Walk:
                 return
             if getattr(error, "lineno", None):
                 raise syntax_error(error, self._source) from None  # type: ignore[arg-type]
-            raise MessageError(f"{self._source.label}: template {error.message or name} is not in the manifest's folder") from None
+            raise MessageError(
+                f"{self._source.label}: {error.message or name} is not in the manifest's folder"
+            ) from None
 
 
 def _defined(test: nodes.Node, outcome: bool) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Header fields as bytes: names checked, values encoded (RFC 2047), lines folded (RFC 5322 section 2.2.3).
 
-Every function that makes a field returns whole lines, CRLF included, all of them ASCII except for an address whose local
-part is not (RFC 6532). No value can end its field: CR, LF and NUL are refused.
+Every function that makes a field returns whole lines, CRLF included, all of them ASCII except for an address whose
+local part is not (RFC 6532). No value can end its field: CR, LF and NUL are refused.
 """
 
 from __future__ import annotations
@@ -47,14 +47,18 @@ _break = re.compile(r"[\r\n\0]").search
 _needs_words = re.compile(r"[^\t -~]|=\?").search
 _token = re.compile(r"[ \t]*[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*").fullmatch
+_field_end = re.compile(r"\0|\r(?!\n)|\n(?![ \t])|\r\n(?![ \t])").search
+_message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>").fullmatch
 _special = re.compile(r'(["\\])').sub
 _URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, and % of what is encoded already
 
 
 def check_name(name: str, ours: dict[str, str] = OURS) -> None:
-    """raises  MessageError  for a custom header whose name is no field name, or that repeats one of ours (and what to use)"""
+    """raises  MessageError  for a custom header whose name is no field name, or that repeats one of ours"""
     if not _name(name):
-        raise MessageError(f"headers: {name!r} is not a header name, expected up to 60 printable characters without ':' or space")
+        raise MessageError(
+            f"headers: {name!r} is not a header name: up to 60 printable characters, no ':' or space"
+        )
     remedy = ours.get(name.lower())
     if remedy is not None:
         raise MessageError(f"headers: {name!r} cannot be set here, {remedy}")
@@ -67,8 +71,18 @@ def check_value(value: str, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise MessageError(f"{what}: {ascii(value)} is not valid Unicode (a lone surrogate)") from None
+        raise MessageError(f"{what}: {value!a} is not valid Unicode (a lone surrogate)") from None
     return value.strip(" \t")
+
+
+def breaks_field(value: str) -> bool:
+    """Whether a value, perhaps folded already, holds a NUL or a line break that would end its field."""
+    return _field_end(value) is not None
+
+
+def is_message_id(text: str) -> bool:
+    """RFC 5322 section 3.6.4, and not beyond what Gmail takes."""
+    return len(text) <= 500 and _message_id(text) is not None
 
 
 def unstructured(name: str, value: str) -> bytes:
@@ -94,10 +108,10 @@ def _fold(line: str, tokens: Iterable[str]) -> Iterator[str]:
     yield line
 
 
-def mailboxes(name: str, boxes: Iterable[tuple[str, str]], what: str, allow: str | None = None) -> bytes:
+def mailboxes(name: str, boxes: Iterable[tuple[str, str]], what: str, allow: str | bool = False) -> bytes:
     """From, To and the like, from (display name, address). Names are checked; addresses are checked here.
 
-    allow   the one address that may have a local part beyond ASCII: that of the recipient, for whom SMTPUTF8 is asked anyway
+    allow   the address that may have a local part beyond ASCII, or True: a recipient's, who needs SMTPUTF8 anyway
     raises  MessageError  naming `what`
     """
     line, done = f"{name}: ".encode(), b""
@@ -116,7 +130,7 @@ def mailboxes(name: str, boxes: Iterable[tuple[str, str]], what: str, allow: str
 
 
 def _phrase(text: str, col: int) -> tuple[bytes, int]:
-    """A display name and the length of its last line: atoms, quoted, or encoded-words, which also serve for the long ones."""
+    """A display name and the length of its last line: atoms, quoted, or encoded-words, also for the long ones."""
     if not text:
         return b"", col
     if _needs_words(text) or "\t" in text or len(text) > LINE - 18:
@@ -125,14 +139,16 @@ def _phrase(text: str, col: int) -> tuple[bytes, int]:
     return made.encode(), col + len(made)
 
 
-def checked_address(text: str, what: str, allow: str | None = None) -> str:
+def checked_address(text: str, what: str, allow: str | bool = False) -> str:
     """raises  MessageError  naming `what`, with the reason"""
     try:
         address = check_address(text)
     except ValueError as error:
         raise MessageError(f"{what}: {error}") from None
-    if not address.isascii() and address != allow:
-        raise MessageError(f"{what}: {text!r} has a local part beyond ASCII; only recipients may have one in this version")
+    if not address.isascii() and allow is not True and allow != address:
+        raise MessageError(
+            f"{what}: {text!r} has a local part beyond ASCII; only recipients may have one in this version"
+        )
     return address
 
 
@@ -171,7 +187,10 @@ def legal_uri(text: str) -> bytes:
 
 
 def uris(name: str, texts: Iterable[str], what: str) -> bytes:
-    """List-Unsubscribe and the like (RFC 2369 section 2). Texts are checked. raises  MessageError  for an impossible length"""
+    """List-Unsubscribe and the like (RFC 2369 section 2). Texts are checked.
+
+    raises  MessageError  naming `what` for an impossible length
+    """
     line, done = f"{name}: ".encode(), b""
     for number, text in enumerate(texts):
         uri = legal_uri(text)
@@ -191,7 +210,9 @@ def list_id(text: str, what: str = "list_id") -> bytes:
     phrase, bracket, identifier = text.rpartition("<")
     identifier = identifier.removesuffix(">") if bracket else text
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]{1,255}", identifier):
-        raise MessageError(f"{what}: {text!r}, expected a name such as news.example.com, alone or as: Name <news.example.com>")
+        raise MessageError(
+            f"{what}: {text!r}, expected news.example.com or: Name <news.example.com>"
+        )
     added, col = _phrase(phrase.strip().strip('"'), len("List-Id: "))
     gap = b"" if not added else b"\r\n " if col + 3 + len(identifier) > LINE else b" "
     return b"List-Id: " + added + gap + f"<{identifier}>\r\n".encode()

@@ -73,8 +73,8 @@ class Attachment:
 class Message:
     """A message to a few recipients.
 
-    to, cc, bcc, reply_to   "Ann <ann@example.com>", several separated by commas, or an iterable of such; Bcc reaches the
-                            envelope only
+    to, cc, bcc, reply_to   "Ann <ann@example.com>", several separated by commas, or an iterable of such; Bcc reaches
+                            the envelope only
     attachments             `Attachment`, or a path
     headers                 custom headers: a mapping, or (name, value) pairs where one repeats
     list_unsubscribe        a URL, or `ListUnsubscribe(url=, mailto=, one_click=)`
@@ -112,7 +112,9 @@ class Message:
         self.subject, self.text, self.html = subject, text, html
         self.attachments = [item if isinstance(item, Attachment) else Attachment(item) for item in attachments]
         self.headers: list[tuple[str, str]] = list(headers.items() if isinstance(headers, Mapping) else headers)
-        self.list_unsubscribe = ListUnsubscribe(list_unsubscribe) if isinstance(list_unsubscribe, str) else list_unsubscribe
+        self.list_unsubscribe = (
+            ListUnsubscribe(list_unsubscribe) if isinstance(list_unsubscribe, str) else list_unsubscribe
+        )
         self.list_id, self.feedback_id = list_id, feedback_id
         self.date, self.message_id = date, message_id
 
@@ -128,11 +130,7 @@ class Message:
 
     def envelope(self) -> tuple[str, list[str]]:
         """(sender, recipients), each recipient once; nobody is no error here. raises  MessageError"""
-        recipients = [
-            fields.checked_address(address, key, allow=address)
-            for key in ("to", "cc", "bcc")
-            for _, address in _parsed(getattr(self, key), key)
-        ]
+        recipients = [address for key in ("to", "cc", "bcc") for _, address in _parsed(getattr(self, key), key)]
         return self._envelope_sender(), list(dict.fromkeys(recipients))
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Message:
@@ -181,8 +179,7 @@ class Message:
     def _addressed(self, key: str, name: str) -> list[bytes]:
         boxes = _parsed(getattr(self, key), key)
         if boxes:
-            checked = [(phrase, fields.checked_address(address, key, _allowed(address, key))) for phrase, address in boxes]
-            return [fields.mailboxes(name, checked, key, allow=ANY)]
+            return [fields.mailboxes(name, boxes, key, allow=key != "reply_to")]
         # RFC 5322 section 3.6.3: somebody must be named, be it nobody.
         return [b"To: undisclosed-recipients:;\r\n"] if key == "to" and not self.cc else []
 
@@ -218,3 +215,83 @@ class Message:
             text = self.envelope_from.strip()
             return "" if text in ("", "<>") else _single(text, "envelope_from")[1]
         return _single(self.sender, "sender")[1] if self.sender is not None else self._required_from()[1]
+
+
+def to_wire(message: Any) -> tuple[bytes, str | None, list[str]]:
+    """(content, sender, recipients) of a `Message`, an `email` message, bytes or a str.
+
+    content  with CRLF newlines, without Bcc; of bytes nothing else is changed
+    sender   None where nothing names one; recipients: of To, Cc and Bcc, maybe none
+    raises   MessageError; TypeError for another type
+    """
+    if isinstance(message, Message):
+        content = message.as_bytes()
+        return content, *message.envelope()
+    if isinstance(message, EmailPackageMessage):
+        data = _flattened(message)
+    elif isinstance(message, str):
+        data = _encoded(message, "the message")
+    elif isinstance(message, (bytes, bytearray, memoryview)):
+        data = bytes(message)
+    else:
+        raise TypeError(f"a message is a Message, an EmailMessage, bytes or str, not {type(message).__name__}")
+    sender, recipients = raw.envelope_of(data, "the message")
+    return raw.prepare(data, "the message"), sender, recipients
+
+
+def _flattened(message: EmailPackageMessage) -> bytes:
+    # The legacy policy writes whatever a header value holds: a line break there would begin another field.
+    for name, value in message.raw_items():
+        if fields.breaks_field(str(value)):
+            raise MessageError(f"the message, header {name}: a line break or NUL cannot stand in a header")
+    try:
+        return message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
+    except Exception as error:  # the generator raises whatever its parts do
+        raise MessageError(f"the message cannot be flattened: {error}") from error
+
+
+def _body(text: str, kind: str) -> bytes:
+    text = text if text.endswith(("\n", "\r")) else text + "\n"
+    return encode_text(_encoded(text, kind))
+
+
+def _encoded(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise MessageError(f"{what}: it is not valid Unicode: {error.reason} at character {error.start}") from None
+
+
+def _text_field(name: str, value: str, what: str) -> bytes:
+    return fields.unstructured(name, fields.check_value(value, what))
+
+
+def _unsubscribe(given: ListUnsubscribe) -> bytes:
+    mailto = given.mailto
+    if mailto is not None and not mailto.lower().startswith("mailto:"):
+        mailto = "mailto:" + mailto
+    if given.one_click and not (given.url or "").lower().startswith("https://"):
+        raise MessageError("list_unsubscribe: 'one_click' needs an https url (RFC 8058 section 3.1)")
+    texts = [fields.check_value(text, "list_unsubscribe") for text in (given.url, mailto) if text is not None]
+    if not texts:
+        raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
+    return fields.uris("List-Unsubscribe", texts, "list_unsubscribe")
+
+
+def _listed(given: Addresses) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def _parsed(texts: Iterable[str], what: str) -> list[tuple[str, str]]:
+    return [box for text in texts for box in fields.parse_mailboxes(text, what)]
+
+
+def _single(text: str, what: str) -> tuple[str, str]:
+    return fields.parse_one(fields.check_value(text, what), what)
+
+
+def _refuse(later: Mapping[str, Any]) -> None:
+    for name in later:
+        if name in _LATER:
+            raise ConfigError(f"{name!r} is not in this version yet")
+        raise TypeError(f"Message has no argument {name!r}")

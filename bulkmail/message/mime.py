@@ -1,7 +1,7 @@
 """The frame of a message: its MIME structure, made once by the standard library's `email`, with holes where text goes.
 
-    text             text/plain                  text and html    multipart/alternative
-    cid or inline    multipart/related of the html part           attachments    multipart/mixed around all
+text             text/plain                  text and html    multipart/alternative
+cid or inline    multipart/related of the html part           attachments    multipart/mixed around all
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import EmailMessage, Message, MIMEPart
 from email.policy import SMTP
+from typing import Any
 
 from bulkmail.errors import MessageError
 from bulkmail.message.spec import AttachmentSpec
@@ -23,7 +24,9 @@ from bulkmail.message.spec import AttachmentSpec
 # Encoded text that only the frame has: letters, so that every transfer encoding leaves them as they are.
 HOLES = {"text": "BULKMAILHOLEFORTHETEXTPART", "html": "BULKMAILHOLEFORTHEHTMLPART"}
 
-_type = re.compile(r"([A-Za-z0-9!#$&^_.+-]+)/([A-Za-z0-9!#$&^_.+-]+)((?:\s*;\s*[A-Za-z0-9!#$&^_.+-]+=(?:[^\s\";]+|\"[^\"\r\n]*\"))*)\s*").fullmatch
+_type = re.compile(
+    r"([A-Za-z0-9!#$&^_.+-]+)/([A-Za-z0-9!#$&^_.+-]+)((?:\s*;\s*[A-Za-z0-9!#$&^_.+-]+=(?:[^\s\";]+|\"[^\"\r\n]*\"))*)\s*"
+).fullmatch
 _parameter = re.compile(r";\s*([^=]+)=(?:\"([^\"]*)\"|([^\s;]+))").findall
 _cid = re.compile(r"[!-;=?-~]+").fullmatch
 _unfit = re.compile(r"[\x00-\x1f\x7f]").search
@@ -43,7 +46,7 @@ class Attached:
 
 
 def load_attachment(spec: AttachmentSpec, what: str = "attachments") -> Attached:
-    """raises  MessageError  naming `what`: a file that cannot be read, broken base64, a type that is none, not one source"""
+    """raises  MessageError  naming `what`: an unreadable file, broken base64, a type that is none, not one source"""
     data = _content(spec, what)
     name = spec.name or (spec.file.name if spec.file is not None else "attachment")
     kind, parameters = _split_type(spec, name, what)
@@ -119,7 +122,7 @@ def _html_part(message: EmailMessage) -> MIMEPart:
 
 def _attach(message: MIMEPart, item: Attached, *, related: bool) -> None:
     maintype, _, subtype = item.type.partition("/")
-    options = {"disposition": "inline" if item.inline else "attachment", "filename": item.name}
+    options: dict[str, Any] = {"disposition": "inline" if item.inline else "attachment", "filename": item.name}
     if item.cid is not None:
         options["cid"] = f"<{item.cid}>"
     add = message.add_related if related else message.add_attachment
@@ -132,7 +135,7 @@ def _attach(message: MIMEPart, item: Attached, *, related: bool) -> None:
 
 
 def _fix_boundaries(message: EmailMessage, text: str | None, html: str | None, attached: Sequence[Attached]) -> None:
-    """The same content has the same boundaries. "=_" stands in no quoted-printable or base64 text (RFC 2045 section 6.7)."""
+    """The same content has the same boundaries. "=_" stands in no quoted-printable or base64 text (RFC 2045)."""
     digest = hashlib.sha256(repr((text, html)).encode("utf-8", "surrogatepass"))
     for item in attached:
         digest.update(item.data)
@@ -144,14 +147,17 @@ def _fix_boundaries(message: EmailMessage, text: str | None, html: str | None, a
 
 def _inside_rfc822(message: Message, wanted: Message) -> bool:
     return any(
-        part.get_content_type() == "message/rfc822" and any(inner is wanted for inner in part.walk()) for part in message.walk()
+        part.get_content_type() == "message/rfc822" and any(inner is wanted for inner in part.walk())
+        for part in message.walk()
     )
 
 
-def frame(kinds: Sequence[str], attached: Sequence[Attached]) -> list[bytes]:
-    """The message around its text parts: n + 1 pieces for n kinds ("text", "html", in this order), ready for the wire.
+def frame(kinds: Sequence[str], attached: Sequence[Attached], *, dots: bool) -> list[bytes]:
+    """The message around its text parts: n + 1 pieces for n kinds ("text", "html", in this order).
 
-    The first begins with the headers that say what the content is. Encoded text goes between the pieces and ends with CRLF.
+    The first begins with the headers that say what the content is. Encoded text goes between the pieces and ends with
+    CRLF.
+    dots: lines that begin with one are escaped, for the wire.
     """
     holes = {kind: HOLES[kind] for kind in kinds}
     rest = build(holes.get("text"), holes.get("html"), attached).as_bytes()
@@ -160,5 +166,6 @@ def frame(kinds: Sequence[str], attached: Sequence[Attached]) -> list[bytes]:
         before, hole, rest = rest.partition(HOLES[kind].encode() + b"\r\n")
         assert hole, "the frame has a hole for each text part"
         pieces.append(before)
+    pieces.append(rest)
     # Base64 and headers never begin a line with a dot; a message/rfc822 attachment may.
-    return [_line_start_dot(b"..", piece) for piece in [*pieces, rest]]
+    return [_line_start_dot(b"..", piece) for piece in pieces] if dots else pieces

@@ -4,8 +4,8 @@
         ->  Text("Hello "), Value("name"), Text("!"), Branch(Test("vip"), [Text(" Welcome back.")], [])
 
 Only forms whose meaning is certain are taken apart: names, `default`, `safe` and `escape` on names, `if` by them.
-Whatever else is evaluated by Jinja2 itself as a `RenderedSlot`, so correctness never depends on the cutting; a template that
-assigns names, or extends another, is one slot as a whole.
+Whatever else is evaluated by Jinja2 itself as a `RenderedSlot`, so correctness never depends on the cutting; a template
+that assigns names, or extends another, is one slot as a whole.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Rendered:
 
 @dataclass(slots=True)
 class Test:
-    """A condition: a name is true, `defined`, or `equal` to a constant; or a slot that renders to nothing when it is false."""
+    """A condition: a name is true, `defined`, or `equal` to a constant; or a slot that renders to nothing."""
 
     name: str = ""
     kind: str = "true"
@@ -141,7 +141,7 @@ def make_plan(environment: Sandbox, source: Source) -> Plan:
     uses = find_uses(environment, tree, source)
     # Before the tree is cut up: compiling finds errors of its own, such as unknown filters.
     template = load(environment, source, source)
-    if tree.find(_NOT_LOCAL):
+    if any(True for kind in _NOT_LOCAL for _ in tree.find_all(kind)):
         slot = RenderedSlot(template, source, frozenset(uses.names), whole=True)
         return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)
     pieces = merged(_Cutter(environment, source).statements(tree.body))
@@ -214,13 +214,13 @@ class _Cutter:
             return False
         return node.name not in _RESERVED and node.name not in self._environment.globals
 
-    def _test(self, node: nodes.Expr) -> Test:
+    def _test(self, node: nodes.Node) -> Test:
         if isinstance(node, nodes.Not):
             test = self._test(node.node)
             return replace(test, negate=not test.negate)
         return self._name_test(node) or self._rendered_test(node)
 
-    def _name_test(self, node: nodes.Expr) -> Test | None:
+    def _name_test(self, node: nodes.Node) -> Test | None:
         if self._is_field(node):
             return Test(node.name, where=self._where(node))  # type: ignore[attr-defined]
         if isinstance(node, nodes.Test) and node.name in ("defined", "undefined") and self._is_field(node.node):
@@ -232,7 +232,7 @@ class _Cutter:
                 return Test(name, "equal", op.expr.value, negate=op.op == "ne", where=self._where(node))
         return None
 
-    def _rendered_test(self, node: nodes.Expr) -> Test:
+    def _rendered_test(self, node: nodes.Node) -> Test:
         yes = nodes.Output([nodes.TemplateData("1")], lineno=node.lineno)
         return Test(slot=self._slot(nodes.If(node, [yes], [], [], lineno=node.lineno)))
 

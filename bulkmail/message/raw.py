@@ -1,4 +1,4 @@
-"""Ready messages: bytes that were composed elsewhere. They go out as they are, but for newlines (CRLF) and a Bcc field."""
+"""Ready messages, composed elsewhere: bytes that go out as they are, but for newlines (CRLF) and a Bcc field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def crlf(data: bytes) -> bytes:
 def prepare(data: bytes, what: str = "raw") -> bytes:
     """A ready message with CRLF newlines and without Bcc.
 
-    raises  MessageError  naming `what` for what does not begin with a header field, or holds a NUL (RFC 5321 section 4.1.1.4)
+    raises  MessageError  naming `what` for what does not begin with a header field, or holds a NUL
     """
     data = crlf(data)
     if not _first_line(data):
@@ -73,4 +73,4 @@ def _addresses(fields: Any, name: str, what: str) -> list[str]:
         found = [box.addr_spec for value in fields.get_all(name, []) for box in value.addresses]
     except Exception as error:  # the parser raises whatever its parts do for hostile values
         raise MessageError(f"{what}: the header {name} cannot be read: {error}") from None
-    return [checked_address(address, f"{what}, header {name}", allow=address) for address in found]
+    return [checked_address(address, f"{what}, header {name}", allow=True) for address in found]

@@ -1,4 +1,4 @@
-"""The slow way to make a recipient's message: Jinja2 renders everything, the standard library's `email` encodes everything.
+"""The slow way to make a message: Jinja2 renders everything, the standard library's `email` encodes everything.
 
 It says what `Compiled` must mean (the tests compare the two), and gives previews their rendered text.
 """
@@ -30,7 +30,7 @@ class RenderedMessage:
 
 
 class Reference:
-    """Renders from the same plans as `Compiled`. header: the fields in wire order; base: stand-ins for what rows lack."""
+    """Renders the same plans as `Compiled`. header: the fields in wire order; base: stand-ins for what rows lack."""
 
     def __init__(
         self,
@@ -73,7 +73,9 @@ class Reference:
             return made if made.endswith("\n") else made + "\n"
         return made + plan.tail
 
-    def _set(self, message: EmailMessage, plan: HeaderPlan, values: dict[str, Any], message_id: str, date: bytes) -> None:
+    def _set(
+        self, message: EmailMessage, plan: HeaderPlan, values: dict[str, Any], message_id: str, date: bytes
+    ) -> None:
         texts = [check_value(evaluate(pieces, Row(values)), plan.what) for pieces in plan.plans]
         if plan.kind == "date":
             message[plan.name] = date.decode()
@@ -86,7 +88,9 @@ class Reference:
         elif plan.kind == "uris":
             message[plan.name] = ", ".join(f"<{legal_uri(text).decode()}>" for text in texts)
         else:
-            boxes = [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
+            boxes = (
+                [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
+            )
             message[plan.name] = [
                 Address(name, addr_spec=checked_address(address, plan.what, values["email"])) for name, address in boxes
             ]

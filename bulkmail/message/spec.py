@@ -32,7 +32,7 @@ class AttachmentSpec:
 
 @dataclass(frozen=True, slots=True)
 class ListUnsubscribe:
-    """RFC 2369 and RFC 8058. At least one of `url` and `mailto` (with or without "mailto:"); `one_click` needs an https url."""
+    """RFC 2369 and RFC 8058: `url`, `mailto` (with or without "mailto:") or both; `one_click` needs an https url."""
 
     url: str | None = None
     mailto: str | None = None

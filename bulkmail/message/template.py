@@ -1,8 +1,8 @@
 """Jinja2, fenced in: the environments, what a template may do, and its errors as sentences.
 
-Strict about undefined names, sandboxed, HTML-escaped in `html` only. Line breaks in values become "\\n", so that how a value
-was typed does not depend on where it stands in a template. Templates are the operator's own and are trusted with CPU time;
-recipients' values are data and are never parsed as templates.
+Strict about undefined names, sandboxed, HTML-escaped in `html` only. Line breaks in values become "\\n", each value by
+itself. Templates are the operator's own and are trusted with CPU time; recipients' values are data and are never parsed
+as templates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_INTEGER_BITS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One template: the manifest's key under `message`, its text, the file it came from (if any), whether it is HTML."""
+    """One template: the manifest's key under `message`, its text, the file it came from, whether it is HTML."""
 
     key: str
     text: str
@@ -147,7 +147,7 @@ class Row:
 class RenderedSlot:
     """A piece of a template that Jinja2 evaluates: slot(row) -> text, escaped where the part is HTML.
 
-    whole   the piece is the whole template, which may assign names and so gets a context of its own; it ends in a newline
+    whole   it is the whole template, which may assign names and so gets a context of its own; it ends in a newline
     names   the recipient fields it uses
 
     raises  MessageError (scope recipient)  for whatever goes wrong inside, with file, line and Jinja2's reason

@@ -115,7 +115,7 @@ _REASONS = {
 
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, ssl.SSLError):
-        return _REASONS.get(exc.reason or "", _words(exc))
+        return _REASONS.get(getattr(exc, "reason", None) or "", _words(exc))
     if isinstance(exc, (ConnectionResetError, BrokenPipeError, EOFError)):
         return "the server closed the connection during the handshake"
     return str(exc) or type(exc).__name__
@@ -123,4 +123,5 @@ def _reason(exc: BaseException) -> str:
 
 def _words(error: ssl.SSLError) -> str:
     """ "WRONG_VERSION_NUMBER" -> "wrong version number" """
-    return error.reason.replace("_", " ").lower() if error.reason else str(error.args[-1] if error.args else error)
+    reason: str | None = getattr(error, "reason", None)
+    return reason.replace("_", " ").lower() if reason else str(error.args[-1] if error.args else error)

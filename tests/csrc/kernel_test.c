@@ -15,8 +15,8 @@ enum {
 
 /* Repeated to the length that a test wants. */
 static const char *const patterns[] = {
-  "\n", "\r", ".", "a", "\r\n", "\n\r", "\r.", "\n.", ".\n", ".\r",
-    "\r\n.", "\n.\r", "\r\r\n", "\r\n\n", "\r\r.", "\n\n.", "\r\n.\r\n", "a\n.", "ab\r", "a.b.c\n", "\xff\x8a\x8d\xae\n.",
+    "\n", "\r", ".", "a", "\r\n", "\n\r", "\r.", "\n.", ".\n", ".\r", "\r\n.", "\n.\r", "\r\r\n", "\r\n\n", "\r\r.",
+    "\n\n.", "\r\n.\r\n", "a\n.", "ab\r", "a.b.c\n", "\xff\x8a\x8d\xae\n.",
     "the thirty-one bytes of a line\n.", "the thirty bytes of this line\r\n",
     "a line of seventy-two bytes, which is what most composers of mail wrap at\r\n",
     "a line of seventy-two bytes, which is what most composers of mail wrap at\n.",

@@ -52,7 +52,7 @@ def start(*args: object, cwd: Path) -> subprocess.Popen[str]:
 
 
 def write_job(folder: Path, relay: str, recipients: int | str = 3, **keys: Any) -> Path:
-    """A personalised job for `recipients` addresses (or this text as its list), with `keys` of the manifest replaced."""
+    """A personalised job for `recipients` addresses (or this text as its list), with `keys` replaced."""
     if isinstance(recipients, int):
         recipients = "".join(f'{{"email":"r{n}@example.com","name":"R{n}"}}\n' for n in range(1, recipients + 1))
     (folder / "list.jsonl").write_text(recipients, encoding="utf-8")

@@ -133,6 +133,10 @@ def test_errors_as_sentences():
         "a.json: No such file or directory"
     ]
     assert sentences(ManifestError("$.job: missing", path="$.job")) == ["$.job: missing"]
+    rows = ManifestError(
+        "two bad rows; skip them:\n  row 1: no\n  row 2: no", problems=[("$", "row 1: no"), ("$", "row 2: no")]
+    )
+    assert sentences(rows) == ["two bad rows; skip them:", "row 1: no", "row 2: no"]
 
 
 def test_text_from_outside_cannot_drive_the_terminal():

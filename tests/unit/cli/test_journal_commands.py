@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 
@@ -85,6 +86,29 @@ def test_report_to_stdout_and_to_a_file(call, journal, tmp_path):
     assert call("report", "news.journal", "--format", "csv", "--state", "in_doubt", "--out", out).stdout == ""
     assert out.read_bytes() == "line é\n".encode()
     assert journal.written == [("news.journal", "jsonl", None), ("news.journal", "csv", "in_doubt")]
+
+
+def test_a_report_that_fails_leaves_the_earlier_file(call, journal, tmp_path):
+    def fail(path, form, out, state=None):
+        out.write("half a line")
+        raise JournalError("news.journal: damaged")
+
+    journal.write_report = fail
+    out = tmp_path / "r.csv"
+    out.write_text("earlier")
+    assert call("report", "news.journal", "--out", out).exit_code == 2
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("r.csv", "earlier")]
+
+
+def test_a_report_to_a_named_pipe_goes_through_it(call, journal, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert call("report", "news.journal", "--out", tmp_path / "pipe").exit_code == 0
+        assert os.read(reader, 100) == "line é\n".encode()
+    finally:
+        os.close(reader)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_report_refuses_a_state_that_is_none(call, journal):

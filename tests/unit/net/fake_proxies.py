@@ -1,4 +1,4 @@
-"""Proxies that a test plays itself: the far end of a socket pair or of a real listener, byte by byte as the test says."""
+"""Proxies that a test plays itself: the far end of a socket pair or of a listener, byte by byte as the test says."""
 
 from __future__ import annotations
 
@@ -45,8 +45,13 @@ class Peer:
         return got
 
     async def hang(self) -> None:
-        """Say nothing more until the client has gone; it must have nothing more to say either."""
-        piece = await self._loop.sock_recv(self._sock, 1)
+        """Listen and say nothing until the client has gone."""
+        while await self._loop.sock_recv(self._sock, 65536):
+            pass
+
+    async def hear_nothing(self) -> None:
+        """Wait until the client has gone; it must have said nothing more."""
+        piece = await self._loop.sock_recv(self._sock, 65536)
         assert not piece, f"the client sent {piece!r}"
 
     async def send(self, data: bytes) -> None:

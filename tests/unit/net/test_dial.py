@@ -11,6 +11,12 @@ import types
 from contextlib import contextmanager
 
 import pytest
+
+import bulkmail.net.dial as dialling
+from bulkmail.errors import ConfigError, ConnectError, ProxyError, ResolveError, TimedOut
+from bulkmail.net.dial import dial
+from bulkmail.net.resolve import Address
+from bulkmail.url import Options, parse_options
 from unit.net.fake_proxies import (
     GREETING,
     HTTP_CONNECTED,
@@ -19,12 +25,6 @@ from unit.net.fake_proxies import (
     listening,
     read_to_end,
 )
-
-import bulkmail.net.dial as dialling
-from bulkmail.errors import ConfigError, ConnectError, ProxyError, ResolveError, TimedOut
-from bulkmail.net.dial import dial
-from bulkmail.net.resolve import Address
-from bulkmail.url import Options, parse_options
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
 
@@ -139,7 +139,9 @@ def test_a_name_that_does_not_resolve(run, names):
 def test_no_answer_in_time(run, names, opened):
     with unanswering() as port:
         names({"mx.example": [at("127.0.0.1", port)]})
-        with pytest.raises(TimedOut, match=r"mx\.example:25: no connection within 0\.1 s: 127\.0\.0\.1: no answer") as caught:
+        with pytest.raises(
+            TimedOut, match=r"mx\.example:25: no connection within 0\.1 s: 127\.0\.0\.1: no answer"
+        ) as caught:
             run(dial("mx.example", 25, options=options(connect_timeout=0.1)))
     assert caught.value.phase == "connect"
     assert not still_open(opened)
@@ -413,7 +415,7 @@ def test_a_proxy_whose_name_resolves_too_late(run, names):
 @pytest.mark.parametrize("scheme", ["socks5h", "http"])
 def test_a_silent_proxy_runs_out_of_time(run, opened, scheme):
     async def silent(peer):
-        await peer.until(b"never sent by the client")
+        await peer.hang()
 
     async def main():
         async with listening(silent) as port:
@@ -455,7 +457,7 @@ def test_a_proxy_is_reached_from_the_local_address(run):
 
 
 async def cancelled_at(step, dialled):
-    """Run the dial for `step` turns of the loop and cancel it; True if it was still going."""
+    """Run the dial for `step` turns of the loop and cancel it; False if it was over by then."""
     task = asyncio.create_task(dialled)
     for _ in range(step):
         await asyncio.sleep(0)
@@ -463,13 +465,13 @@ async def cancelled_at(step, dialled):
     (result,) = await asyncio.gather(task, return_exceptions=True)
     if isinstance(result, socket.socket):
         result.close()
-        return False
-    assert isinstance(result, asyncio.CancelledError), result
-    return True
+    assert isinstance(result, (socket.socket, ProxyError, asyncio.CancelledError)), result
+    return isinstance(result, asyncio.CancelledError)
 
 
 @pytest.mark.parametrize(
-    ("scheme", "script"), [("", greet), ("socks5h", socks_by_name), ("http", http_connect), ("socks5", socks(*[b"\5\5"] * 9999))]
+    ("scheme", "script"),
+    [("", greet), ("socks5h", socks_by_name), ("http", http_connect), ("socks5", socks(*[b"\5\5"] * 9999))],
 )
 def test_a_cancellation_at_any_moment_leaves_no_socket(run, names, opened, scheme, script):
     async def main():
@@ -477,11 +479,10 @@ def test_a_cancellation_at_any_moment_leaves_no_socket(run, names, opened, schem
         async with listening(script) as port:
             proxy = {"proxy": f"{scheme}://127.0.0.1:{port}"} if scheme else {}
             names({"mx.example": ["127.0.0.1", "127.0.0.2"] if scheme in ("", "socks5") else ["mx.example"]})
-            while steps < 400 and await cancelled_at(steps, dial("mx.example", 25 if scheme else port, options=options(**proxy))):
+            while await cancelled_at(steps, dial("mx.example", 25 if scheme else port, options=options(**proxy))):
                 assert not still_open(opened), steps
                 steps += 1
-                if scheme == "socks5" and steps == 40:
-                    break  # this one never succeeds
+                assert steps < 1000, "it never ends by itself"
         return steps
 
     assert run(main()) >= 3, "it must have been cancelled while it was under way"

@@ -21,7 +21,7 @@ V6 = [Address(socket.AF_INET6, (f"2001:db8::{n}", 25, 0, 0)) for n in range(30)]
 
 @pytest.fixture
 def names(monkeypatch):
-    """names(answer): a name's look-up calls answer() and numeric hosts are looked up as ever; returns the list of calls."""
+    """names(answer) -> calls: the look-up of a name calls answer() and is listed; numeric hosts are as ever."""
 
     def install(answer):
         calls = []

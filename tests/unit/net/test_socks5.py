@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from bulkmail.errors import ProxyError, TimedOut
+from bulkmail.net.proxies import TargetRefused
 from unit.net.fake_proxies import (
     GREETING,
     SOCKS_CONNECTED,
@@ -11,9 +14,6 @@ from unit.net.fake_proxies import (
     SOCKS_WITH_LOGIN,
     shake,
 )
-
-from bulkmail.errors import ProxyError, TimedOut
-from bulkmail.net.proxies import TargetRefused
 
 PLAIN = "socks5h://proxy.example"
 LOGIN = "socks5h://ann:pw@proxy.example"
@@ -122,7 +122,7 @@ def test_the_target_is_an_address_or_a_name(run, host, asked):
 @pytest.mark.parametrize("host", ["a\r\nb", "a\0b", "a b", "x" * 256, ".".join(["x" * 63] * 5), "", "fe80::1%eth0"])
 def test_a_target_that_could_break_the_request_is_never_asked_for(run, host):
     async def script(peer):
-        await peer.hang()
+        await peer.hear_nothing()
 
     error = refused(run, script, host=host)
     assert str(error).startswith("proxy socks5h://proxy.example:1080: ")

@@ -1,0 +1,222 @@
+"""The manifest: one JSON object becomes a job's plain data, or one error that names all that is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bulkmail.errors import ManifestError
+from bulkmail.job.document import Problems, read_document
+from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
+from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.url import OPTIONS, Endpoint, parse_endpoint, parse_rate
+from bulkmail.urlparts import host_and_port
+
+if TYPE_CHECKING:
+    from bulkmail.job import models
+
+__all__ = ["LimitsSpec", "Manifest", "RecipientsSpec", "RelaySpec", "RetrySpec", "load_manifest", "manifest_schema"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A job as its manifest says it; all paths are whole.
+
+    digest     of what is sent to whom: it does not change with limits, relays, retry, journal or the environment
+    variables  template variables from outside (--set)
+    warnings   what can be done and may not be meant
+    """
+
+    path: Path
+    folder: Path
+    digest: str
+    job: str
+    message: MessageSpec
+    defaults: dict[str, Any]
+    variables: dict[str, str]
+    recipients: RecipientsSpec
+    relays: tuple[RelaySpec, ...]
+    limits: LimitsSpec
+    retry: RetrySpec
+    journal: Path
+    mode: Literal["personal", "shared"] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_manifest(
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
+    rate: str | None = None,
+    connections: int | None = None,
+) -> Manifest:
+    """Read and check a manifest and the files that its message names.
+
+    environ            for ${NAME}; os.environ if not given
+    rate, connections  in place of those of `limits`
+    raises             ManifestError  with all problems; ConfigError for rate and connections
+    """
+    path = Path(path)
+    limits = _overrides(rate, connections)
+    problems = Problems(str(path))
+    document = read_document(path, os.environ if environ is None else environ, problems)
+    model, digests = _validated(document.data, path.absolute().parent, problems)
+    problems.refuse()
+    assert model is not None
+    manifest = _assemble(model, path.absolute(), dict(variables or {}), limits, problems)
+    problems.refuse()
+    return replace(manifest, digest=_digest(manifest, document.as_written, digests))
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The manifest's JSON Schema (draft 2020-12)."""
+    from bulkmail.job.models import ManifestModel
+
+    schema = ManifestModel.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "bulkmail manifest"}
+
+
+def _overrides(rate: str | None, connections: int | None) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    if rate is not None:
+        given["rate"] = parse_rate(rate, "--rate")
+    if connections is not None:
+        given["connections"] = OPTIONS["connections"].metadata["parse"](connections, "--connections")
+    return given
+
+
+def _validated(
+    data: dict[str, Any], folder: Path, problems: Problems
+) -> tuple[models.ManifestModel | None, dict[str, str]]:
+    from pydantic import ValidationError
+
+    from bulkmail.job.models import Loading, ManifestModel
+    from bulkmail.job.sentences import tell
+
+    loading = Loading(folder)
+    try:
+        return ManifestModel.model_validate(data, context=loading), loading.digests
+    except ValidationError as error:
+        tell(error, ManifestModel, problems)
+        return None, {}
+
+
+def _assemble(
+    model: models.ManifestModel, path: Path, variables: dict[str, str], limits: dict[str, Any], problems: Problems
+) -> Manifest:
+    folder = path.parent
+    job = model.job if model.job is not None else path.stem
+    journal = folder / (model.journal if model.journal is not None else f"{job}.journal")
+    if not journal.parent.is_dir():
+        problems.add("$.journal", f"the folder {journal.parent} does not exist; it is not made for you")
+    return Manifest(
+        path=path,
+        folder=folder,
+        digest="",
+        job=job,
+        message=_message(model.message),
+        defaults=model.defaults,
+        variables=variables,
+        recipients=_recipients(model.recipients),
+        relays=_relays(model.relays, folder, problems),
+        limits=replace(LimitsSpec(model.limits.rate, model.limits.connections), **limits),
+        retry=RetrySpec(tuple(model.retry.delays), model.retry.give_up_after, model.retry.patience),
+        journal=journal,
+        mode=model.mode,
+    )
+
+
+def _message(model: models.Message) -> MessageSpec:
+    html, text = _template(model.html), _template(model.text)
+    unsubscribe = model.list_unsubscribe
+    return MessageSpec(
+        from_=model.from_,
+        to=model.to,
+        subject=model.subject or "",
+        html=html[0],
+        text=text[0],
+        sender=model.sender,
+        reply_to=model.reply_to,
+        attachments=tuple(attachment.spec() for attachment in model.attachments),
+        headers=dict(model.headers),
+        list_unsubscribe=unsubscribe and ListUnsubscribe(unsubscribe.url, unsubscribe.mailto, unsubscribe.one_click),
+        list_id=model.list_id,
+        feedback_id=model.feedback_id,
+        envelope_from=model.envelope_from,
+        raw=model.raw,
+        html_file=html[1],
+        text_file=text[1],
+    )
+
+
+def _template(content: str | models.TemplateFile | None) -> tuple[str | None, str | None]:
+    if content is None or isinstance(content, str):
+        return content, None
+    return content.file.source, content.file.file
+
+
+def _recipients(model: Path | Literal["-"] | list[Any] | models.Recipients) -> RecipientsSpec:
+    if isinstance(model, list):
+        return RecipientsSpec(tuple(model))
+    if isinstance(model, (str, Path)):
+        return RecipientsSpec(model)
+    return RecipientsSpec(model.file, model.format, model.bad_rows, model.deduplicate, tuple(model.suppress))
+
+
+def _relays(given: Any, folder: Path, problems: Problems) -> tuple[RelaySpec, ...]:
+    relays = given if isinstance(given, list) else [given]
+    endpoints = [_endpoint(relay, f"$.relays[{i}]", folder, problems) for i, relay in enumerate(relays)]
+    names = [None if isinstance(relay, str) else relay.name for relay in relays]
+    hosts = Counter(endpoint.host for endpoint in endpoints)
+    found: dict[str, RelaySpec] = {}
+    for i, (name, endpoint) in enumerate(zip(names, endpoints, strict=True)):
+        if name is None:
+            unique = hosts[endpoint.host] == 1 and endpoint.host not in names
+            name = endpoint.host if unique else host_and_port(endpoint.host, endpoint.port)
+            name = name if name not in found and name not in names else f"relay{i + 1}"
+        if name in found:
+            problems.add(f"$.relays[{i}].name", f"two relays are called {name!r}, expected a name of its own for each")
+        found[name] = RelaySpec(name, endpoint)
+    return tuple(found.values())
+
+
+def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoint:
+    """The relay with the file names of its options relative to the manifest, those in its URL too."""
+    if isinstance(relay, str):
+        endpoint = parse_endpoint(relay)
+    else:
+        endpoint = parse_endpoint(relay.url, **relay.options())
+    whole: dict[str, Any] = {}
+    for name in ("ca_file", "cert_file", "key_file", "wire_log"):
+        value = getattr(endpoint.options, name)
+        if isinstance(value, str):
+            whole[name] = str(folder / value)
+            if name != "wire_log" and not os.access(folder / value, os.R_OK):
+                problems.add(path, f"option {name!r} of the URL: cannot read the file {folder / value}")
+    return replace(endpoint, options=replace(endpoint.options, **whole))
+
+
+def _digest(manifest: Manifest, written: dict[str, Any], files: dict[str, str]) -> str:
+    """Of the JSON as it was written, before the environment's values: no secret is in it."""
+    recipients = written["recipients"]
+    if not isinstance(recipients, dict):
+        recipients = {"list" if isinstance(recipients, list) else "file": recipients}
+    defaults = {"format": None, "bad_rows": "stop", "deduplicate": False, "suppress": []}
+    meaning = {
+        "job": manifest.job,
+        "message": {key: value for key, value in written["message"].items() if value is not None},
+        "files": files,
+        "defaults": written.get("defaults") or {},
+        "variables": manifest.variables,
+        "recipients": defaults | recipients,
+        "mode": manifest.mode,
+    }
+    canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.blake2b(canonical, digest_size=16).hexdigest()

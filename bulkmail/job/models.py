@@ -1,0 +1,438 @@
+"""The manifest's shape: pydantic models, one for each object in it. They check every value, read what a file name stands
+for, and so find all that is wrong in one pass. `manifest` makes the job's plain data of them.
+
+Validators get a `Loading` as their context. They raise ValueError, as which pydantic takes our ConfigError and MessageError
+too; its text is a sentence such as "what was found, expected what".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
+
+from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
+from bulkmail.message import headers
+from bulkmail.message.mime import load_attachment
+from bulkmail.message.raw import prepare
+from bulkmail.message.spec import AttachmentSpec
+from bulkmail.url import OPTIONS, Rate, parse_endpoint, parse_rate, parse_seconds
+from bulkmail.urlparts import quoted
+
+# Bytes. Nobody mails such messages; a name that leads to a device or a disk image does not fill the memory.
+MAX_TEMPLATE = 1 << 24
+MAX_RAW = 1 << 27
+
+MARKS = ("{{", "{%", "{#")
+
+
+@dataclass
+class Loading:
+    """What validators know: the manifest's folder. `digests`: of each file that was read, by its name."""
+
+    folder: Path
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def read(self, name: str, bound: int) -> bytes:
+        """The content of a file. ValueError: it cannot be read, or has more than `bound` bytes."""
+        path = self.file(name)
+        with open(path, "rb") as stream:
+            data = stream.read(bound + 1)
+        if len(data) > bound:
+            raise ValueError(f"{path} has more than {bound} bytes")
+        self.digests[name] = hashlib.blake2b(data, digest_size=16).hexdigest()
+        return data
+
+    def file(self, name: str, *, plain: bool = True) -> Path:
+        """The path of a file that is there. plain: and no pipe or device, which could not be read twice or to an end.
+
+        Nothing is opened: a pipe's writer would take that for its only reader. ValueError if it is not there.
+        """
+        if not name:
+            raise ValueError("an empty string, expected the name of a file")
+        path = self.folder / name
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise ValueError(f"cannot read the file {path}: {error.strerror}") from None
+        if stat.S_ISDIR(mode):
+            raise ValueError(f"{path} is a folder, expected a file")
+        if plain and not stat.S_ISREG(mode):
+            raise ValueError(f"{path} is not a plain file")
+        if not os.access(path, os.R_OK):
+            raise ValueError(f"cannot read the file {path}: permission denied")
+        return path
+
+
+def _loading(info: ValidationInfo) -> Loading:
+    loading = info.context
+    assert isinstance(loading, Loading)
+    return loading
+
+
+class Strict(BaseModel):
+    """later: keys that the documentation names and this version has not; refused: keys that cannot be, and why."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+    refused: ClassVar[dict[str, str]] = {}
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def _branch(value: object) -> str | None:
+    return {str: "<string>", list: "<list>", dict: "<object>"}.get(type(value))
+
+
+def _either(expected: str) -> Discriminator:
+    """A union told by the JSON type of the value."""
+    return Discriminator(_branch, custom_error_type="kind", custom_error_message=expected,
+                         custom_error_context={"expected": expected})  # fmt: skip
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(lambda value, info: parse_seconds(value, "the time")),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["90s", "5m", "2h", "1d", 90]}),
+]
+RateText = Annotated[
+    Rate,
+    PlainValidator(lambda value: parse_rate(value, "the rate")),
+    WithJsonSchema({"type": "string", "examples": ["300/s", "5000/m", "100000/h", "1000000/d"]}),
+]
+Count = Annotated[
+    int,
+    BeforeValidator(lambda value: OPTIONS["connections"].metadata["parse"](value, "the number")),
+    Field(ge=1),
+]
+
+
+def _deduplicate(value: object) -> bool | Literal["exact"]:
+    if isinstance(value, bool) or value == "exact":
+        return value  # type: ignore[return-value]
+    raise ValueError(f'{quoted(value)}, expected true, false or "exact"')
+
+
+Deduplicate = Annotated[
+    bool | Literal["exact"], PlainValidator(_deduplicate), WithJsonSchema({"enum": [True, False, "exact"]})
+]
+
+
+ExistingFile = Annotated[
+    Path,
+    PlainValidator(lambda value, info: _loading(info).file(_text(value))),
+    WithJsonSchema({"type": "string"}),
+]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{quoted(value)}, expected a string")
+    return value
+
+
+# ---- message ---------------------------------------------------------------------------------------------------------
+
+
+def is_template(text: str) -> bool:
+    """Whether a text has template marks: what it will be is then known for each recipient only."""
+    return any(mark in text for mark in MARKS)
+
+
+def _constant(check: Callable[[str], object]) -> AfterValidator:
+    """Checks a text that is the same for everyone."""
+
+    def checked(text: str) -> str:
+        if not is_template(text):
+            check(text)
+        return text
+
+    return AfterValidator(checked)
+
+
+def _mailbox(text: str) -> None:
+    headers.checked_address(headers.parse_one(text, "the address")[1], "the address")
+
+
+def _sender(text: str) -> None:
+    if text not in ("", "<>"):
+        _mailbox(text)
+
+
+Mailbox = Annotated[str, _constant(_mailbox)]
+Mailboxes = Annotated[str, _constant(lambda text: headers.parse_mailboxes(text, "the addresses"))]
+EnvelopeSender = Annotated[str, _constant(_sender)]
+OneLine = Annotated[str, _constant(lambda text: headers.check_value(text, "the value"))]
+HeaderName = Annotated[str, AfterValidator(lambda name: headers.check_name(name) or name)]
+ListId = Annotated[str, AfterValidator(lambda text: headers.list_id(text, "the list's id") and text)]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template's source and the name of the file that it was read from."""
+
+    source: str
+    file: str | None = None
+
+
+def _template(name: str, info: ValidationInfo) -> Template:
+    data = _loading(info).read(name, MAX_TEMPLATE)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{name}, line {line}: not valid UTF-8 (byte 0x{data[error.start]:02x})") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{name}, line {line}: a NUL, which no mail may hold")
+    return Template(text, name)
+
+
+class TemplateFile(Strict):
+    """A template in a file, UTF-8."""
+
+    file: Annotated[Template, PlainValidator(lambda value, info: _template(_text(value), info)),
+                    WithJsonSchema({"type": "string"})]  # fmt: skip
+
+
+Content = Annotated[
+    Annotated[str, Tag("<string>")] | Annotated[TemplateFile, Tag("<object>")],
+    _either('a string or {"file": name}'),
+]
+
+
+class Attachment(Strict):
+    """A file that goes with every message."""
+
+    later = frozenset(("url",))
+
+    file: ExistingFile | None = None
+    content: str | None = Field(None, description="its text")
+    base64: str | None = Field(None, description="its bytes")
+    name: str | None = Field(None, description="the file name shown")
+    type: str | None = Field(None, description="such as application/pdf; found from the name if missing")
+    cid: str | None = Field(None, description="content id: the HTML part refers to it as cid:…")
+    inline: bool = False
+
+    @model_validator(mode="after")
+    def _loads(self, info: ValidationInfo) -> Attachment:
+        attached = load_attachment(self.spec(), "the attachment")
+        _loading(info).digests[f"attachment {attached.name}"] = hashlib.blake2b(attached.data).hexdigest()[:32]
+        return self
+
+    def spec(self) -> AttachmentSpec:
+        return AttachmentSpec(self.file, self.content, self.base64, self.name, self.type, self.cid, self.inline)
+
+
+class ListUnsubscribe(Strict):
+    """How a recipient leaves the list (RFC 2369), with one click (RFC 8058)."""
+
+    url: OneLine | None = None
+    mailto: OneLine | None = None
+    one_click: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> ListUnsubscribe:
+        if self.url is None and self.mailto is None:
+            raise ValueError("neither 'url' nor 'mailto' is given, expected at least one")
+        if self.one_click and (self.url is None or not _may_be_https(self.url)):
+            raise ValueError("'one_click' needs a 'url' that begins with https:// (RFC 8058)")
+        return self
+
+
+def _may_be_https(url: str) -> bool:
+    return url.lower().startswith(("https://", *MARKS))
+
+
+class Message(Strict):
+    """The message. Every text in it is a Jinja2 template."""
+
+    later = frozenset(("dkim", "calendar", "variants"))
+    refused = dict.fromkeys(("cc", "bcc"), "everyone named there would get every copy; add them as recipients")
+
+    from_: Mailbox | None = Field(None, alias="from", description='the author, such as "News <news@example.com>"')
+    to: OneLine | None = None
+    sender: Mailbox | None = None
+    reply_to: Mailboxes | None = None
+    subject: OneLine | None = None
+    html: Content | None = None
+    text: Content | None = None
+    attachments: list[Attachment] = Field(default_factory=list)
+    headers: dict[HeaderName, OneLine] = Field(default_factory=dict)
+    list_unsubscribe: ListUnsubscribe | None = None
+    list_id: ListId | None = None
+    feedback_id: OneLine | None = None
+    envelope_from: EnvelopeSender | None = Field(None, description="the sender of the envelope, where bounces go")
+    raw: Annotated[bytes, PlainValidator(lambda value, info: _raw(_text(value), info)),
+                   WithJsonSchema({"type": "string"})] | None = Field(None, description="file of a ready message")  # fmt: skip
+
+    @model_validator(mode="after")
+    def _complete(self) -> Message:
+        given = self.model_fields_set - {"raw", "envelope_from"}
+        if self.raw is not None:
+            if given:
+                others = ", ".join(sorted(repr(name.rstrip("_")) for name in given))
+                raise ValueError(f"'raw' is a whole message, expected nothing else but 'envelope_from', found {others}")
+        elif self.from_ is None:
+            raise ValueError("'from' is missing, expected the author, such as \"News <news@example.com>\"")
+        elif self.html is None and self.text is None and not self.attachments:
+            raise ValueError("there is nothing to send, expected 'html', 'text' or both (or 'raw')")
+        return self
+
+
+def _raw(name: str, info: ValidationInfo) -> bytes:
+    data = _loading(info).read(name, MAX_RAW)
+    prepare(data, name)
+    return data
+
+
+# ---- recipients ------------------------------------------------------------------------------------------------------
+
+
+class Recipients(Strict):
+    """Where the recipients are."""
+
+    later = frozenset(("where", "sample"))
+
+    file: Annotated[Path | Literal["-"], PlainValidator(lambda value, info: _source(_text(value), info)),
+                    WithJsonSchema({"type": "string"})] = Field(description='a file, or "-" for standard input')  # fmt: skip
+    format: Literal["jsonl", "csv", "text"] | None = Field(None, description="found from the name or content if missing")
+    bad_rows: Literal["stop", "skip"] = "stop"
+    deduplicate: Deduplicate = False
+    suppress: list[ExistingFile] = Field(default_factory=list, description="files, an address or a domain a line")
+
+
+def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
+    return "-" if name == "-" else _loading(info).file(name, plain=False)
+
+
+Item = Annotated[
+    Annotated[str, Tag("<string>")] | Annotated[dict[str, Any], Tag("<object>")],
+    _either("an address or an object with 'email'"),
+]
+AnyRecipients = Annotated[
+    Annotated[Annotated[Path | Literal["-"], PlainValidator(_source), WithJsonSchema({"type": "string"})], Tag("<string>")]
+    | Annotated[list[Item], Field(min_length=1), Tag("<list>")]
+    | Annotated[Recipients, Tag("<object>")],
+    _either("a file's name, a list of addresses or objects, or an object with 'file'"),
+]
+
+
+# ---- relays ----------------------------------------------------------------------------------------------------------
+
+FILE_OPTIONS = ("ca_file", "cert_file", "key_file")  # must be there; wire_log is written
+
+
+def _option(name: str) -> Any:
+    """An option of a relay: checked as in a URL, file names made whole; the value stays as it was given."""
+    parse = OPTIONS[name].metadata["parse"]
+
+    def checked(value: object, info: ValidationInfo) -> object:
+        if value is not None:
+            parse(value, repr(name))
+        if name in FILE_OPTIONS and isinstance(value, str):
+            return str(_loading(info).file(value))
+        if name == "wire_log" and isinstance(value, str) and value.lower() not in ("true", "false"):
+            return str(_loading(info).folder / value)
+        return value
+
+    shape = {bool: "boolean", int: "integer", str: "string"}.get(type(OPTIONS[name].default))
+    types = {"type": shape} if shape else {"type": ["number", "string"]} if name.endswith("_timeout") else {}
+    return Annotated[Any, PlainValidator(checked), WithJsonSchema(types)], None
+
+
+class RelayBase(Strict):
+    later = frozenset(("weight", "backup", "egress"))
+
+    name: Annotated[str, Field(min_length=1, max_length=60)] | None = Field(None, description="how summaries call it")
+    url: Annotated[str, AfterValidator(lambda url: parse_endpoint(url) and url)] = Field(
+        description="a URL such as smtp://user:password@host:587"
+    )
+
+    def options(self) -> dict[str, Any]:
+        """The options that were given as keys."""
+        return {name: getattr(self, name) for name in self.model_fields_set & OPTIONS.keys() - {"name"}}
+
+    @model_validator(mode="after")
+    def _fits(self) -> RelayBase:
+        parse_endpoint(self.url, **self.options())
+        return self
+
+
+# `name` is the relay's name here; the EHLO name can be given in the URL (?name=).
+Relay = create_model("Relay", __base__=RelayBase, __doc__="A server that takes mail.",
+                     **{name: _option(name) for name in OPTIONS if name != "name"})  # fmt: skip
+
+RelayUrl = Annotated[str, AfterValidator(lambda url: parse_endpoint(url) and url)]
+AnyRelay = Annotated[Annotated[RelayUrl, Tag("<string>")] | Annotated[Relay, Tag("<object>")],
+                     _either("a URL or an object with 'url'")]  # fmt: skip
+AnyRelays = Annotated[
+    Annotated[RelayUrl, Tag("<string>")]
+    | Annotated[list[AnyRelay], Field(min_length=1), Tag("<list>")]
+    | Annotated[Relay, Tag("<object>")],
+    _either("a URL, an object with 'url', or a list of them"),
+]
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------
+
+
+class Limits(Strict):
+    """Limits of the whole job, besides those of each relay."""
+
+    later = frozenset(("domains", "window", "ramp"))
+
+    rate: RateText | None = None
+    connections: Count | None = None
+
+
+class Retry(Strict):
+    """What happens after a temporary refusal."""
+
+    delays: list[Seconds] = Field(default=list(RETRY_DELAYS), description="before the second, third… attempt")
+    give_up_after: Seconds = Field(GIVE_UP_AFTER, description="from the first attempt on")
+    patience: Seconds = Field(PATIENCE, description="how long all relays may be unreachable")
+
+
+class ManifestModel(Strict):
+    """A bulkmail job."""
+
+    later = frozenset(("egress", "variants", "sample", "stop_if"))
+
+    schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
+    job: Annotated[str, AfterValidator(lambda name: _job(name))] | None = Field(None, description="the job's name")
+    message: Message = Field(description="an object: what is sent")
+    defaults: dict[str, Any] = Field(default_factory=dict, description="values for fields that a recipient lacks")
+    recipients: AnyRecipients = Field(description="a file's name, a list, or an object with 'file'")
+    relays: AnyRelays = Field(description="a URL such as smtp://user:password@host:587, or a list")
+    limits: Limits = Field(default_factory=Limits)
+    retry: Retry = Field(default_factory=Retry)
+    journal: Annotated[str, Field(min_length=1)] | None = Field(None, description="<job>.journal if missing")
+    mode: Literal["personal", "shared"] | None = None
+
+
+def _job(name: str) -> str:
+    """A job's name is part of file names and events."""
+    if not 1 <= len(name) <= 100 or not name.isprintable() or any(c in name for c in "/\\"):
+        raise ValueError(f"{quoted(name)}, expected a name of 1 to 100 printable characters without slashes")
+    return name
