@@ -51,16 +51,16 @@ $(VENV)/.installed: pyproject.toml scripts/make-venv scripts/find-python
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(COMPILED)
-	@echo "== compiling what changed"
+	@echo "== compiling what has changed"
 	@$(PY) setup.py -q build_ext --inplace
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	@echo "== tools for tests and lint"
+	@echo "== adding tools for tests and lint to $(VENV)"
 	@scripts/make-venv $(VENV) test lint
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.installed
-	@echo "== tools for benchmarks"
+	@echo "== adding tools for benchmarks to $(VENV)"
 	@scripts/make-venv $(VENV) bench
 	@touch $@

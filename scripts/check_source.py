@@ -19,7 +19,7 @@ BASE = {"errors", "address", "url", "urlparts"}
 LAYERS = {
     "errors": set(),
     "address": {"errors"},
-    "urlparts": {"errors"},
+    "urlparts": {"errors", "address"},
     "url": {"errors", "address", "urlparts"},
     "wire": BASE,
     "message": {"errors", "address", "wire"},

@@ -174,7 +174,7 @@ def amount(client: Client, scenario: Scenario, effort: Effort) -> int:
     """How many messages this client gets in one run."""
     if scenario.rtt_ms:
         pace = scenario.connections * 1000 / scenario.rtt_ms / client.round_trips
-        return scenario.connections * max(2, round(pace * effort.seconds * 2 / scenario.connections))
+        return scenario.connections * max(2, round(pace * max(2.0, effort.seconds * 3) / scenario.connections))
     if client.name in WHOLE_JOB and scenario.connections > 1:
         return effort.whole[scenario.size]
     return max(100, round(client.guess[scenario.size > 4096] * effort.seconds))

@@ -31,7 +31,8 @@ def summary_text(summary: dict[str, Any]) -> str:
 def headline(summary: dict[str, Any]) -> str:
     """ "november-news: finished, 1,000 recipients in 12.3 s, 81/s"."""
     text = f"{plain(summary.get('job', 'job'))}: {summary.get('state', 'unknown')}"
-    text += f", {summary.get('recipients', 0):,} recipients"
+    count = summary.get("recipients", 0)
+    text += f", {count:,} recipient{'' if count == 1 else 's'}"
     if summary.get("seconds"):
         text += f" in {duration(summary['seconds'])}"
     if summary.get("messages_per_second"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -157,7 +158,9 @@ def tell_end(report: Report, manifest: str, options: dict[str, Any]) -> None:
             output.emit_json(report.summary)
         elif options["events"] != "-":
             click.echo(output.summary_text(report.summary))
+            if options["dry_run"]:
+                click.echo("dry run: nothing was sent")
     if report.error is not None:
         trouble.tell(report.error)
     if report.exit_code == STOPPED and not options["test_to"]:
-        trouble.say(f"stopped before the end; to go on: bulkmail send {manifest} --resume")
+        trouble.say(f"stopped before the end; to go on: bulkmail send {shlex.quote(manifest)} --resume")

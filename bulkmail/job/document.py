@@ -1,4 +1,4 @@
-"""A manifest's text as data: JSON with line and column for what is not, nothing in it ambiguous, `${NAME}` filled in."""
+"""A manifest's text as data: JSON, with line and column for what is not; nothing ambiguous; `${NAME}` filled in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from bulkmail.errors import ManifestError
+from bulkmail.urlparts import masked
 
 MAX_MANIFEST = 1 << 26  # bytes; lists of recipients that are longer belong into a file, which is streamed
 MAX_DEPTH = 100  # levels of lists and objects; a manifest has six, its recipients' own fields some more
@@ -25,7 +25,13 @@ def step(path: str, key: str | int) -> str:
     """The JSON path of what is under `key` of `path`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    return f"{path}.{key}" if _plain_key(key) else f"{path}[{json.dumps(key)}]"
+    return f"{path}.{key}" if _plain_key(key) else f"{path}[{json.dumps(shown_key(key))}]"
+
+
+def shown_key(key: str) -> str:
+    """A key as errors show it: not longer than 60 characters, and without the password of a URL in a key's place."""
+    key = masked(key) if "://" in key else key
+    return key if len(key) <= 60 else key[:57] + "..."
 
 
 @dataclass
@@ -70,7 +76,9 @@ def _hidden(text: str, value: str, instead: str) -> str:
     """The text without the value, also where it is cut short by "...". Values below four characters hide nothing."""
     start = text.find(value[:4]) if len(value) >= 4 else -1
     while start >= 0:
-        end = start + len(commonprefix((text[start:], value)))
+        end = start
+        while end < len(text) and text[end] == value[end - start : end - start + 1]:
+            end += 1
         if end - start == len(value) or text.startswith("...", end):
             text = text[:start] + instead + text[end:]
             end = start + len(instead)
@@ -108,7 +116,7 @@ def kind(value: object) -> str:
         return json.dumps(value)
     if isinstance(value, (int, float)):
         return f"the number {value!r:.30}"
-    return {str: "a string", list: "a list", dict: "an object"}.get(type(value), "something else")
+    return "a string" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
 def _text(path: Path, file: str) -> str:

@@ -82,9 +82,13 @@ class Job:
         """
         from bulkmail.message.compile import CompileError, compile_message
 
-        options: dict[str, Any] = {"environ": os.environ if environ is None else environ}
         manifest = load_manifest(
-            path, variables=dict(variables or {}), rate=rate, connections=connections, wire_log=wire_log, **options
+            path,
+            environ=os.environ if environ is None else environ,
+            variables=dict(variables or {}),
+            rate=rate,
+            connections=connections,
+            wire_log=wire_log,
         )
         try:
             compiled = compile_message(

@@ -395,6 +395,12 @@ class Journal:
         finally:
             self._lock.release()
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 def _now(now: float | None) -> float:
     return time.time() if now is None else now

@@ -59,10 +59,10 @@ def _system_error(path: Path, exc: OSError) -> JournalError:
 
 @contextlib.contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """A ValueError about the bytes of a journal as the JournalError that names it."""
+    """An error about bytes or types that a journal of ours does not have, as the JournalError that names it."""
     try:
         yield
-    except ValueError as exc:
+    except (ValueError, TypeError) as exc:
         raise JournalError(f"{path}: the journal is damaged: {exc}") from exc
 
 

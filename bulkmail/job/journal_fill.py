@@ -148,7 +148,7 @@ def to_json(value: Any) -> str:
     except TypeError:
         import json
 
-        return json.dumps(value, default=str).encode("utf-8", "replace").decode()
+        return json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def troubles_json(troubles: Iterable[Trouble]) -> str:

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import orjson
+
 from bulkmail.errors import JournalError
 from bulkmail.job.blobs import squeeze, unsqueeze
 from bulkmail.job.journal_schema import DONE, INSERT_CHUNK, INSERT_ROWS, OPEN
@@ -26,72 +28,77 @@ from bulkmail.job.ledger import (
 _UNSETTLED = "state <> ? OR instr(outcome, CAST('?' AS BLOB)) OR instr(outcome, CAST('d' AS BLOB))"
 
 
-class _Move(NamedTuple):
-    """A recipient on the way to a new chunk."""
+Rows = list[tuple[int, int]]  # (row number, offset)
 
+
+class _Found(NamedTuple):
+    """An unsettled chunk, and what leaves it."""
+
+    no: int
     route: int
     attempt: int
-    not_before: float
-    origin: int
-    number: int
-    offset: int
+    doubts: int
+    deferred: Rows
+    resent: Rows
 
 
 def recover(db: sqlite3.Connection, policy: str, now: float, delays: Sequence[float]) -> int:
     """See ledger.Ledger.recover."""
     count = 0
-    moves: list[_Move] = []
-    for (no,) in db.execute(f"SELECT no FROM chunk WHERE {_UNSETTLED}", (DONE,)).fetchall():
-        count += _settle_chunk(db, no, policy == "resend", now, delays, moves)
-    _add_chunks(db, moves)
+    resent: dict[tuple[int, int], tuple[int, Rows]] = {}
+    for (no,) in db.execute(f"SELECT no FROM chunk WHERE {_UNSETTLED} ORDER BY no", (DONE,)).fetchall():
+        found = _settle_chunk(db, no, policy == "resend")
+        count += found.doubts
+        if found.deferred:
+            last = _last_time(db, [number for number, _ in found.deferred])
+            due = retry_time(last, found.attempt, delays, now)
+            _add_chunks(db, found.route, found.attempt + 1, due, no, found.deferred)
+        if found.resent:
+            resent.setdefault((found.route, found.attempt + 1), (no, []))[1].extend(found.resent)
+    for (route, attempt), (origin, rows) in resent.items():
+        _add_chunks(db, route, attempt, 0.0, origin, sorted(rows))
     return count
 
 
-def _settle_chunk(
-    db: sqlite3.Connection, no: int, resend: bool, now: float, delays: Sequence[float], moves: list[_Move]
-) -> int:
-    """Settle one chunk; how many of it are in doubt."""
+def _settle_chunk(db: sqlite3.Connection, no: int, resend: bool) -> _Found:
     route, attempt, claimed, outcome, packed = db.execute(
         "SELECT route, attempt, claimed, outcome, packed FROM chunk JOIN chunk_rows USING (no) WHERE no = ?", (no,)
     ).fetchone()
     settled = bytearray(outcome[:claimed].replace(b".", b"?") + outcome[claimed:])
-    count = settled.count(IN_DOUBT)
-    leaving = {DEFERRED: MOVED} | ({IN_DOUBT: RESENT} if resend else {})
-    places = [i for i, byte in enumerate(settled) if byte in leaving]
-    if places:
-        numbers, offsets = unpack(unsqueeze(packed))
-        refused = [numbers[i] for i in places if settled[i] == DEFERRED]
-        due = retry_time(_last_time(db, refused), attempt, delays, now) if refused else 0.0
-        for i in places:
-            not_before = due if settled[i] == DEFERRED else 0.0
-            moves.append(_Move(route, attempt + 1, not_before, no, numbers[i], offsets[i]))
-            settled[i] = leaving[settled[i]]
-    db.execute(
-        "UPDATE chunk SET outcome = ?, state = ? WHERE no = ?", (bytes(settled), DONE if is_done(settled) else OPEN, no)
-    )
-    return count
+    doubts = settled.count(IN_DOUBT)
+    deferred: Rows = []
+    resent: Rows = []
+    if DEFERRED in settled or (resend and doubts):
+        rows = list(zip(*unpack(unsqueeze(packed)), strict=True))
+        deferred = _leave(settled, rows, DEFERRED, MOVED)
+        resent = _leave(settled, rows, IN_DOUBT, RESENT) if resend else []
+    state = DONE if is_done(settled) else OPEN
+    db.execute("UPDATE chunk SET outcome = ?, state = ? WHERE no = ?", (bytes(settled), state, no))
+    return _Found(no, route, attempt, doubts, deferred, resent)
+
+
+def _leave(outcome: bytearray, rows: Rows, old: int, new: int) -> Rows:
+    """Everybody with the outcome `old` gets `new` and is returned."""
+    places = [i for i, byte in enumerate(outcome) if byte == old]
+    for i in places:
+        outcome[i] = new
+    return [rows[i] for i in places]
 
 
 def _last_time(db: sqlite3.Connection, numbers: Sequence[int]) -> float:
-    marks = ",".join("?" * len(numbers))
-    row = db.execute(f"SELECT max(time) FROM trouble WHERE number IN ({marks})", list(numbers)).fetchone()
+    wanted = orjson.dumps(list(numbers)).decode()
+    query = "SELECT max(time) FROM trouble WHERE number IN (SELECT value FROM json_each(?))"
+    row = db.execute(query, (wanted,)).fetchone()
     return float(row[0] or 0.0)
 
 
-def _add_chunks(db: sqlite3.Connection, moves: list[_Move]) -> None:
-    """New chunks of those that go together, in the order of the source."""
-    no = db.execute("SELECT coalesce(max(no), 0) FROM chunk").fetchone()[0]
-    groups: dict[tuple[int, int, float], list[_Move]] = {}
-    for move in sorted(moves, key=lambda move: move.number):
-        groups.setdefault(move[:3], []).append(move)
-    for (route, attempt, not_before), group in groups.items():
-        for start in range(0, len(group), CHUNK_SIZE):
-            part = group[start : start + CHUNK_SIZE]
-            no += 1
-            n, origin = len(part), part[0].origin
-            db.execute(INSERT_CHUNK, (no, route, n, attempt, not_before, origin, None, OPEN, 0, 0, b"." * n))
-            packed = pack([move.number for move in part], [move.offset for move in part])
-            db.execute(INSERT_ROWS, (no, squeeze(packed)))
+def _add_chunks(db: sqlite3.Connection, route: int, attempt: int, not_before: float, origin: int, rows: Rows) -> None:
+    no = db.execute("SELECT max(no) FROM chunk").fetchone()[0]
+    for start in range(0, len(rows), CHUNK_SIZE):
+        numbers, offsets = zip(*rows[start : start + CHUNK_SIZE], strict=True)
+        no, n = no + 1, len(numbers)
+        db.execute(INSERT_CHUNK, (no, route, n, attempt, not_before, origin, None, OPEN, 0, 0, b"." * n))
+        db.execute(INSERT_ROWS, (no, squeeze(pack(numbers, offsets))))
 
 
 def settle_late(db: sqlite3.Connection, outcomes: Iterable[tuple[int, int, int]]) -> int:

@@ -49,7 +49,8 @@ CREATE TABLE chunk (
     state INTEGER NOT NULL,
     fence INTEGER NOT NULL,
     claimed INTEGER NOT NULL,
-    outcome BLOB NOT NULL
+    outcome BLOB NOT NULL CHECK (typeof(outcome) = 'blob' AND length(outcome) = n),
+    CHECK (claimed BETWEEN 0 AND n)
 );
 CREATE TABLE chunk_rows (no INTEGER PRIMARY KEY, packed BLOB NOT NULL);
 CREATE TABLE detail (id INTEGER PRIMARY KEY, blob BLOB NOT NULL);

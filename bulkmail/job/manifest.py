@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bulkmail.errors import ManifestError
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
 from bulkmail.message.spec import ListUnsubscribe, MessageSpec
@@ -30,7 +29,7 @@ class Manifest:
 
     digest     of what is sent to whom: it does not change with limits, relays, retry, journal or the environment
     variables  template variables from outside (--set)
-    warnings   what can be done and may not be meant
+    warnings   what can be done and may not be meant: (JSON path, sentence)
     """
 
     path: Path
@@ -46,7 +45,7 @@ class Manifest:
     retry: RetrySpec
     journal: Path
     mode: Literal["personal", "shared"] | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
 def load_manifest(
@@ -56,11 +55,13 @@ def load_manifest(
     variables: Mapping[str, str] | None = None,
     rate: str | None = None,
     connections: int | None = None,
+    wire_log: str | None = None,
 ) -> Manifest:
     """Read and check a manifest and the files that its message names.
 
     environ            for ${NAME}; os.environ if not given
     rate, connections  in place of those of `limits`
+    wire_log           in place of that of every relay
     raises             ManifestError  with all problems; ConfigError for rate and connections
     """
     path = Path(path)
@@ -72,6 +73,8 @@ def load_manifest(
     assert model is not None
     manifest = _assemble(model, path.absolute(), dict(variables or {}), limits, problems)
     problems.refuse()
+    if wire_log is not None:
+        manifest = replace(manifest, relays=tuple(_logged(relay, wire_log) for relay in manifest.relays))
     return replace(manifest, digest=_digest(manifest, document.as_written, digests))
 
 
@@ -113,9 +116,6 @@ def _assemble(
 ) -> Manifest:
     folder = path.parent
     job = model.job if model.job is not None else path.stem
-    journal = folder / (model.journal if model.journal is not None else f"{job}.journal")
-    if not journal.parent.is_dir():
-        problems.add("$.journal", f"the folder {journal.parent} does not exist; it is not made for you")
     return Manifest(
         path=path,
         folder=folder,
@@ -128,14 +128,14 @@ def _assemble(
         relays=_relays(model.relays, folder, problems),
         limits=replace(LimitsSpec(model.limits.rate, model.limits.connections), **limits),
         retry=RetrySpec(tuple(model.retry.delays), model.retry.give_up_after, model.retry.patience),
-        journal=journal,
+        journal=folder / (model.journal if model.journal is not None else f"{job}.journal"),
         mode=model.mode,
     )
 
 
 def _message(model: models.Message) -> MessageSpec:
     html, text = _template(model.html), _template(model.text)
-    unsubscribe = model.list_unsubscribe
+    given = model.list_unsubscribe
     return MessageSpec(
         from_=model.from_,
         to=model.to,
@@ -146,7 +146,9 @@ def _message(model: models.Message) -> MessageSpec:
         reply_to=model.reply_to,
         attachments=tuple(attachment.spec() for attachment in model.attachments),
         headers=dict(model.headers),
-        list_unsubscribe=unsubscribe and ListUnsubscribe(unsubscribe.url, unsubscribe.mailto, unsubscribe.one_click),
+        list_unsubscribe=(
+            None if not given else ListUnsubscribe(given.url, given.mailto, given.one_click)
+        ),
         list_id=model.list_id,
         feedback_id=model.feedback_id,
         envelope_from=model.envelope_from,
@@ -172,7 +174,8 @@ def _recipients(model: Path | Literal["-"] | list[Any] | models.Recipients) -> R
 
 def _relays(given: Any, folder: Path, problems: Problems) -> tuple[RelaySpec, ...]:
     relays = given if isinstance(given, list) else [given]
-    endpoints = [_endpoint(relay, f"$.relays[{i}]", folder, problems) for i, relay in enumerate(relays)]
+    paths = [f"$.relays[{i}]" for i in range(len(relays))] if isinstance(given, list) else ["$.relays"]
+    endpoints = [_endpoint(relay, path, folder, problems) for relay, path in zip(relays, paths, strict=True)]
     names = [None if isinstance(relay, str) else relay.name for relay in relays]
     hosts = Counter(endpoint.host for endpoint in endpoints)
     found: dict[str, RelaySpec] = {}
@@ -182,17 +185,15 @@ def _relays(given: Any, folder: Path, problems: Problems) -> tuple[RelaySpec, ..
             name = endpoint.host if unique else host_and_port(endpoint.host, endpoint.port)
             name = name if name not in found and name not in names else f"relay{i + 1}"
         if name in found:
-            problems.add(f"$.relays[{i}].name", f"two relays are called {name!r}, expected a name of its own for each")
+            problems.add(f"{paths[i]}.name", f"two relays are called {name!r}, expected a name of its own for each")
         found[name] = RelaySpec(name, endpoint)
     return tuple(found.values())
 
 
 def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoint:
     """The relay with the file names of its options relative to the manifest, those in its URL too."""
-    if isinstance(relay, str):
-        endpoint = parse_endpoint(relay)
-    else:
-        endpoint = parse_endpoint(relay.url, **relay.options())
+    url, options = (relay, {}) if isinstance(relay, str) else (relay.url, relay.options())
+    endpoint = parse_endpoint(url, **options)
     whole: dict[str, Any] = {}
     for name in ("ca_file", "cert_file", "key_file", "wire_log"):
         value = getattr(endpoint.options, name)
@@ -203,12 +204,17 @@ def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoi
     return replace(endpoint, options=replace(endpoint.options, **whole))
 
 
+def _logged(relay: RelaySpec, wire_log: str) -> RelaySpec:
+    options = replace(relay.endpoint.options, wire_log=wire_log)
+    return replace(relay, endpoint=replace(relay.endpoint, options=options))
+
+
 def _digest(manifest: Manifest, written: dict[str, Any], files: dict[str, str]) -> str:
     """Of the JSON as it was written, before the environment's values: no secret is in it."""
     recipients = written["recipients"]
     if not isinstance(recipients, dict):
         recipients = {"list" if isinstance(recipients, list) else "file": recipients}
-    defaults = {"format": None, "bad_rows": "stop", "deduplicate": False, "suppress": []}
+    defaults: dict[str, Any] = {"format": None, "bad_rows": "stop", "deduplicate": False, "suppress": []}
     meaning = {
         "job": manifest.job,
         "message": {key: value for key, value in written["message"].items() if value is not None},

@@ -1,8 +1,8 @@
-"""The manifest's shape: pydantic models, one for each object in it. They check every value, read what a file name stands
-for, and so find all that is wrong in one pass. `manifest` makes the job's plain data of them.
+"""The manifest's shape: pydantic models, one for each object in it. `manifest` makes the job's plain data of them.
 
-Validators get a `Loading` as their context. They raise ValueError, as which pydantic takes our ConfigError and MessageError
-too; its text is a sentence such as "what was found, expected what".
+They check every value and read what a file name stands for, and so find all that is wrong in one pass. Validators get a
+`Loading` as their context. They raise ValueError (our ConfigError and MessageError are ones), whose text is a sentence
+such as "what was found, expected what".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -101,13 +101,13 @@ class Strict(BaseModel):
 
 
 def _branch(value: object) -> str | None:
-    return {str: "<string>", list: "<list>", dict: "<object>"}.get(type(value))
+    names = ((str, "<string>"), (list, "<list>"), (dict, "<object>"))
+    return next((name for kind, name in names if isinstance(value, kind)), None)
 
 
 def _either(expected: str) -> Discriminator:
     """A union told by the JSON type of the value."""
-    return Discriminator(_branch, custom_error_type="kind", custom_error_message=expected,
-                         custom_error_context={"expected": expected})  # fmt: skip
+    return Discriminator(_branch, custom_error_type="kind", custom_error_message=expected)
 
 
 Seconds = Annotated[
@@ -123,13 +123,13 @@ RateText = Annotated[
 Count = Annotated[
     int,
     BeforeValidator(lambda value: OPTIONS["connections"].metadata["parse"](value, "the number")),
-    Field(ge=1),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
 
 
 def _deduplicate(value: object) -> bool | Literal["exact"]:
     if isinstance(value, bool) or value == "exact":
-        return value  # type: ignore[return-value]
+        return value
     raise ValueError(f'{quoted(value)}, expected true, false or "exact"')
 
 
@@ -183,8 +183,8 @@ Mailbox = Annotated[str, _constant(_mailbox)]
 Mailboxes = Annotated[str, _constant(lambda text: headers.parse_mailboxes(text, "the addresses"))]
 EnvelopeSender = Annotated[str, _constant(_sender)]
 OneLine = Annotated[str, _constant(lambda text: headers.check_value(text, "the value"))]
-HeaderName = Annotated[str, AfterValidator(lambda name: headers.check_name(name) or name)]
-ListId = Annotated[str, AfterValidator(lambda text: headers.list_id(text, "the list's id") and text)]
+HeaderName = Annotated[str, AfterValidator(lambda name: (headers.check_name(name), name)[1])]
+ListId = Annotated[str, AfterValidator(lambda text: (headers.list_id(text, "the list's id"), text)[1])]
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,9 @@ def _template(name: str, info: ValidationInfo) -> Template:
 class TemplateFile(Strict):
     """A template in a file, UTF-8."""
 
-    file: Annotated[Template, PlainValidator(lambda value, info: _template(_text(value), info)),
-                    WithJsonSchema({"type": "string"})]  # fmt: skip
+    file: Annotated[
+        Template, PlainValidator(lambda value, info: _template(_text(value), info)), WithJsonSchema({"type": "string"})
+    ]
 
 
 Content = Annotated[
@@ -264,6 +265,17 @@ def _may_be_https(url: str) -> bool:
     return url.lower().startswith(("https://", *MARKS))
 
 
+def _raw(name: str, info: ValidationInfo) -> bytes:
+    data = _loading(info).read(name, MAX_RAW)
+    prepare(data, name)
+    return data
+
+
+ReadyMessage = Annotated[
+    bytes, PlainValidator(lambda value, info: _raw(_text(value), info)), WithJsonSchema({"type": "string"})
+]
+
+
 class Message(Strict):
     """The message. Every text in it is a Jinja2 template."""
 
@@ -283,8 +295,7 @@ class Message(Strict):
     list_id: ListId | None = None
     feedback_id: OneLine | None = None
     envelope_from: EnvelopeSender | None = Field(None, description="the sender of the envelope, where bounces go")
-    raw: Annotated[bytes, PlainValidator(lambda value, info: _raw(_text(value), info)),
-                   WithJsonSchema({"type": "string"})] | None = Field(None, description="file of a ready message")  # fmt: skip
+    raw: ReadyMessage | None = Field(None, description="file of a ready message")
 
     @model_validator(mode="after")
     def _complete(self) -> Message:
@@ -300,13 +311,18 @@ class Message(Strict):
         return self
 
 
-def _raw(name: str, info: ValidationInfo) -> bytes:
-    data = _loading(info).read(name, MAX_RAW)
-    prepare(data, name)
-    return data
-
-
 # ---- recipients ------------------------------------------------------------------------------------------------------
+
+
+def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
+    return "-" if name == "-" else _loading(info).file(name, plain=False)
+
+
+SourceName = Annotated[
+    Path | Literal["-"],
+    PlainValidator(lambda value, info: _source(_text(value), info)),
+    WithJsonSchema({"type": "string"}),
+]
 
 
 class Recipients(Strict):
@@ -314,16 +330,11 @@ class Recipients(Strict):
 
     later = frozenset(("where", "sample"))
 
-    file: Annotated[Path | Literal["-"], PlainValidator(lambda value, info: _source(_text(value), info)),
-                    WithJsonSchema({"type": "string"})] = Field(description='a file, or "-" for standard input')  # fmt: skip
-    format: Literal["jsonl", "csv", "text"] | None = Field(None, description="found from the name or content if missing")
+    file: SourceName = Field(description='a file, or "-" for standard input')
+    format: Literal["jsonl", "csv", "text"] | None = Field(None, description="found from name or content if missing")
     bad_rows: Literal["stop", "skip"] = "stop"
     deduplicate: Deduplicate = False
     suppress: list[ExistingFile] = Field(default_factory=list, description="files, an address or a domain a line")
-
-
-def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
-    return "-" if name == "-" else _loading(info).file(name, plain=False)
 
 
 Item = Annotated[
@@ -331,7 +342,7 @@ Item = Annotated[
     _either("an address or an object with 'email'"),
 ]
 AnyRecipients = Annotated[
-    Annotated[Annotated[Path | Literal["-"], PlainValidator(_source), WithJsonSchema({"type": "string"})], Tag("<string>")]
+    Annotated[SourceName, Tag("<string>")]
     | Annotated[list[Item], Field(min_length=1), Tag("<list>")]
     | Annotated[Recipients, Tag("<object>")],
     _either("a file's name, a list of addresses or objects, or an object with 'file'"),
@@ -361,13 +372,14 @@ def _option(name: str) -> Any:
     return Annotated[Any, PlainValidator(checked), WithJsonSchema(types)], None
 
 
+RelayUrl = Annotated[str, AfterValidator(lambda url: (parse_endpoint(url), url)[1])]
+
+
 class RelayBase(Strict):
     later = frozenset(("weight", "backup", "egress"))
 
     name: Annotated[str, Field(min_length=1, max_length=60)] | None = Field(None, description="how summaries call it")
-    url: Annotated[str, AfterValidator(lambda url: parse_endpoint(url) and url)] = Field(
-        description="a URL such as smtp://user:password@host:587"
-    )
+    url: RelayUrl = Field(description="a URL such as smtp://user:password@host:587")
 
     def options(self) -> dict[str, Any]:
         """The options that were given as keys."""
@@ -379,13 +391,20 @@ class RelayBase(Strict):
         return self
 
 
-# `name` is the relay's name here; the EHLO name can be given in the URL (?name=).
-Relay = create_model("Relay", __base__=RelayBase, __doc__="A server that takes mail.",
-                     **{name: _option(name) for name in OPTIONS if name != "name"})  # fmt: skip
+if TYPE_CHECKING:
+    Relay = RelayBase
+else:
+    # `name` is the relay's name here; the EHLO name can be given in the URL (?name=).
+    Relay = create_model(
+        "Relay",
+        __base__=RelayBase,
+        __doc__="A server that takes mail, and how to talk to it.",
+        **{name: _option(name) for name in OPTIONS if name != "name"},
+    )
 
-RelayUrl = Annotated[str, AfterValidator(lambda url: parse_endpoint(url) and url)]
-AnyRelay = Annotated[Annotated[RelayUrl, Tag("<string>")] | Annotated[Relay, Tag("<object>")],
-                     _either("a URL or an object with 'url'")]  # fmt: skip
+AnyRelay = Annotated[
+    Annotated[RelayUrl, Tag("<string>")] | Annotated[Relay, Tag("<object>")], _either("a URL or an object with 'url'")
+]
 AnyRelays = Annotated[
     Annotated[RelayUrl, Tag("<string>")]
     | Annotated[list[AnyRelay], Field(min_length=1), Tag("<list>")]
@@ -410,8 +429,8 @@ class Retry(Strict):
     """What happens after a temporary refusal."""
 
     delays: list[Seconds] = Field(default=list(RETRY_DELAYS), description="before the second, third… attempt")
-    give_up_after: Seconds = Field(GIVE_UP_AFTER, description="from the first attempt on")
-    patience: Seconds = Field(PATIENCE, description="how long all relays may be unreachable")
+    give_up_after: Seconds = Field(default=GIVE_UP_AFTER, description="from the first attempt on")
+    patience: Seconds = Field(default=PATIENCE, description="how long all relays may be unreachable")
 
 
 class ManifestModel(Strict):
@@ -421,12 +440,12 @@ class ManifestModel(Strict):
 
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
     job: Annotated[str, AfterValidator(lambda name: _job(name))] | None = Field(None, description="the job's name")
-    message: Message = Field(description="an object: what is sent")
+    message: Message = Field(description="an object with what is sent")
     defaults: dict[str, Any] = Field(default_factory=dict, description="values for fields that a recipient lacks")
     recipients: AnyRecipients = Field(description="a file's name, a list, or an object with 'file'")
     relays: AnyRelays = Field(description="a URL such as smtp://user:password@host:587, or a list")
-    limits: Limits = Field(default_factory=Limits)
-    retry: Retry = Field(default_factory=Retry)
+    limits: Limits = Field(default_factory=lambda: Limits())
+    retry: Retry = Field(default_factory=lambda: Retry())
     journal: Annotated[str, Field(min_length=1)] | None = Field(None, description="<job>.journal if missing")
     mode: Literal["personal", "shared"] | None = None
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from bulkmail.errors import JournalError, ManifestError
 from bulkmail.job.csv_records import split_csv
-from bulkmail.job.rows import MAX_ROW, RowParser
+from bulkmail.job.rows import MAX_ROW, RowParser, RowProblem
 from bulkmail.job.specs import RecipientsSpec
 from bulkmail.job.spool import GZIP_MAGIC, blocks, inline_blocks, new_digest, rest_digest, write_spool
 
@@ -38,14 +38,14 @@ class RowBatch:
     """Rows of a scan, in the order of the file.
 
     numbers, offsets, rows  one entry each for every good row: number from 1, byte offset in the file, the fields
-    problems                bad rows, in none of the other lists: (number from 1, line from 1, reason)
+    problems                bad rows, in none of the other lists: number and line from 1, reason
     failed                  (index in the lists, reason): a line break that would reach a header or the envelope
     """
 
     numbers: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[tuple[int, int, str]] = field(default_factory=list)
+    problems: list[RowProblem] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:

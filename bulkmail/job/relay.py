@@ -47,7 +47,7 @@ class Relay:
         if self.accepted or self._refusals < REFUSALS:
             return False
         if self.usable:
-            self.pool.dead = EnvelopeRefused(f"relay {self.name} refuses our mail: {reply}", reply=reply, scope="relay")
+            self.pool.dead = EnvelopeRefused(f"it refuses our mail: {reply}", reply=reply, scope="relay")
         return True
 
     def pause(self, error: BulkmailError, failures: int) -> float | None:

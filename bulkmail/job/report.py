@@ -156,8 +156,10 @@ class _Reporter:
         attempt, claimed, note, outcome, packed = self._db.execute(
             "SELECT attempt, claimed, note, outcome, packed FROM chunk JOIN chunk_rows USING (no) WHERE no = ?", (no,)
         ).fetchone()
+        if not self._live:  # as recover() will settle it
+            outcome = outcome[:claimed].replace(b".", b"?") + outcome[claimed:]
         places = [i for i, byte in enumerate(outcome) if byte not in (MOVED, RESENT)]
-        named = [(i, _state(outcome[i], attempt, i < claimed, self._live)) for i in places]
+        named = [(i, _state(outcome[i], attempt)) for i in places]
         if state is not None:
             named = [(i, name) for i, name in named if name == state]
         if not named:
@@ -204,7 +206,7 @@ class _Reporter:
                 row.history.append(_Attempt(row.outcome, row.attempts, 0.0, class_=note))
 
     def _addresses(self, rows: Mapping[int, _Row]) -> dict[int, str | None]:
-        """From the trouble rows where they have one (a bad row cannot be read again), else from the source."""
+        """From the trouble rows where there is one (a bad row cannot be read again), else from the source."""
         found = {i: row.history[-1].recipient if row.history else None for i, row in rows.items()}
         missing = [i for i, address in found.items() if address is None]
         if missing:
@@ -229,7 +231,7 @@ class _Reporter:
         times = [one.time for one in row.history if one.attempt and one.time]
         message_id = self._message_id(row.number, address) if self._message_id and attempts and address else None
         return {
-            "recipient": address,
+            "recipient": address or None,
             "state": row.state,
             "class": last.class_ if last else None,
             "code": last.code if last else None,
@@ -244,13 +246,9 @@ class _Reporter:
         }
 
 
-def _state(outcome: int, attempt: int, claimed: bool, live: bool) -> str:
+def _state(outcome: int, attempt: int) -> str:
     """The word for an outcome, by the rules of ledger.Counts.add."""
-    if outcome == NONE:
-        if claimed and not live:
-            return "in_doubt"
-        return "deferred" if attempt else "pending"
-    return STATE_NAMES[outcome]
+    return "deferred" if outcome == NONE and attempt else STATE_NAMES[outcome]
 
 
 def _from_detail(detail: Detail) -> _Attempt:

@@ -51,9 +51,7 @@ td {{ overflow-wrap: anywhere }}
 PAGE_TAIL = "</tbody>\n</table>\n</body>\n</html>\n"
 
 
-def write(
-    format: str, lines: Lines, columns: Sequence[str], summary: Callable[[], dict[str, Any]], out: TextIO
-) -> int:
+def write(format: str, lines: Lines, columns: Sequence[str], summary: Callable[[], dict[str, Any]], out: TextIO) -> int:
     """Write all lines in one of FORMATS; how many. summary: asked for the totals where a format shows them."""
     if format == "jsonl":
         return _write(out, "", (_json_line(line) for line in lines), "")

@@ -1,5 +1,5 @@
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from bulkmail.job.packing import pack_rows as pack_rows
 from bulkmail.job.packing import unpack_rows as unpack_rows
@@ -10,11 +10,16 @@ TEXT: Final[str]
 MAX_ROW: Final[int]
 MAX_DEPTH: Final[int]
 
+class RowProblem(NamedTuple):
+    number: int
+    line: int
+    reason: str
+
 class _Batch(Protocol):
     numbers: list[int]
     offsets: list[int]
     rows: list[dict[str, Any]]
-    problems: list[tuple[int, int, str]]
+    problems: list[RowProblem]
     failed: list[tuple[int, str]]
 
 class RowParser:

@@ -8,6 +8,7 @@
 # Errors    a bad row is a reason in the batch, never an exception; ValueError only from parse_at.
 
 import json
+from collections import namedtuple
 
 import orjson
 
@@ -32,6 +33,9 @@ cdef extern from "Python.h":
     PyObject *PyDict_GetItem(object mapping, object key)
 
 JSONL, CSV, TEXT = "jsonl", "csv", "text"
+
+# A bad row: its number among the data rows and its line in the file, both from 1, and a reason.
+RowProblem = namedtuple("RowProblem", "number line reason")
 
 # A row holds one person's fields; a mebibyte is some thousand times the usual and still little to hold in memory.
 MAX_ROW = 1 << 20
@@ -252,7 +256,7 @@ cdef class RowParser:
                 return pos
             if size > ROW_BOUND or size < 0 and (self.unclosed or n - pos > ROW_BOUND):
                 self.number += 1
-                problems.append((self.number, self.line + 1, self.unreadable(n - pos)))
+                problems.append(RowProblem(self.number, self.line + 1, self.unreadable(n - pos)))
                 pos = self.after_line(p, pos, n, final)
                 continue
             if size < 0:
@@ -262,7 +266,7 @@ cdef class RowParser:
                 self.settle(row)
             if self.reason is not None:
                 self.number += 1
-                problems.append((self.number, self.line + 1, self.reason))
+                problems.append(RowProblem(self.number, self.line + 1, self.reason))
             elif row is not None:
                 self.number += 1
                 if self.failure is not None:

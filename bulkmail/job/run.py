@@ -115,7 +115,7 @@ class Run:
             error = await self._scheduler.done
             await self._close_pools()
         finally:
-            writer.close()
+            await writer.close()
             report = self._end(error)
         return report
 

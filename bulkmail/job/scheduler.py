@@ -9,6 +9,7 @@ deliveries are settled in Cython, and the rest is rare.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import deque
 from collections.abc import Callable
@@ -199,13 +200,15 @@ class Scheduler:
         if any(relay.usable for relay in self.relays):
             self._wake_pools()
             return
-        error = next(relay.pool.dead for relay in self.relays)
+        last = self.relays[-1]
+        error = copy.copy(last.pool.dead)
         assert isinstance(error, BulkmailError)
+        error.args = (f"relay {last.name} was given up: {error}",)
         self._halt(error)
 
     def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
         relay = self._by_pool[pool]
-        relay.tally.connections = len(pool.sessions)
+        relay.tally.connections = max(relay.tally.connections, len(pool.sessions))
         if error is not None and name != "disconnected":
             relay.tally.last_error = str(error)
         if self._on_event:

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
-from bulkmail.job.document import Problems, kind, step
+from bulkmail.job.document import Problems, kind, shown_key, step
 from bulkmail.job.models import Strict
 from bulkmail.url import unknown_option
 from bulkmail.urlparts import listed, nearest, quoted
@@ -55,16 +55,17 @@ def _sentence(found: Mapping[str, Any], steps: Sequence[int | str], root: type[S
         return "the key is missing" + _described(_model_at(root, steps[:-1]), str(steps[-1]))
     if kind_of_error == "literal_error":
         return f"{quoted(found['input'])}, expected {context['expected']}"
-    if kind_of_error == "union_tag_not_found" or "expected" in context:
-        return f"{kind(found['input'])}, expected {context.get('expected', 'something else')}"
+    if kind_of_error == "kind":
+        return f"{kind(found['input'])}, expected {found['msg']}"
     if kind_of_error in _EXPECTED:
         return f"{kind(found['input'])}, expected {_EXPECTED[kind_of_error]}"
     return _TOO_SHORT.get(kind_of_error) or str(found["msg"])
 
 
 def _unknown_key(key: str, model: type[Strict] | None) -> str:
+    shown = repr(shown_key(key))
     if model is None:
-        return f"unknown key {key!r}"
+        return f"unknown key {shown}"
     if key in model.later:
         return f"{key!r} is not in this version yet"
     if key in model.refused:
@@ -72,7 +73,7 @@ def _unknown_key(key: str, model: type[Strict] | None) -> str:
     if "url" in model.model_fields:
         return unknown_option(key, "key")
     known = list(_keys(model))
-    return f"unknown key {key!r}" + (nearest(key, known) or f", expected {listed(known)}")
+    return f"unknown key {shown}" + (nearest(key, known) or f", expected {listed(known)}")
 
 
 def _described(model: type[Strict] | None, key: str) -> str:

@@ -75,7 +75,7 @@ class _Suppressed:
     def __contains__(self, address: str) -> bool:
         if address in self._addresses:
             return True
-        return bool(len(self._domains)) and address[address.rindex("@") + 1 :] in self._domains
+        return bool(len(self._domains)) and address.rpartition("@")[2] in self._domains
 
 
 def _lines(path: Path, where: str) -> Iterator[tuple[int, str]]:

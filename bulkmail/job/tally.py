@@ -11,7 +11,7 @@ from bulkmail.job.ledger import STATES, Counts
 
 @dataclass
 class RelayTally:
-    """What one relay did in this run."""
+    """What one relay did in this run. connections: the most that were open at one time."""
 
     delivered: int = 0
     deferred: int = 0

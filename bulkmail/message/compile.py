@@ -47,20 +47,22 @@ def compile_message(
     defaults: Mapping[str, Any] | None = None,
     variables: Mapping[str, Any] | None = None,
     folder: Path | None = None,
+    personal: bool = False,
 ) -> Compiled:
     """The message for any number of recipients.
 
     job       its name: part of the Message-IDs
     folder    where templates may be included from; None: nowhere
+    personal  each recipient gets a copy of their own even if the message is the same for everybody
     raises    CompileError (a MessageError) with every problem of the message at once
     """
     base = {**(defaults or {}), **(variables or {})}
-    return _Compiler(spec, job, base, folder).compiled()
+    return _Compiler(spec, job, base, folder, personal).compiled()
 
 
 class _Compiler:
-    def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None) -> None:
-        self._spec, self._job, self._base = spec, job, base
+    def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
+        self._spec, self._job, self._base, self._personal = spec, job, base, personal
         self._plain = make_environment(folder, html=False)
         self._marked_up = make_environment(folder, html=True)
         self._problems: list[tuple[str, str]] = []
@@ -87,7 +89,15 @@ class _Compiler:
             self._header_plans.append(plan)
         return plan
 
-    def _finish(self, fields: list[Any], sender: Any, domain: str, reference: Any, shared_body: Any) -> Compiled:
+    def _finish(
+        self,
+        fields: list[Any],
+        sender: bytes | list[Piece],
+        domain: str,
+        reference: Reference,
+        shared_body: Callable[[bytes, bytes], bytes] | None,
+        own_id: str | None = None,
+    ) -> Compiled:
         if self._problems:
             raise CompileError(self._problems)
         names = frozenset().union(*(plan.names for plan in self._plans))
@@ -105,7 +115,8 @@ class _Compiler:
             base=self._base,
             row_class=Row,
             reference=reference,
-            shared_body=shared_body,
+            shared_body=None if self._personal else shared_body,
+            own_id=own_id,
             required=frozenset().union(*(plan.required for plan in self._plans)) - frozenset(self._base),
             header_fields=frozenset({"email"}).union(*(plan.names for plan in self._header_plans)),
             names=names,
@@ -142,7 +153,8 @@ class _Compiler:
         body = raw.wire_ready(content)
         fields: list[Any] = [("const", body.removesuffix(b".\r\n"), [], None, "raw")]
         shared = (lambda date, message_id: body) if isinstance(pieces, bytes) else None
-        return self._finish(fields, pieces, NO_DOMAIN, Reference([], None, None, [], self._base, content), shared)
+        reference = Reference([], None, None, [], self._base, content)
+        return self._finish(fields, pieces, NO_DOMAIN, reference, shared, raw.message_id_of(content))
 
     # ---- composed messages
 
@@ -203,9 +215,7 @@ class _Compiler:
             if spec.list_id is not None:
                 plan = self._plan("list_id", spec.list_id)
                 if not plan.constant:
-                    raise MessageError(
-                        "list_id: it is the same for every recipient, template marks are refused"
-                    )
+                    raise MessageError("list_id: it is the same for every recipient, template marks are refused")
                 out.append(HeaderPlan("fixed", "List-Id", "list_id", [], headers.list_id(plan.text)))
         with self._at("feedback_id"):
             if spec.feedback_id is not None:
@@ -248,9 +258,7 @@ class _Compiler:
         """The address of Sender, else From: the envelope's sender where none is stated."""
         named = {plan.name: plan for plan in header}
         plan = named.get("Sender") or named.get("From")
-        return (
-            plan.plans[1] if plan is not None else [Text("nobody@example.com")]
-        )  # a problem already
+        return plan.plans[1] if plan is not None else [Text("nobody@example.com")]  # a problem already
 
     def _content(self, text: Plan | None, html: Plan | None, attached: list[mime.Attached]) -> list[Any]:
         """The fields from the content's own headers to the end of the message."""

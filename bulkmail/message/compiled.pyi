@@ -6,6 +6,7 @@ from bulkmail.message.reference import RenderedMessage
 
 def encoded_words(text: bytes, col: int) -> tuple[bytes, int]: ...
 def encode_text(text: bytes, html: bool = False) -> bytes: ...
+def make_message_id(job: str, number: int, address: str, domain: str) -> str: ...
 
 class Compiled:
     @property
@@ -16,6 +17,8 @@ class Compiled:
     def header_fields(self) -> frozenset[str]: ...
     @property
     def names(self) -> frozenset[str]: ...
+    @property
+    def domain(self) -> str: ...
     @property
     def places(self) -> dict[str, str]: ...
     def __init__(
@@ -30,6 +33,7 @@ class Compiled:
         row_class: Callable[[dict[str, Any]], Any],
         reference: Any,
         shared_body: Callable[[bytes, bytes], bytes] | None,
+        own_id: str | None,
         required: frozenset[str],
         header_fields: frozenset[str],
         names: frozenset[str],

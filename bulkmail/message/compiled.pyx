@@ -109,6 +109,7 @@ cdef class Compiled:
     fields         recipient fields that must exist
     header_fields  recipient fields that reach a header or the envelope
     names          every name that a template takes from a recipient; places: where each is first used
+    domain         of the Message-IDs
     """
 
     cdef readonly bint shared
@@ -132,6 +133,8 @@ cdef class Compiled:
     cdef object _check_sender
     cdef bytes _id_head, _id_tail
     cdef uint64_t _id_seed
+    cdef str _own_id                # the one Message-ID of a shared or ready message, else None
+    cdef readonly str domain
     cdef Py_ssize_t _typical        # size of the largest body so far: what the next one is given
 
     def __cinit__(self):
@@ -143,19 +146,21 @@ cdef class Compiled:
         PyMem_Free(self._fields)
 
     def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
-                 shared_body, frozenset required, frozenset header_fields, frozenset names, dict places):
+                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places):
         """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
 
         sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
         shared_body  date, Message-ID -> the one body; None: not a shared message
+        own_id       Message-ID of a ready message ("" if it has none); None: ours
         base         what stands in for names that a row lacks; row_class, reference: see template.Row and reference.Reference
         """
         self.shared, self._shared_body = shared_body is not None, shared_body
         self.fields, self.header_fields, self.names, self.places = required, header_fields, names, places
         self._base, self._row_class, self._reference, self._check_sender = base, row_class, reference, check_sender
-        self._id_seed = int.from_bytes(hashlib.sha256(job.encode()).digest()[:8], "big")
-        self._id_head = b"<" + base36(self._id_seed) + b"."
-        self._id_tail = b"@" + domain.encode() + b">"
+        self._id_seed, self._id_head, self._id_tail = id_parts(job, domain)
+        self.domain, self._own_id = domain, own_id
+        if own_id is None and self.shared:
+            self._own_id = make_message_id(job, 0, "", domain)
         self._typical = 1024
         if isinstance(sender, bytes):
             self._sender = sender
@@ -291,7 +296,7 @@ cdef class Compiled:
         """(sender, body) of a shared message. raises  MessageError  for a message that has per-recipient content."""
         if not self.shared:
             raise MessageError("the message differs from recipient to recipient, it cannot be composed once for all")
-        return self._sender, self._shared_body(date, self.message_id(0, "").encode())
+        return self._sender, self._shared_body(date, self._own_id.encode())
 
     def render(self, dict row not None, int number, bytes date not None):
         """The same message made by Jinja2 and the standard library's email package: `Rendered`. raises  MessageError"""
@@ -309,11 +314,31 @@ cdef class Compiled:
         return self._reference.preview(row, body)
 
     def message_id(self, number, str address not None):
-        """The Message-ID, brackets included, of the copy for row `number` (0: the shared message)."""
+        """The Message-ID, brackets included, of the copy for row `number`; "" for a ready message that has none."""
+        if self._own_id is not None:
+            return self._own_id
         cdef Py_ssize_t n
         cdef const char* text = PyUnicode_AsUTF8AndSize(address, &n)
         cdef uint64_t h = address_hash(self._id_seed, <const uint8_t*>text, n)
         return (self._id_head + base36(h) + b"." + base36(number) + self._id_tail).decode()
+
+
+def make_message_id(str job not None, number, str address not None, str domain not None):
+    """The Message-ID of the copy of `job` for row `number` and its address; that of a shared message is for row 0 and "".
+
+    It is unique per copy and the same whenever that copy is made. The address cannot be read from it.
+    """
+    cdef uint64_t seed
+    cdef bytes text = address.encode()
+    seed, head, tail = id_parts(job, domain)
+    h = address_hash(seed, <const uint8_t*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    return (head + base36(h) + b"." + base36(number) + tail).decode()
+
+
+def id_parts(str job, str domain):
+    """What the Message-IDs of a job share: seed of the hashes, head and tail."""
+    seed = int.from_bytes(hashlib.sha256(job.encode()).digest()[:8], "big")
+    return seed, b"<" + base36(seed) + b".", b"@" + domain.encode() + b">"
 
 
 def base36(uint64_t value):

@@ -127,7 +127,7 @@ cdef class Composer:
     cdef int unstructured(self, Field* field) except -1:
         cdef Py_ssize_t n, col = field.n
         cdef const uint8_t* p = self.value(self.c._ranges[field.range], &n)
-        if self.bits & (BEYOND_ASCII | CONTROL) or looks_like_word(self.bits, p, n):
+        if n and (self.bits & (BEYOND_ASCII | CONTROL) or looks_like_word(self.bits, p, n)):
             self.words(p, n, &col)
         elif col + n <= HEADER_LINE:
             self.raw(p, n)
@@ -164,6 +164,8 @@ cdef class Composer:
         """Writes a display name (RFC 5322 section 3.2.5). returns  False: too long, nothing was written"""
         cdef Py_ssize_t i
         cdef bint quotes
+        if n == 0:
+            return True
         if self.bits & (BEYOND_ASCII | CONTROL) or looks_like_word(self.bits, p, n):
             self.words(p, n, col)
             return True

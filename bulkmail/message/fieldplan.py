@@ -166,9 +166,7 @@ class _Box:
         elif c == ">" and self._angle:
             self._angle, self._closed = False, True
         elif not _blank(c):
-            raise MessageError(
-                f"{self._what}: {c!r} is out of place; expected: Name <address>, odd names in quotes"
-            )
+            raise MessageError(f"{self._what}: {c!r} is out of place; expected: Name <address>, odd names in quotes")
         return False
 
     def taken(self) -> tuple[list[Piece] | None, list[Piece]]:

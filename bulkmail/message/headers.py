@@ -42,6 +42,8 @@ OURS = {
     "content-id": "it is made from the content",
 }
 
+_ID = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]{1,255}"
+
 _name = re.compile(r"[!-9;-~]{1,60}").fullmatch  # ftext, RFC 5322 section 3.6.8
 _break = re.compile(r"[\r\n\0]").search
 _needs_words = re.compile(r"[^\t -~]|=\?").search
@@ -49,6 +51,7 @@ _token = re.compile(r"[ \t]*[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*").fullmatch
 _field_end = re.compile(r"\0|\r(?!\n)|\n(?![ \t])|\r\n(?![ \t])").search
 _message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>").fullmatch
+_list_id = re.compile(rf"([^<>]*)<({_ID})>|({_ID})").fullmatch
 _special = re.compile(r'(["\\])').sub
 _URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, and % of what is encoded already
 
@@ -56,9 +59,7 @@ _URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, an
 def check_name(name: str, ours: dict[str, str] = OURS) -> None:
     """raises  MessageError  for a custom header whose name is no field name, or that repeats one of ours"""
     if not _name(name):
-        raise MessageError(
-            f"headers: {name!r} is not a header name: up to 60 printable characters, no ':' or space"
-        )
+        raise MessageError(f"headers: {name!r} is not a header name: up to 60 printable characters, no ':' or space")
     remedy = ours.get(name.lower())
     if remedy is not None:
         raise MessageError(f"headers: {name!r} cannot be set here, {remedy}")
@@ -207,12 +208,10 @@ def uris(name: str, texts: Iterable[str], what: str) -> bytes:
 def list_id(text: str, what: str = "list_id") -> bytes:
     """List-Id: "news.example.com" or "Example News <news.example.com>" (RFC 2919 section 2)."""
     text = check_value(text, what)
-    phrase, bracket, identifier = text.rpartition("<")
-    identifier = identifier.removesuffix(">") if bracket else text
-    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]{1,255}", identifier):
-        raise MessageError(
-            f"{what}: {text!r}, expected news.example.com or: Name <news.example.com>"
-        )
+    found = _list_id(text)
+    if found is None:
+        raise MessageError(f"{what}: {text!r}, expected news.example.com or: Name <news.example.com>")
+    phrase, identifier = found[1] or "", found[2] or found[3]
     added, col = _phrase(phrase.strip().strip('"'), len("List-Id: "))
     gap = b"" if not added else b"\r\n " if col + 3 + len(identifier) > LINE else b" "
     return b"List-Id: " + added + gap + f"<{identifier}>\r\n".encode()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from email.message import Message
 from email.parser import HeaderParser
 from email.policy import SMTPUTF8
 from typing import Any
 
 from bulkmail.errors import MessageError
-from bulkmail.message.headers import checked_address
+from bulkmail.message.headers import checked_address, is_message_id
+from bulkmail.wire.body import encode_message
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 # A field with its continuation lines (RFC 5322 section 2.2.3).
 _bcc = re.compile(rb"^bcc[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.IGNORECASE | re.MULTILINE)
-_line_start_dot = re.compile(rb"^\.", re.MULTILINE).sub
 _escaped_dot = re.compile(rb"^\.\.", re.MULTILINE).sub
 _first_line = re.compile(rb"[!-9;-~]+[ \t]*:").match
 
@@ -42,7 +43,7 @@ def prepare(data: bytes, what: str = "raw") -> bytes:
 
 def wire_ready(data: bytes) -> bytes:
     """A prepared message for the DATA phase: dots escaped, the final dot behind it (RFC 5321 section 4.5.2)."""
-    return _line_start_dot(b"..", data) + b".\r\n"
+    return encode_message(data)
 
 
 def from_wire(body: bytes) -> bytes:
@@ -61,11 +62,23 @@ def envelope_of(data: bytes, what: str = "raw") -> tuple[str | None, list[str]]:
 
     raises  MessageError  naming `what` and the field for an address that cannot be used
     """
-    head = split(crlf(data))[0].decode("utf-8", "surrogateescape")
-    fields = HeaderParser(policy=SMTPUTF8).parsestr(head)
+    fields = _fields(data)
     senders = _addresses(fields, "Sender", what) or _addresses(fields, "From", what)
     recipients = [address for name in ("To", "Cc", "Bcc") for address in _addresses(fields, name, what)]
     return (senders[0] if senders else None), list(dict.fromkeys(recipients))
+
+
+def message_id_of(data: bytes) -> str:
+    """ "" if it has none that can be read."""
+    try:
+        return str(_fields(data)["Message-ID"] or "").strip()
+    except Exception:  # the parser raises whatever its parts do for hostile values
+        return ""
+
+
+def _fields(data: bytes) -> Message:
+    head = split(crlf(data))[0].decode("utf-8", "surrogateescape")
+    return HeaderParser(policy=SMTPUTF8).parsestr(head)
 
 
 def _addresses(fields: Any, name: str, what: str) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ProxyError, ResolveError, TimedOut
 from bulkmail.net import proxies
@@ -114,7 +114,7 @@ async def _connect(
 async def _race(
     addresses: Sequence[Address], local: str | None, failures: Failures, loop: asyncio.AbstractEventLoop
 ) -> socket.socket | None:
-    """The first socket to be connected, or None with all in `failures`. The others are closed before it returns.
+    """The first socket to be connected, or None with all in `failures`. The others are closed.
 
     RFC 8305 section 5: the next address is tried when the last one fails, or after STAGGER beside it.
     """
@@ -129,25 +129,26 @@ async def _race(
                 running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
+                address = running.pop(task)
                 error = task.exception()
                 if error is None:
-                    return running.pop(task) and task.result()
+                    return task.result()
                 if not isinstance(error, OSError):
                     raise error
-                failures.append((running.pop(task), error))
+                failures.append((address, error))
         return None
     finally:
-        await _abandon(running)
+        _abandon(running)
 
 
-async def _abandon(running: dict[asyncio.Task[socket.socket], Address]) -> None:
-    """End attempts nobody waits for. An attempt that is cancelled closes its own socket."""
+def _abandon(running: Iterable[asyncio.Task[socket.socket]]) -> None:
+    """End attempts nobody waits for. One under way closes its socket itself, in the loop's next turns.
+
+    Nothing is awaited here: a cancellation that came meanwhile would lose the socket of the winner.
+    """
     for task in running:
-        task.cancel()
-    if running:
-        await asyncio.wait(running)
-    for task in running:
-        if not task.cancelled() and task.exception() is None:
+        was_under_way = task.cancel()
+        if not was_under_way and task.exception() is None:
             task.result().close()
 
 

@@ -16,7 +16,7 @@ from bulkmail.url import Endpoint
 from bulkmail.wire.client import Transaction
 
 TURN_SECONDS = 0.002  # how long finished transactions may wait to be handed over in a batch: below any round trip
-OPENING_AT_ONCE = 10  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
+OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
 NO_LIMIT = 1 << 60
 
 
@@ -70,7 +70,8 @@ class Pool:
         self._spent: set[Session] = set()  # have had all the messages that one connection may carry
         self._opening: set[asyncio.Task[None]] = set()
         self._closing_tasks: set[asyncio.Task[None]] = set()
-        self._proved = False  # a session logged in since the last failure: only then are several opened at once
+        # a session logged in since the last failure (or there is no login to fail): only then are several opened at once
+        self._proved = endpoint.user is None
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None

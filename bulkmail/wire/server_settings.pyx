@@ -127,11 +127,15 @@ cdef class ServerSettings:
             reply = reply[:4] + reply[4:].partition(b" ")[2]
         return reply + b"\r\n"
 
+    def greeting(self, str ident not None):
+        protocol = "LMTP" if self.lmtp else "ESMTP"
+        return f"220 {self.name} {protocol} bulkmail sink {ident}".rstrip().encode() + b"\r\n"
+
     cdef bytes hello(self, bint tls, bint auth):
         lines = self._hello.get((tls, auth))
         if lines is None:
-            words = [self.name, *self._offers(tls, auth)]
-            lines = "".join(f"250-{word}\r\n" for word in words[:-1]) + f"250 {words[-1]}\r\n"
+            last, *rest = reversed([self.name, *self._offers(tls, auth)])
+            lines = "".join(f"250-{word}\r\n" for word in reversed(rest)) + f"250 {last}\r\n"
             lines = self._hello[tls, auth] = lines.encode()
         return lines
 

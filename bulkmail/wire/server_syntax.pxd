@@ -135,5 +135,5 @@ cdef inline long long read_number(const unsigned char* p, Py_ssize_t n) noexcept
     for i in range(n):
         if not b'0' <= p[i] <= b'9':
             return -1
-        value = value * 10 + (p[i] - b'0')
+        value = value * 10 + (p[i] - c'0')
     return value

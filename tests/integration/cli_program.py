@@ -51,11 +51,11 @@ def start(*args: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def write_job(folder: Path, relay: str, recipients: int | str = 3, **keys: Any) -> Path:
-    """A personalised job for `recipients` addresses (or this text as its list), with `keys` replaced."""
-    if isinstance(recipients, int):
-        recipients = "".join(f'{{"email":"r{n}@example.com","name":"R{n}"}}\n' for n in range(1, recipients + 1))
-    (folder / "list.jsonl").write_text(recipients, encoding="utf-8")
+def write_job(folder: Path, relay: str, rows: int | str = 3, **keys: Any) -> Path:
+    """A personalised job for so many `rows` (or with this text as its list), with these `keys` in its manifest."""
+    if isinstance(rows, int):
+        rows = "".join(f'{{"email":"r{n}@example.com","name":"R{n}"}}\n' for n in range(1, rows + 1))
+    (folder / "list.jsonl").write_text(rows, encoding="utf-8")
     manifest = {
         "job": "news",
         "message": {"from": "news@example.com", "subject": "Hello {{ name }}", "text": "Dear {{ name }}"},

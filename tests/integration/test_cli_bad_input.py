@@ -80,7 +80,7 @@ def test_all_problems_at_once(tmp_path):
     ],
 )
 def test_a_row_that_cannot_be(tmp_path, rows, names):
-    write_job(tmp_path, NOBODY, recipients=rows)
+    write_job(tmp_path, NOBODY, rows)
     assert_refused(tmp_path, *names)
 
 
@@ -111,7 +111,7 @@ def test_a_journal_of_another_manifest_or_another_list(start_aiosmtpd, tmp_path)
     assert bulkmail("send", job, cwd=tmp_path).returncode == 0
     write_job(tmp_path, server.url, message={**MESSAGE, "subject": "another"})
     refused(bulkmail("send", job, "--resume", cwd=tmp_path), "news.journal", "manifest")
-    write_job(tmp_path, server.url, recipients=4)
+    write_job(tmp_path, server.url, 4)
     refused(bulkmail("send", job, "--resume", cwd=tmp_path), "news.journal", "list.jsonl")
     assert len(server.mails) == 3
 
@@ -137,7 +137,7 @@ def test_check_has_all_of_it_as_findings(tmp_path):
 def test_a_break_in_a_header_fails_that_recipient_alone(start_aiosmtpd, tmp_path):
     server = start_aiosmtpd()
     rows = '{"email":"r1@example.com","name":"A"}\n{"email":"r2@example.com","name":"B\\r\\nBcc: all@example.com"}\n'
-    done = bulkmail("send", write_job(tmp_path, server.url, recipients=rows), "--json", cwd=tmp_path)
+    done = bulkmail("send", write_job(tmp_path, server.url, rows), "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["delivered"], summary["failed"]) == (1, 1)

@@ -55,7 +55,8 @@ def _request(proxy: ProxyUrl, target: str) -> bytes:
 
 
 def _refusal(proxy: ProxyUrl, channel: Channel, status: int, phrase: bytes, head: bytes) -> ProxyError:
-    meaning = _why_no_login(proxy, head) if status == 407 else _MEANING.get(status, "")
+    # Some (tinyproxy) answer a wrong login with 401, which is a web server's.
+    meaning = _why_no_login(proxy, head) if status in (401, 407) else _MEANING.get(status, "")
     words = ascii(phrase[:80].decode("latin-1"))[1:-1]
     return channel.error(f"it answered {status} {words}".rstrip() + (f": {meaning}" if meaning else ""), status)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from unit.job.journal_tools import fill, new_journal, rows, settle
 
 from bulkmail.errors import JournalError
 from bulkmail.job.journal import Journal
@@ -24,6 +23,7 @@ from bulkmail.job.ledger import (
     Trouble,
 )
 from bulkmail.job.memory_ledger import MemoryLedger
+from unit.job.journal_tools import fill, new_journal, rows, settle
 
 NOW = 1_700_000_000.0
 
@@ -68,7 +68,9 @@ def ledger(subject: Subject) -> Ledger:
 
 
 def trouble(number: int, outcome: int = DEFERRED, time: float = NOW) -> Trouble:
-    return Trouble(f"u{number}@example.com", number, 1, number - 1, 1, outcome, "busy", 450, "4.2.0", "later", time=time)
+    return Trouble(
+        f"u{number}@example.com", number, 1, number - 1, 1, outcome, "busy", 450, "4.2.0", "later", time=time
+    )
 
 
 # ---- filling ---------------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def test_a_fill_that_fails_leaves_nothing(ledger: Ledger) -> None:
 
 
 def test_a_total_that_does_not_agree_is_refused(ledger: Ledger) -> None:
-    with pytest.raises(JournalError, match="10 recipients .* not 11"), ledger.fill() as filler:
+    with pytest.raises(JournalError, match=r"10 recipients .* not 11"), ledger.fill() as filler:
         filler.add_chunk("*", rows(1, 10), 10)
         filler.set_total(11)
     assert ledger.counts().recipients == 0
@@ -340,7 +342,9 @@ def test_late_evidence_settles_doubt_and_nothing_else(subject: Subject) -> None:
     assert (counts.delivered, counts.failed, counts.in_doubt, counts.pending) == (2, 2, 0, 2)
 
 
-@pytest.mark.parametrize("late", [(1, 2, IN_DOUBT), (1, 2, SUPPRESSED), (1, 6, DELIVERED), (1, -1, FAILED), (9, 0, FAILED)])
+@pytest.mark.parametrize(
+    "late", [(1, 2, IN_DOUBT), (1, 2, SUPPRESSED), (1, 6, DELIVERED), (1, -1, FAILED), (9, 0, FAILED)]
+)
 def test_late_evidence_that_cannot_be_is_refused_whole(subject: Subject, late: tuple[int, int, int]) -> None:
     ledger = _crashed(subject, b"", 4)
     ledger.recover("skip")

@@ -1,4 +1,4 @@
-"""Recipients of every form come out alike; what cannot be read is refused by name; memory does not grow with the file."""
+"""Recipients of every form come out alike; what cannot be read is refused by name; memory stays the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bulkmail.errors import JournalError, ManifestError
 from bulkmail.job.recipients import Source, open_pinned, open_source
 from bulkmail.job.specs import RecipientsSpec

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from bulkmail.address import check_address
 from bulkmail.job.csv_records import split_csv
 from bulkmail.job.rows import MAX_DEPTH, MAX_ROW, RowParser, is_plain_address
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 
 def new_batch() -> SimpleNamespace:

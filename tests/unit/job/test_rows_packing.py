@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from bulkmail.job.packing import pack_rows, unpack_rows
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from bulkmail.job.packing import pack_rows, unpack_rows
 
 BIGGEST = 2**62
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from bulkmail.net import proxies
-from bulkmail.url import ProxyUrl, parse_proxy
+from bulkmail.net.resolve import Address
+from bulkmail.url import Options, ProxyUrl, parse_options, parse_proxy
 
 GREETING = b"220 mx.example ESMTP\r\n"
 TARGET, PORT = "mx.example", 25
@@ -111,6 +112,72 @@ async def read_to_end(sock: socket.socket) -> bytes:
     return got
 
 
+async def greet(peer: Peer) -> None:
+    await peer.send(GREETING)
+
+
+async def socks_by_name(peer: Peer) -> None:
+    await peer.expect(b"\5\1\0")
+    await peer.send(SOCKS_NO_LOGIN)
+    await peer.expect(b"\5\1\0\3\x0amx.example\0\x19")
+    await peer.send(SOCKS_CONNECTED + GREETING)
+
+
+async def http_connect(peer: Peer) -> None:
+    await peer.until(b"\r\n\r\n")
+    await peer.send(HTTP_CONNECTED + GREETING)
+
+
+def socks_by_address(*answers: bytes, asked: list[str] | None = None) -> Script:
+    """A SOCKS5 proxy; each connection takes the next answer. `asked` collects the IPv4 addresses asked for."""
+    waiting = iter(answers)
+
+    async def script(peer: Peer) -> None:
+        answer = next(waiting)
+        await peer.expect(b"\5\1\0")
+        await peer.send(SOCKS_NO_LOGIN)
+        await peer.expect(b"\5\1\0\1")
+        address = (await peer.until(b"\0\x19"))[:4]
+        if asked is not None:
+            asked.append(socket.inet_ntoa(address))
+        await peer.send(answer)
+
+    return script
+
+
+def options(**values: object) -> Options:
+    return Options(**parse_options(values))
+
+
+async def settle() -> None:
+    """Attempts that were given up close their sockets in the loop's next turns."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def still_open(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    return [sock for sock in sockets if sock.fileno() != -1]
+
+
+def at(host: str, port: int) -> Address:
+    return Address(socket.AF_INET6, (host, port, 0, 0)) if ":" in host else Address(socket.AF_INET, (host, port))
+
+
+@contextmanager
+def unanswering() -> Iterator[int]:
+    """A port whose connections neither succeed nor fail, since its listener's queue is full (Linux)."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(8):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield port
+
+
 @asynccontextmanager
 async def listening(script: Script, *, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """A listener on a free port that plays `script` with everyone who connects; yields the port."""
@@ -125,10 +192,12 @@ async def listening(script: Script, *, host: str = "127.0.0.1") -> AsyncIterator
         while True:
             sock, _ = await loop.sock_accept(listener)
             sock.setblocking(False)
+            stack.enter_context(sock)
             tasks.add(asyncio.create_task(serve(sock)))
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((host, 0), family=family))
         listener.setblocking(False)
         tasks.add(asyncio.create_task(accept()))
         try:

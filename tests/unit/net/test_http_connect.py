@@ -130,10 +130,11 @@ def test_every_refusal_names_proxy_step_and_status(run, answer, code, words):
     assert str(error).startswith(f"proxy {PLAIN}: asking for mx.example:25: ") and words in str(error)
 
 
-def test_a_login_that_is_refused(run):
+@pytest.mark.parametrize("status", [b"401", b"407"])
+def test_a_login_that_is_refused(run, status):
     async def script(peer):
         await peer.until(b"\r\n\r\n")
-        await peer.send(b"HTTP/1.1 407 Authentication required\r\n\r\n")
+        await peer.send(b"HTTP/1.1 " + status + b" Authentication required\r\n\r\n")
 
     error = refused(run, script, LOGIN)
     assert "it refused the user or password" in str(error) and error.proxy == "http://ann:***@proxy.example:3128"

@@ -20,8 +20,8 @@ V6 = [Address(socket.AF_INET6, (f"2001:db8::{n}", 25, 0, 0)) for n in range(30)]
 
 
 @pytest.fixture
-def names(monkeypatch):
-    """names(answer) -> calls: the look-up of a name calls answer() and is listed; numeric hosts are as ever."""
+def look_ups(monkeypatch):
+    """look_ups(answer) -> calls: the look-up of a name calls answer() and is listed; numeric hosts are as ever."""
 
     def install(answer):
         calls = []
@@ -46,8 +46,8 @@ def names(monkeypatch):
         ("2001:db8::1", Address(socket.AF_INET6, ("2001:db8::1", 25, 0, 0))),
     ],
 )
-def test_an_address_needs_no_look_up(run, names, host, address):
-    calls = names(lambda: [])
+def test_an_address_needs_no_look_up(run, look_ups, host, address):
+    calls = look_ups(lambda: [])
     assert run(resolve(host, 25, timeout=1)) == [address]
     assert calls == []
 
@@ -60,13 +60,13 @@ def test_an_address_needs_no_look_up(run, names, host, address):
         (V4[:2], V4[:2]),
     ],
 )
-def test_families_alternate_and_the_first_choice_stays_first(run, names, found, order):
-    names(lambda: found)
+def test_families_alternate_and_the_first_choice_stays_first(run, look_ups, found, order):
+    look_ups(lambda: found)
     assert run(resolve("mx.example", 25, timeout=1)) == order
 
 
-def test_the_number_of_addresses_is_bounded(run, names):
-    names(lambda: [*V4, *V6])
+def test_the_number_of_addresses_is_bounded(run, look_ups):
+    look_ups(lambda: [*V4, *V6])
     assert len(run(resolve("mx.example", 25, timeout=1))) == resolving.MAX_ADDRESSES
 
 
@@ -75,11 +75,11 @@ def test_a_real_look_up(run):
     assert {address.sockaddr[0] for address in found} <= {"127.0.0.1", "::1"} and len(set(found)) == len(found) > 0
 
 
-def test_a_name_that_does_not_exist(run, names):
+def test_a_name_that_does_not_exist(run, look_ups):
     def fail():
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    names(fail)
+    look_ups(fail)
     with pytest.raises(ResolveError, match=r"mx\.example: the name does not resolve: Name or service not known"):
         run(resolve("mx.example", 25, timeout=1))
 
@@ -91,9 +91,9 @@ def test_what_is_no_host_name(run, host):
     assert str(caught.value).isprintable()
 
 
-def test_a_slow_look_up_ends_in_time_and_does_not_block_the_loop(run, names):
+def test_a_slow_look_up_ends_in_time_and_does_not_block_the_loop(run, look_ups):
     release = threading.Event()
-    names(lambda: release.wait(30) and [])
+    look_ups(lambda: release.wait(30) and [])
 
     async def main():
         ticks = 0
@@ -117,9 +117,9 @@ def test_a_slow_look_up_ends_in_time_and_does_not_block_the_loop(run, names):
         release.set()
 
 
-def test_look_ups_at_the_same_time_are_one(run, names):
+def test_look_ups_at_the_same_time_are_one(run, look_ups):
     release = threading.Event()
-    calls = names(lambda: release.wait(30) and V4[:1])
+    calls = look_ups(lambda: release.wait(30) and V4[:1])
 
     async def main():
         many = [asyncio.create_task(resolve("mx.example", 25, timeout=10)) for _ in range(50)]
@@ -134,9 +134,9 @@ def test_look_ups_at_the_same_time_are_one(run, names):
     assert len(calls) == 2, "one for the fifty, one for the later one: nothing is cached"
 
 
-def test_after_a_look_up_that_hangs_the_next_one_asks_anew(run, names):
+def test_after_a_look_up_that_hangs_the_next_one_asks_anew(run, look_ups):
     release, answers = threading.Event(), iter([lambda: release.wait(30) and [], lambda: V4[:1]])
-    names(lambda: next(answers)())
+    look_ups(lambda: next(answers)())
 
     async def main():
         with pytest.raises(TimedOut):
@@ -149,14 +149,14 @@ def test_after_a_look_up_that_hangs_the_next_one_asks_anew(run, names):
         release.set()
 
 
-def test_a_failure_that_nobody_waits_for_any_more_is_not_reported(run, names):
+def test_a_failure_that_nobody_waits_for_any_more_is_not_reported(run, look_ups):
     release, reported = threading.Event(), []
 
     def fail():
         release.wait(30)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    names(fail)
+    look_ups(fail)
 
     async def main():
         loop = asyncio.get_running_loop()

@@ -60,10 +60,9 @@ def server(context):
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                with client, suppress(OSError):
-                    tls = context.wrap_socket(client, server_side=True) if context else client
-                    tls.sendall(b"220 hi\r\n")
-                    tls.recv(1)
+                with suppress(OSError), context.wrap_socket(client, server_side=True) if context else client as peer:
+                    peer.sendall(b"220 hi\r\n")
+                    peer.recv(1)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
@@ -75,27 +74,31 @@ def server(context):
             thread.join(10)
 
 
-async def shake_hands(server_context, opts, host):
+def shake_hands(run, server_context, opts, host):
     """(TLS version, verified certificate) of a connection, or what tls_error makes of its failure."""
     with server(server_context) as address:
-        sock = socket.create_connection(address)
+        return run(connect(address, opts, host))
+
+
+async def connect(address, opts, host):
+    sock = socket.create_connection(address)
+    try:
+        reader, writer = await asyncio.open_connection(
+            sock=sock, ssl=client_context(opts, host), server_hostname=server_hostname(opts, host)
+        )
         try:
-            reader, writer = await asyncio.open_connection(
-                sock=sock, ssl=client_context(opts, host), server_hostname=server_hostname(opts, host)
-            )
-            try:
-                await reader.readline()  # with TLS 1.3 a server refuses after the client's part is done
-                found = writer.get_extra_info("ssl_object")
-                return found.version(), found.getpeercert()
-            finally:
-                writer.close()
-        except OSError as error:
-            raise tls_error(error, host, opts) from error
+            await reader.readline()  # with TLS 1.3 a server refuses after the client's part is done
+            found = writer.get_extra_info("ssl_object")
+            return found.version(), found.getpeercert()
+        finally:
+            writer.transport.abort()
+    except OSError as error:
+        raise tls_error(error, host, opts) from error
 
 
-def refusal(run, *args):
+def refusal(*args):
     with pytest.raises(TlsError) as caught:
-        run(shake_hands(*args))
+        shake_hands(*args)
     assert isinstance(caught.value.__cause__, OSError) and str(caught.value).isprintable()
     return str(caught.value)
 
@@ -105,18 +108,18 @@ def refusal(run, *args):
 
 @pytest.mark.parametrize("host", ["mx.example", "MX.example.", "127.0.0.1"])
 def test_a_good_certificate_for_a_name_and_for_an_address(run, pki, host):
-    version, certificate = run(shake_hands(pki.server_context(), options(ca_file=pki.ca_file), host))
+    version, certificate = shake_hands(run, pki.server_context(), options(ca_file=pki.ca_file), host)
     assert version == "TLSv1.3" and certificate
 
 
 def test_server_name_is_verified_in_place_of_the_host(run, pki):
     opts = options(ca_file=pki.ca_file, server_name="mx.example")
-    assert run(shake_hands(pki.server_context(), opts, "192.0.2.1"))
+    assert shake_hands(run, pki.server_context(), opts, "192.0.2.1")
 
 
 @pytest.mark.parametrize("values", [{"verify": False}, {"tls": "opportunistic"}])
 def test_without_verification_any_certificate_passes(run, pki, values):
-    _, certificate = run(shake_hands(pki.server_context(), options(**values), "wrong.example"))
+    _, certificate = shake_hands(run, pki.server_context(), options(**values), "wrong.example")
     assert not certificate
 
 
@@ -127,7 +130,7 @@ def test_a_client_certificate_is_shown(run, pki, files):
     context.verify_mode = ssl.CERT_REQUIRED
     names = zip(("cert_file", "key_file"), files, strict=True)
     own = {option: getattr(pki, name) for option, name in names if name}
-    assert run(shake_hands(context, options(ca_file=pki.ca_file, **own), "mx.example"))
+    assert shake_hands(run, context, options(ca_file=pki.ca_file, **own), "mx.example")
 
 
 # ---- what fails, and what helps
@@ -154,7 +157,7 @@ def test_a_server_whose_tls_is_too_old(run, pki):
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     text = refusal(run, context, options(ca_file=pki.ca_file, tls_min="1.3"), "mx.example")
     assert "no common TLS version (option 'tls_min')" in text
-    assert run(shake_hands(context, options(ca_file=pki.ca_file, tls_min="1.2"), "mx.example"))[0] == "TLSv1.2"
+    assert shake_hands(run, context, options(ca_file=pki.ca_file, tls_min="1.2"), "mx.example")[0] == "TLSv1.2"
 
 
 def test_a_server_that_wants_a_client_certificate(run, pki):

@@ -1,0 +1,499 @@
+# The server's side of SMTP and LMTP: bytes in; events, and bytes to send, out. No sockets, no clock, no logging.
+# RFC 5321 (SMTP), 2033 (LMTP), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8), 2034 (enhanced codes), 2920
+# (PIPELINING), 3207 (STARTTLS), 4954 (AUTH).
+#
+#   NEW -> READY -> MAIL -> RCPT -> TEXT -> READY      once per message; EHLO, HELO and RSET lead back to READY
+#   READY -> LOGIN -> READY                            AUTH, when credentials come in lines of their own
+#   READY -> TLS -> NEW                                STARTTLS; whatever comes before secured() is thrown away
+#   any state -> CLOSED                                QUIT, 421
+#
+# Owns      the part of a command line that came without its end (MAX_LINE at most) and the replies not yet taken.
+#           The text of a message is not kept: it is scanned where it lies, and handed on as `content` events.
+# Promises  events and replies do not depend on how the stream was cut, but for the cuts between `content` events (and
+#           for how much `content` came of a message that was refused). Each byte is scanned once. Where nobody wants
+#           envelopes, no object is made per message.
+# Errors    none but MemoryError, whatever comes in: what is wrong is answered.
+from hmac import compare_digest
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memchr
+
+from bulkmail.wire.server_data cimport BM_LINE, bm_data_copy, bm_data_scan
+from bulkmail.wire.server_settings cimport *
+from bulkmail.wire.server_syntax cimport read_path, same_word
+from bulkmail.wire.server_words cimport is_utf8, read_words, text_of
+
+from bulkmail.wire.server_buffers import MAX_LINE
+from bulkmail.wire.server_login import Login
+
+# RFC 5321 section 4.5.3.1.4 says 512 and lets extensions add; Postfix takes 2,048. AUTH may use MAX_LINE.
+MAX_COMMAND_LINE = 2048
+# RFC 5321 section 4.5.3.1.2.
+MAX_NAME = 255
+# What the client got wrong since its last message; Postfix hangs up at 20, too.
+MAX_ERRORS = 20
+# Commands, RCPT and DATA aside, since the last message. Bounds what one read can make us answer: about 100 KB.
+MAX_COMMANDS = 500
+
+cdef Py_ssize_t _MAX_COMMAND_LINE = MAX_COMMAND_LINE, _MAX_LINE = MAX_LINE, _MAX_NAME = MAX_NAME
+cdef int _MAX_ERRORS = MAX_ERRORS, _MAX_COMMANDS = MAX_COMMANDS
+
+cdef enum:
+    ASK_MAIL = 1
+    ASK_RCPT = 2
+    ASK_END = 4
+    ASK_AUTH = 8
+
+cdef enum:
+    NEW, READY, MAIL, RCPT, TEXT, LOGIN, TLS, CLOSED
+
+
+cdef class ServerCodec(ServerBuffers):
+    """One connection: start(), then feed() whatever is read; after each call send what output() gives.
+
+    secure, local: TLS from the start; a client on this machine, to which AUTH is offered in clear.
+
+    Events are tuples: ("mail", address, parameters), ("rcpt", address, parameters), ("data",), ("content", bytes),
+    ("end", size); ("abort", why) in place of "end" when the message was refused here; ("reset",) when an open
+    transaction was given up; ("auth", mechanism, user, password); ("starttls",).
+
+    An event that the settings ask about is the last of its list; `asking` says which, and accept() or refuse() return
+    the events that follow. What is fed meanwhile waits. After ("starttls",): send output(), shake hands, secured().
+    Once `closed`: send output(), close.
+    """
+
+    def __init__(self, ServerSettings settings not None, ServerCounts counts not None, *, bint secure=False,
+                 bint local=False):
+        self.settings = settings
+        self.counts = counts
+        self.secure = secure
+        self.local = local
+        self._state = NEW
+        counts.connections += 1
+
+    @property
+    def closed(self):
+        return self._state == CLOSED
+
+    @property
+    def helo(self):
+        """The name that the client gave, None before."""
+        return None if self._helo is None else self._helo.decode("utf-8", "replace")
+
+    # --- what the caller does
+
+    def start(self, str ident not None=""):
+        """The greeting. `ident` is shown in it, so that the logs of both sides can be put together."""
+        self.put(self.settings.greeting(ident))
+
+    def feed(self, bytes data not None):
+        """The events that `data` completes: a list, or an empty tuple."""
+        if self._state >= TLS:
+            self.dropped += len(data)
+            return ()
+        if self.asking:
+            self._data = data if self._data is None else self._data[self._pos:] + data
+            self._pos = 0
+            return ()
+        self._data = data
+        self._pos = 0
+        return self._run()
+
+    def accept(self, bytes text=None):
+        """Yes to the question; for a message, `text` follows "250 2.0.0 ". Returns the events that follow."""
+        question, self.asking = self.asking, 0
+        if self._state == CLOSED:
+            return ()
+        if question == ASK_MAIL:
+            self._state = MAIL
+            self._say(R_MAIL_OK)
+        elif question == ASK_RCPT:
+            self._state = RCPT
+            self._recipients += 1
+            self._say(R_RCPT_OK)
+        elif question == ASK_END:
+            self._taken(None if text is None else self.settings.line(b"250 2.0.0 " + text))
+        elif question == ASK_AUTH:
+            self.user = self._login.credentials[0]
+            self._say(R_LOGGED_IN)
+        return self._run()
+
+    def refuse(self, int code, bytes enhanced not None, bytes text not None):
+        """No to the question; with none open, to the connection (in place of start()). 421 always ends it.
+
+        Returns the events that follow.
+        """
+        question, self.asking = self.asking, 0
+        if self._state == CLOSED:
+            return ()
+        self.counts.refused += 1
+        line = self.settings.line(b"%d %s %s" % (code, enhanced, text))
+        if question == ASK_END:
+            self._verdict(line)
+        else:
+            self.put(line)
+        if question == 0 or code == 421:
+            self._state = CLOSED
+        return self._run()
+
+    def secured(self):
+        """The handshake that ("starttls",) asked for is done. What the client said in clear is forgotten."""
+        self.secure = True
+        self.user = self._helo = None
+        self._state = NEW
+
+    def hang_up(self, bytes enhanced not None, bytes text not None):
+        """421, whatever is going on. A message whose end was not answered is not taken."""
+        if self._state != CLOSED:
+            self.put(self.settings.line(b"421 %s %s" % (enhanced, text)))
+            self._state = CLOSED
+            self._data = None
+
+    # --- replies and events
+
+    cdef int _say(self, int reply) except -1:
+        return self.put(<bytes> self.settings.replies[reply])
+
+    cdef int _wrong(self, int reply) except -1:
+        """The client broke the protocol."""
+        self._errors += 1
+        return self._close(R_ERRORS) if self._errors >= _MAX_ERRORS else self._say(reply)
+
+    cdef int _refused(self, int reply) except -1:
+        self.counts.refused += 1
+        return self._say(reply)
+
+    cdef int _close(self, int reply) except -1:
+        self._state = CLOSED
+        return self._say(reply)
+
+    cdef int _ask(self, int question) except -1:
+        """Whether the caller wants to decide. Then everything stops here."""
+        self.asking = self.settings.ask & question
+        return self.asking
+
+    # --- lines
+
+    cdef object _run(self):
+        cdef bytes data = self._data
+        cdef const unsigned char* p
+        cdef Py_ssize_t n
+        if data is not None:
+            p = <const unsigned char*> PyBytes_AS_STRING(data)
+            n = PyBytes_GET_SIZE(data)
+            while self._pos < n and self._state < TLS and not self.asking:
+                if self._state == TEXT:
+                    self._read_text(p + self._pos, n - self._pos)
+                else:
+                    self._read_line(p + self._pos, n - self._pos)
+            if self._state >= TLS:
+                self.dropped += n - self._pos      # RFC 3207 section 4.2: or it would pass for sent inside TLS
+                self._pos = n
+            if self._pos == n:
+                self._data = None
+        return self.take_events()
+
+    cdef int _read_line(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef const unsigned char* lf = <const unsigned char*> memchr(p, b'\n', n)
+        cdef Py_ssize_t length = n if lf == NULL else lf - p + 1
+        self._pos += length
+        if lf != NULL and self.line_len == 0 and not self.line_too_long:
+            return self._end_line(p, length)
+        self.hold(p, length)
+        if lf != NULL:
+            self._end_line(self.line, self.line_len)
+            self.forget_line()
+        return 0
+
+    cdef int _end_line(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """A line p[0..n) with its LF."""
+        cdef bint login = self._state == LOGIN
+        cdef bint auth = login or (n >= 4 and same_word(p, 4, b"AUTH", 4))
+        cdef Py_ssize_t i
+        if login:
+            self._state = READY                # unless the mechanism wants another line
+        if self.line_too_long or n > (_MAX_LINE if auth else _MAX_COMMAND_LINE):
+            return self._wrong(R_LONG)
+        if n < 2 or p[n - 2] != b'\r':
+            return self._wrong(R_LF)
+        n -= 2
+        if login:
+            return self._login_line(p[:n])
+        for i in range(n):
+            if p[i] < 32 or p[i] == 127:
+                return self._wrong(R_CONTROL)
+        while n and p[n - 1] == b' ':          # to be tolerated: RFC 5321 section 4.1.1
+            n -= 1
+        return self._command(p, n)
+
+    # --- commands
+
+    cdef int _command(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef const unsigned char* space = <const unsigned char*> memchr(p, b' ', n)
+        cdef Py_ssize_t verb = n if space == NULL else space - p
+        if same_word(p, verb, b"RCPT", 4):
+            return self._rcpt(p + verb, n - verb)
+        if same_word(p, n, b"DATA", 4):
+            return self._data_command()
+        self._commands += 1
+        if self._commands > _MAX_COMMANDS:
+            return self._close(R_COMMANDS)
+        if same_word(p, verb, b"MAIL", 4):
+            return self._mail(p + verb, n - verb)
+        return self._session_command(p, verb, n)
+
+    cdef int _session_command(self, const unsigned char* p, Py_ssize_t verb, Py_ssize_t n) except -1:
+        if same_word(p, verb, b"EHLO", 4):
+            return self._hello(p + verb, n - verb, True, False)
+        if same_word(p, verb, b"HELO", 4):
+            return self._hello(p + verb, n - verb, False, False)
+        if same_word(p, verb, b"LHLO", 4):
+            return self._hello(p + verb, n - verb, True, True)
+        if same_word(p, verb, b"NOOP", 4):
+            return self._say(R_OK)
+        if same_word(p, verb, b"HELP", 4):
+            return self._say(R_HELP)
+        if same_word(p, verb, b"VRFY", 4):
+            return self._say(R_VRFY)
+        if same_word(p, verb, b"AUTH", 4):
+            return self._auth(p + verb, n - verb)
+        return self._alone(p, n) if verb == n else self._unknown(p, verb)
+
+    cdef int _alone(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """A command that takes no argument, and has none."""
+        if same_word(p, n, b"RSET", 4):
+            self._give_up()
+            return self._say(R_OK)
+        if same_word(p, n, b"QUIT", 4):
+            return self._close(R_BYE)
+        if same_word(p, n, b"STARTTLS", 8):
+            return self._start_tls()
+        return self._unknown(p, n)
+
+    cdef int _unknown(self, const unsigned char* p, Py_ssize_t n) except -1:
+        verb = p[:n].upper()
+        if verb in (b"RSET", b"QUIT", b"DATA", b"STARTTLS"):
+            return self._wrong(R_NO_ARGUMENT)
+        if verb == b"BDAT":
+            return self._close(R_BDAT)
+        if verb in (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"):
+            return self._close(R_NOT_MAIL)
+        if verb in (b"EXPN", b"TURN", b"ETRN", b"SEND", b"SOML", b"SAML"):
+            return self._wrong(R_NOT_HERE)
+        return self._wrong(R_UNKNOWN)
+
+    cdef int _hello(self, const unsigned char* p, Py_ssize_t n, bint esmtp, bint lmtp) except -1:
+        cdef bint auth
+        if lmtp != self.settings.lmtp:
+            return self._wrong(R_ONLY_LMTP if self.settings.lmtp else R_NOT_LMTP)
+        name = p[:n].strip()
+        if not name or b" " in name or len(name) > _MAX_NAME:
+            return self._wrong(R_NAME)
+        self._give_up()
+        self._helo = name
+        self._esmtp = esmtp
+        self._state = READY
+        if not esmtp:
+            return self.put(f"250 {self.settings.name}\r\n".encode())
+        auth = self.settings.login and self.user is None and (self.secure or self.local)
+        return self.put(self.settings.hello(self.settings.starttls and not self.secure, auth))
+
+    cdef int _give_up(self) except -1:
+        """The open transaction, if there is one."""
+        if self._state == MAIL or self._state == RCPT:
+            self._state = READY
+            if self.settings.envelopes:
+                self.emit(("reset",))
+        return 0
+
+    # --- the envelope
+
+    cdef int _mail(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef Path path
+        cdef int reply
+        if self._state != READY:
+            return self._wrong(R_HELLO_FIRST if self._state == NEW else R_NESTED)
+        if self.settings.auth is not None and self.user is None:
+            return self._refused(R_AUTH_FIRST)
+        if n < 6 or not same_word(p, 6, b" FROM:", 6):
+            return self._wrong(R_MAIL_SYNTAX)
+        words = {} if self.settings.envelopes else None
+        self._utf8 = False
+        reply = self._arguments(p + 6, n - 6, &path, words, self.settings)
+        if reply == R_MAIL_OK and path.length and not path.has_domain:
+            reply = R_SENDER
+        if reply != R_MAIL_OK:
+            return self._refused(reply) if reply == R_TOO_BIG else self._wrong(reply)
+        self._recipients = 0
+        if self.settings.envelopes:
+            self.emit(("mail", text_of(p + 6, &path), words))
+            if self._ask(ASK_MAIL):
+                return 0
+        self._state = MAIL
+        return self._say(R_MAIL_OK)
+
+    cdef int _rcpt(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef Path path
+        cdef int reply
+        if self._state != MAIL and self._state != RCPT:
+            return self._wrong(R_MAIL_FIRST)
+        if n < 4 or not same_word(p, 4, b" TO:", 4):
+            return self._wrong(R_RCPT_SYNTAX)
+        reply = self._arguments(p + 4, n - 4, &path, None, None)
+        if reply == R_SENDER or (reply == R_MAIL_OK and not path.has_domain
+                                 and not same_word(p + 4 + path.start, path.length, b"POSTMASTER", 10)):
+            reply = R_RECIPIENT
+        if reply != R_MAIL_OK:
+            return self._wrong(reply)
+        if self._recipients >= self.settings.max_recipients:
+            return self._refused(R_TOO_MANY)
+        if self.settings.envelopes:
+            self.emit(("rcpt", text_of(p + 4, &path), {}))
+            if self._ask(ASK_RCPT):
+                return 0
+        self._state = RCPT
+        self._recipients += 1
+        return self._say(R_RCPT_OK)
+
+    cdef int _arguments(self, const unsigned char* p, Py_ssize_t n, Path* path, dict words,
+                        ServerSettings settings) except -1:
+        """An address and its parameters: R_MAIL_OK, or the reply that says what is wrong."""
+        cdef int reply
+        if n and p[0] == b' ':
+            return R_SPACE
+        if not read_path(p, n, path) or (path.end < n and p[path.end] != b' '):
+            return R_SENDER
+        if path.end < n and not self._esmtp:
+            return R_ESMTP
+        reply = read_words(p + path.end, n - path.end, settings, words, &self._utf8)
+        if reply == R_MAIL_OK and path.eight_bit and not (self._utf8 and is_utf8(p, path)):
+            return R_UTF8
+        return reply
+
+    # --- the text
+
+    cdef int _data_command(self) except -1:
+        if self._state == MAIL:
+            return self._refused(R_NO_RCPT)
+        if self._state != RCPT:
+            return self._wrong(R_MAIL_FIRST)
+        self._state = TEXT
+        self._text.at = BM_LINE
+        self._text.bare = False
+        self._size = 0
+        if self.settings.envelopes:
+            self.emit(("data",))
+        return self._say(R_GO_AHEAD)
+
+    cdef int _read_text(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef int before = self._text.at
+        bm_data_scan(&self._text, p, n)
+        self._pos += self._text.used
+        self._size += self._text.content
+        if self.settings.content and self._text.content and self._sound():
+            self._pass_on(p, before)
+        return self._end_text() if self._text.ended else 0
+
+    cdef bint _sound(self):
+        """Whether the message may still be taken."""
+        return not self._text.bare and (self.settings.max_size == 0 or self._size <= self.settings.max_size)
+
+    cdef int _pass_on(self, const unsigned char* p, int before) except -1:
+        cdef bytes content
+        if before <= BM_LINE and not self._text.stuffed:
+            content = PyBytes_FromStringAndSize(<const char*> p, self._text.content)
+        else:
+            content = PyBytes_FromStringAndSize(NULL, self._text.content)
+            bm_data_copy(before, p, self._text.used, <unsigned char*> PyBytes_AS_STRING(content))
+        return self.emit(("content", content))
+
+    cdef int _end_text(self) except -1:
+        cdef int reply
+        self._commands = 0
+        if self._sound():
+            if self.settings.envelopes:
+                self.emit(("end", self._size))
+            return 0 if self._ask(ASK_END) else self._taken(None)
+        reply = R_BARE if self._text.bare else R_TOO_BIG
+        self.counts.refused += 1
+        line = <bytes> self.settings.replies[reply]
+        if self.settings.envelopes:
+            self.emit(("abort", line.decode().rstrip()))
+        return self._verdict(line)
+
+    cdef int _verdict(self, bytes line) except -1:
+        """The answer to a message, and the end of its transaction. LMTP wants one for each recipient (RFC 2033)."""
+        cdef long long i
+        for i in range(self._recipients if self.settings.lmtp else 1):
+            self.put(line)
+        self._state = READY
+        return 0
+
+    cdef int _taken(self, bytes line) except -1:
+        self.counts.messages += 1
+        self.counts.recipients += self._recipients
+        self.counts.bytes += self._size
+        self._errors = 0
+        return self._verdict(<bytes> self.settings.replies[R_TAKEN] if line is None else line)
+
+    # --- TLS and logins
+
+    cdef int _start_tls(self) except -1:
+        if self.secure or not self.settings.starttls:
+            return self._wrong(R_IN_TLS if self.secure else R_NO_TLS)
+        if self._state != READY:
+            return self._wrong(R_HELLO_FIRST if self._state == NEW else R_NESTED)
+        self._state = TLS
+        self.emit(("starttls",))
+        return self._say(R_TLS_GO)
+
+    cdef int _auth_refusal(self) except -1:
+        """Why AUTH is not in order, or R_LOGGED_IN."""
+        if self._state == NEW:
+            return R_HELLO_FIRST
+        if not self.settings.login or not (self.secure or self.local):
+            return R_NO_AUTH
+        if self.user is not None:
+            return R_AUTH_AGAIN
+        return R_LOGGED_IN if self._state == READY else R_AUTH_IN_MAIL
+
+    cdef int _auth(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef int reply = self._auth_refusal()
+        if reply != R_LOGGED_IN:
+            return self._wrong(reply)
+        words = p[:n].upper().split()
+        try:
+            self._login = Login(words[0].decode())
+        except (IndexError, KeyError, UnicodeDecodeError):
+            return self._wrong(R_MECHANISM)
+        words = p[:n].split()
+        if len(words) > 1:
+            return self._login_line(b"" if words[1] == b"=" else b" ".join(words[1:]))
+        self._state = LOGIN
+        return self.put(self._login.challenge + b"\r\n")
+
+    cdef int _login_line(self, bytes line) except -1:
+        """A response in base64; "*" gives up."""
+        if line == b"*":
+            return self._wrong(R_CANCELLED)
+        try:
+            self._login.answer(line)
+        except ValueError:
+            return self._wrong(R_BASE64)
+        if self._login.credentials is not None:
+            return self._judge()
+        self._state = LOGIN
+        return self.put(self._login.challenge + b"\r\n")
+
+    cdef int _judge(self) except -1:
+        user, password = self._login.credentials
+        if self.settings.ask & ASK_AUTH:
+            self.emit(("auth", self._login.mechanism, user, password))
+            self._ask(ASK_AUTH)
+            return 0
+        known, secret = self.settings.auth
+        good = compare_digest(user.encode(), known.encode())
+        good &= compare_digest(password.encode(), secret.encode())
+        self.counts.refused += not good
+        self.user = user if good else None
+        return self._say(R_LOGGED_IN) if good else self._wrong(R_DENIED)

@@ -1,0 +1,4 @@
+MAX_LINE: int
+
+class ServerBuffers:
+    def output(self) -> bytes: ...
