@@ -21,8 +21,10 @@ _LABEL = rf"(?!-)[A-Za-z0-9-]{{1,{MAX_LABEL}}}+(?<!-)"
 # What nearly every address of a list is. It decides "yes" only; a "no" is decided and explained by _check_fully.
 _plain = re.compile(rf"[{_ATEXT}]++(?:\.[{_ATEXT}]++)*+@(?:{_LABEL}\.)*+(?=[A-Za-z]){_LABEL}").fullmatch
 
-_dot_atom = re.compile(rf"[{_ATEXT}\u0080-\U0010ffff]++(?:\.[{_ATEXT}\u0080-\U0010ffff]++)*+").fullmatch
-_not_atext = re.compile(rf"[^{_ATEXT}.\u0080-\U0010ffff]").search
+# The ASCII that is not atext; all of Unicode beyond ASCII is, by RFC 6531 section 3.3.
+_NOT_ATEXT = r'\x00-\x20"(),.:;<>@\[\\\]\x7f'
+_dot_atom = re.compile(rf"[^{_NOT_ATEXT}]++(?:\.[^{_NOT_ATEXT}]++)*+").fullmatch
+_not_in_local = re.compile(rf"(?!\.)[{_NOT_ATEXT}]").search
 _quoted_local = re.compile(r'"(?:[^"\\]|\\.)*+"').match
 _label = re.compile(_LABEL).fullmatch
 _control = re.compile(r"[\x00-\x1f\x7f]").search
@@ -152,7 +154,7 @@ def _check_local(text: str, local: str) -> None:
         raise _refused(text, f"the part before the @ has more than {MAX_LOCAL} bytes")
     if local.startswith('"') or _dot_atom(local):
         return
-    wrong = _not_atext(local)
+    wrong = _not_in_local(local)
     if wrong is None:
         raise _refused(text, "a dot before the @ stands first, last or beside another")
     what = "a space" if wrong[0] == " " else repr(wrong[0])

@@ -8,11 +8,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from integration.servers.common import free_port as find_free_port
 from integration.servers.common import require as require_program
 
 pytest_plugins = ["integration.servers.fixtures"]
+
+# Deadlines and "too slow" measure the machine; under a sanitizer, or beside other work on two cores, it is slow.
+settings.register_profile("bulkmail", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bulkmail")
 
 HAVE_UVLOOP = importlib.util.find_spec("uvloop") is not None
 # No test of one coroutine needs as long; without it, one that waits for ever would stop the whole run.

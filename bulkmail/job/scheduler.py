@@ -33,6 +33,8 @@ from bulkmail.wire.client import NOT_TAKEN, Transaction
 # What one commit may cover, and how long an outcome may wait for one: docs/architecture.md, "How much can be in doubt".
 COMMIT_RECIPIENTS = 512
 COMMIT_SECONDS = 0.01
+AHEAD_SECONDS = 0.02  # recipients are claimed for this long ahead: what two commits take
+SHARED_AHEAD = 32  # transactions of a shared message that are claimed ahead at most
 PACED_SECONDS = 0.05  # a job with a rate claims this much of it ahead, at least one
 LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
 LEASE_BELOW = 2 * COMMIT_RECIPIENTS
@@ -74,6 +76,8 @@ class Scheduler:
         self._stopping = False
         self._demand = 0
         self._taken = 0  # recipients handed to pools since the last claim
+        self._ahead = 0  # recipients that should be ready
+        self._claimed_at = 0.0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -108,7 +112,7 @@ class Scheduler:
             taken.append(ready.popleft())
             self._taken += count
         short = room - len(taken)
-        if short or len(ready) < len(taken):
+        if short or len(ready) * self.composer.per_transaction < self._ahead / 2:
             self._demand = max(self._demand, short * self.composer.per_transaction)
             self._claim()
         return taken
@@ -220,21 +224,25 @@ class Scheduler:
 
     # -- claims and commits
 
-    def _target(self) -> int:
-        """How many recipients should be ready: what the pools took since the last claim twice over, within bounds."""
+    def _look_ahead(self) -> int:
+        """How many recipients should be ready: as many as the pools take in AHEAD_SECONDS, within bounds."""
+        now = self._loop.time()
+        passed, self._claimed_at = max(now - self._claimed_at, 0.001), now
+        bound = COMMIT_RECIPIENTS if self.composer.per_transaction == 1 else SHARED_AHEAD * self.composer.per_transaction
         rates = [limit.rate for limit in (self.limit, *(relay.limit for relay in self.relays)) if limit.rate]
-        bound = COMMIT_RECIPIENTS
         if rates:
-            bound = min(bound, max(1, int(min(rates) * PACED_SECONDS)))
-        return max(1, min(bound, max(self._demand, 2 * self._taken)))
+            bound = min(bound, max(self.composer.per_transaction, int(min(rates) * PACED_SECONDS)))
+        wanted = max(self._demand, self._taken * AHEAD_SECONDS / passed, self.composer.per_transaction)
+        self._demand = self._taken = 0
+        return int(min(bound, wanted))
 
     def _claim(self) -> None:
         """Claim the next recipients, commit that with whatever else is due, and compose them meanwhile."""
         if self._committing or self._stopping:
             return
         waiting = sum(len(tx.rcpts) for tx in self._ready) if self.composer.per_transaction > 1 else len(self._ready)
-        want = max(self._target(), self.composer.per_transaction if self._demand else 0) - waiting
-        self._demand = self._taken = 0
+        self._ahead = self._look_ahead()
+        want = self._ahead - waiting
         picked: list[tuple[Work, list[int]]] = []
         for work in self._works.values():
             if want <= 0:
@@ -346,10 +354,10 @@ class Scheduler:
             if self._demand:
                 self._claim()
             self._wake_pools()
-            return
-        self._exhausted = True
-        if next_due is not None:
-            self._wait_for(next_due)
+        else:
+            self._exhausted = True
+            if next_due is not None:
+                self._wait_for(next_due)
         self._look_for_end()
 
     def _wait_for(self, due: float) -> None:

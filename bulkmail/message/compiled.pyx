@@ -39,7 +39,7 @@ cdef enum:
     MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
 
 cdef enum OpCode:
-    OP_TEXT, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
+    OP_TEXT, OP_DOTS, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
 
 cdef enum:
     ESCAPE = 1          # OP_VALUE: into HTML text
@@ -217,10 +217,17 @@ cdef class Compiled:
 
     cdef int _add_text(self, bytes text, bint body) except -1:
         cdef Py_ssize_t at
+        cdef Op* op
+        if body and text.startswith(b"."):
+            # Whether these begin a line, and so must be encoded, depends on what stands before them.
+            rest = text.lstrip(b".")
+            op = self._new(OP_DOTS)
+            op.p, op.n = self._own(text), len(text) - len(rest)
+            text = rest
         if body:
             text = encode_text(text)
         at = text.find(b"\r\n")
-        cdef Op* op = self._new(OP_TEXT)
+        op = self._new(OP_TEXT)
         op.p, op.n = self._own(text), PyBytes_GET_SIZE(text)
         op.first = at if at >= 0 else op.n
         op.last = op.n - text.rfind(b"\r\n") - 2 if at >= 0 else -1

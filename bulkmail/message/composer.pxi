@@ -265,6 +265,9 @@ cdef class Composer:
             i += 1
             if op.code == OP_TEXT:
                 self.put_const(op, body)
+            elif op.code == OP_DOTS:
+                self.need(qp_bound(op.n))
+                put_text(&self.pen, op.p, op.n, body_class(False))
             elif op.code == OP_VALUE:
                 self.put_value(op, body)
             elif op.code == OP_RENDER:

@@ -139,6 +139,11 @@ cdef inline Py_ssize_t qp_bound(Py_ssize_t n) noexcept nogil:
     return 6 * n + 16
 
 
+cdef inline bint ends_line(const uint8_t* s, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Whether s[i], no blank, is the last before a line break: it may stand where a soft break's "=" would."""
+    return i + 1 < n and (s[i + 1] == c'\n' or s[i + 1] == c'\r') and s[i] != c' ' and s[i] != c'\t'
+
+
 cdef void put_text(Pen* pen, const uint8_t* s, Py_ssize_t n, const uint8_t* table) noexcept nogil:
     """Text as quoted-printable, continuing the pen's line. CRLF, CR and LF all become CRLF.
 
@@ -160,7 +165,11 @@ cdef void put_text(Pen* pen, const uint8_t* s, Py_ssize_t n, const uint8_t* tabl
                 return
         kind = table[s[i]]
         if kind == LITERAL:
-            soft_break(pen)
+            if ends_line(s, i, n):
+                put(pen, s + i, 1)
+                i += 1
+            else:
+                soft_break(pen)
             continue
         if kind == HEX:
             put_hex(pen, s[i])

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jinja2 import Environment, TemplateError, meta, nodes
+from jinja2 import TemplateSyntaxError as SyntaxProblem
 
 from bulkmail.errors import MessageError
-from bulkmail.message.template import Source, syntax_error
+from bulkmail.message.template import Source
 
 NONE: frozenset[str] = frozenset()
 
@@ -143,14 +144,12 @@ class _Walk:
                 raise MessageError(f"{self._source.label}: {name!r} cannot be included, there is no folder to look in")
             text, path, _ = self._environment.loader.get_source(self._environment, name)
             self.visit(self._environment.parse(text, name, path), known)
+        except SyntaxProblem as error:
+            raise MessageError(f"{name}, line {error.lineno}: {error.message}") from None
         except TemplateError as error:
-            if isinstance(error, LookupError) and may_be_missing:
-                return
-            if getattr(error, "lineno", None):
-                raise syntax_error(error, self._source) from None  # type: ignore[arg-type]
-            raise MessageError(
-                f"{self._source.label}: {error.message or name} is not in the manifest's folder"
-            ) from None
+            if not may_be_missing:
+                reason = f"{error.message or name} is not in the manifest's folder"
+                raise MessageError(f"{self._source.label}: {reason}") from None
 
 
 def _defined(test: nodes.Node, outcome: bool) -> frozenset[str]:

@@ -138,9 +138,8 @@ class Plan:
 def make_plan(environment: Sandbox, source: Source) -> Plan:
     """raises  MessageError  for a template that cannot be used, with file and line"""
     tree = parse(environment, source)
-    uses = find_uses(environment, tree, source)
-    # Before the tree is cut up: compiling finds errors of its own, such as unknown filters.
     template = load(environment, source, source)
+    uses = find_uses(environment, tree, source)
     if any(True for kind in _NOT_LOCAL for _ in tree.find_all(kind)):
         slot = RenderedSlot(template, source, frozenset(uses.names), whole=True)
         return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)

@@ -69,11 +69,12 @@ def envelope_of(data: bytes, what: str = "raw") -> tuple[str | None, list[str]]:
 
 
 def message_id_of(data: bytes) -> str:
-    """ "" if it has none that can be read."""
+    """The Message-ID of a ready message, "" if it has none that is one."""
     try:
-        return str(_fields(data)["Message-ID"] or "").strip()
+        text = str(_fields(data)["Message-ID"] or "").strip()
     except Exception:  # the parser raises whatever its parts do for hostile values
         return ""
+    return text if is_message_id(text) else ""
 
 
 def _fields(data: bytes) -> Message:

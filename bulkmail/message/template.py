@@ -136,11 +136,11 @@ class Row:
         self._contexts: dict[Environment, Context] = {}
 
     def context(self, template: Template, *, own: bool) -> Context:
-        if own:
-            return template.new_context(self.values, shared=True)
-        found = self._contexts.get(template.environment)
+        found = None if own else self._contexts.get(template.environment)
         if found is None:
-            found = self._contexts[template.environment] = template.new_context(self.values, shared=True)
+            found = template.new_context({**template.globals, **self.values}, shared=True)
+            if not own:
+                self._contexts[template.environment] = found
         return found
 
 

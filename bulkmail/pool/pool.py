@@ -15,7 +15,7 @@ from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint
 from bulkmail.wire.client import Transaction
 
-TURN_SECONDS = 0.002  # how long finished transactions may wait to be handed over in a batch: below any round trip
+TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
 NO_LIMIT = 1 << 60
 

@@ -1,0 +1,7 @@
+"""An SMTP and LMTP server that receives: for tests, staging and load."""
+
+from bulkmail.sink.refuse import Refuse
+from bulkmail.sink.server import Server
+from bulkmail.sink.session import Envelope, Message, Session
+
+__all__ = ["Envelope", "Message", "Refuse", "Server", "Session"]

@@ -21,6 +21,7 @@ from bulkmail.errors import (
 )
 from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
+from bulkmail.net.resolve import ehlo_name
 from bulkmail.smtp import auth
 from bulkmail.smtp.envelope import ServerInfo
 from bulkmail.smtp.session import Session, Turn
@@ -28,7 +29,6 @@ from bulkmail.smtp.wirelog import make_trace
 from bulkmail.url import Endpoint
 from bulkmail.wire.extensions import parse_extensions
 
-FQDN_SECONDS = 2.0  # a name look-up that takes longer is not worth waiting for: the address literal serves as well
 CLOSED_BY_US = "closed by us"  # the reason of an end that is no trouble
 QUIT_SECONDS = 5.0  # politeness; whoever does not answer by then is hung up on
 
@@ -125,7 +125,7 @@ def server_info(session: Session, greeting: str, used: str | None) -> ServerInfo
 
 async def _hello(session: Session, options: Any) -> None:
     """EHLO, or HELO where the server does not know it (RFC 5321 section 3.2)."""
-    name = (options.name or await _our_name(session)).encode("ascii", "replace")
+    name = (options.name or await ehlo_name(session.transport.get_extra_info("socket"))).encode("ascii", "replace")
     reply = await session.call(b"EHLO " + name + b"\r\n", "EHLO")
     if reply.code in (500, 501, 502, 504, 550):
         refused = reply
@@ -138,28 +138,6 @@ async def _hello(session: Session, options: Any) -> None:
     else:
         session.wire.extensions = parse_extensions(reply)
     session.wire.pipelining = options.pipelining and "PIPELINING" in session.wire.extensions
-
-
-_fqdn: dict[str, str] = {}  # by host name: looked up once a process
-
-
-async def _our_name(session: Session) -> str:
-    """The machine's fully qualified name, or an address literal where it has none (RFC 5321 section 4.1.4)."""
-    host = socket.gethostname()
-    if host not in _fqdn:
-        name = host
-        if "." not in host:
-            try:
-                looked_up = asyncio.get_running_loop().run_in_executor(None, socket.getfqdn)
-                name = await asyncio.wait_for(looked_up, FQDN_SECONDS)
-            except TimeoutError:
-                name = ""
-        usable = "." in name and name.isascii() and not name.startswith("localhost") and not name.endswith(".arpa")
-        _fqdn[host] = name if usable else ""
-    if _fqdn[host]:
-        return _fqdn[host]
-    address = session.transport.get_extra_info("sockname")[0]
-    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
 async def _start_tls(session: Session, endpoint: Endpoint) -> None:

@@ -20,13 +20,22 @@ cdef class Session:
     cdef public Py_ssize_t left         # transactions that it may still be given
     cdef public double command_timeout, data_timeout
     cdef readonly double idle_since
-    cdef object _loop, _waiter, _drained, _timer
+    cdef object _loop, _timer
+    cdef object _waiter                 # future of the reply to a single command
+    cdef object _changed                # future: see _news
     cdef double _deadline, _timer_at
-    cdef str _phase, _doing
-    cdef bint _hungry, _paused, _farewell_said
+    cdef int _fd                        # of a connection in clear, while we may write to it past the transport; or -1
+    cdef Py_ssize_t _low_water          # while _paused, more than so many bytes are unsent
+    cdef bint _hungry, _paused
+    cdef bint _leaving                  # QUIT was sent
     cpdef push(self, list transactions)
     cdef _flush(self)
+    cdef object _gather(self, object out)
     cdef _received(self, double now)
+    cdef bint _offer(self)
+    cdef _notify(self)
+    cdef _loss(self, str what)
+    cdef str _waiting_for(self)
     cdef _await_next(self, double now)
     cdef _arm(self, double deadline)
     cdef _fail(self, object error, Py_ssize_t unsent)

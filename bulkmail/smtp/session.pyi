@@ -6,6 +6,8 @@ from typing import Any
 from bulkmail.wire.client import Client, Transaction
 from bulkmail.wire.reply import Reply
 
+CLOSED_BY_US: str
+
 class Turn:
     done: list[Transaction]
     hungry: list[Session]

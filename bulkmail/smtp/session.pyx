@@ -4,6 +4,8 @@
 # Promises  no await, task, future or Python callback a message: transactions come in by push(), finished ones collect in
 #           the Turn that all sessions of a pool share, whose owner is called once a turn of the loop at most.
 # Errors    whatever ends the connection is kept as `error` and settles all that was under way (wire.Client.lost).
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
 import asyncio
 
 from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
@@ -13,6 +15,13 @@ from bulkmail.wire.client cimport AWAIT_NOTHING, AWAIT_VERDICT
 # between two turns, few enough that a crash leaves few in doubt (docs/architecture.md, "How much can be in doubt").
 cdef enum:
     MAX_WINDOW = 16
+
+CLOSED_BY_US = "closed by us"      # the reason of an end that is no trouble
+
+cdef extern from "gather.h":
+    enum:
+        BM_GATHER_MAX
+    Py_ssize_t bm_gather(int fd, const char** buffers, const size_t* sizes, int count) nogil
 
 
 cdef class Turn:
@@ -75,13 +84,18 @@ cdef class Session:
         self.wire.done = turn.done
         self.wire.expect("greeting")       # it may come before anybody asks for it
         self.closed = loop.create_future()
+        self._fd = -1
         self.window, self.left = 1, 0        # nothing is wanted before the owner says so, after the login
-        self._phase, self._doing = "greeting", "the greeting"
 
     # -- asyncio protocol
 
     def connection_made(self, transport):
         self.transport = transport
+        # with a high-water mark of 0, pause_writing() and resume_writing() say exactly whether the transport holds bytes
+        # of ours: while it holds none, _gather() may write past it
+        transport.set_write_buffer_limits(high=0)
+        if transport.get_extra_info("ssl_object") is None:
+            self._fd = transport.get_extra_info("socket").fileno()
 
     def data_received(self, bytes data):
         cdef double now = self._loop.time()
@@ -95,23 +109,36 @@ cdef class Session:
         self._received(now)
 
     def eof_received(self):
-        self._fail(ConnectionLost("the server closed the connection"), self._unsent())
+        self._fail(self._loss("the server closed the connection"), self._unsent())
 
     def connection_lost(self, exc):
-        if exc is None:
-            self._fail(ConnectionLost("the connection was closed"), 0)
-        else:
-            lost = ConnectionLost(f"the connection was lost: {exc}")
-            lost.__cause__ = exc
-            self._fail(lost, 0)
+        lost = self._loss("the connection was closed" if exc is None else f"the connection was lost: {exc}")
+        lost.__cause__ = exc
+        self._fail(lost, self._low_water + 1 if self._paused else 0)
+
+    cdef _loss(self, str what):
+        if self._leaving:
+            return ConnectionLost(CLOSED_BY_US)
+        return ConnectionLost(what + self._waiting_for(), command=self.wire.awaited())
+
+    cdef str _waiting_for(self):
+        cdef str what = self.wire.awaited()
+        if what is None:
+            return ""
+        if what == "greeting":
+            return ", waiting for the greeting"
+        if self.wire.streaming is not None:
+            return ", while the message was being sent"
+        return f", waiting for the reply to {what}"
 
     def pause_writing(self):
         self._paused = True
+        # kept, since the transport no longer tells how much was unsent once the connection is lost
+        self._low_water = self.transport.get_write_buffer_limits()[0]
 
     def resume_writing(self):
         self._paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._notify()
 
     # -- transactions
 
@@ -135,11 +162,12 @@ cdef class Session:
         self._flush()
         if idle:
             self._await_next(now)
+        if self.wire.load() == 0:
+            self._offer()                  # all of them were settled without asking the server: no reply will call
         if self.turn.done:
             self.turn.note(True)
 
     cdef _received(self, double now):
-        cdef bint dry
         if self.wire.answered:
             self.wire.answered = 0
             self._await_next(now)
@@ -148,17 +176,22 @@ cdef class Session:
             self._settle_call()
         if self.wire.closing:
             if self.wire.farewell is not None:
-                self._fail(ConnectionLost(f"the server closes: {self.wire.farewell}", reply=self.wire.farewell, permanent=False), self._unsent())
-            return
-        if not self._hungry and self.left > 0 and self.wire.queued() * 2 <= self.window:
-            self._hungry = True
-            self.turn.hungry.append(self)
-            dry = self.wire.load() <= 1
-            if dry and self.window < MAX_WINDOW:
-                self.window *= 2
-            self.turn.note(dry)
-        elif self.turn.done:
+                self._fail(self.wire.parting(), self._unsent())
+        elif not self._offer() and self.turn.done:
             self.turn.note(False)
+
+    cdef bint _offer(self):
+        """Ask the owner for work if there is room for it."""
+        cdef bint dry
+        if self._hungry or self.left <= 0 or self.wire.queued() * 2 > self.window:
+            return False
+        self._hungry = True
+        self.turn.hungry.append(self)
+        dry = self.wire.load() <= 1
+        if dry and self.window < MAX_WINDOW:
+            self.window *= 2
+        self.turn.note(dry)
+        return True
 
     def room(self):
         """How many transactions it wants now."""
@@ -171,31 +204,59 @@ cdef class Session:
         cdef object out = self.wire.take_output()
         if out is None or self.transport is None:
             return
+        if self._fd >= 0 and not self._paused:
+            out = self._gather(out)
+            if out is None:
+                return
         if type(out) is bytes:
             self.transport.write(out)
         else:
-            self.transport.write(b"".join(out))
+            self.transport.writelines(out)
+
+    cdef object _gather(self, object out):
+        """Write with one system call and without copying; what the kernel did not take, for the transport to write."""
+        cdef const char* buffers[BM_GATHER_MAX]
+        cdef size_t sizes[BM_GATHER_MAX]
+        cdef Py_ssize_t taken, place
+        cdef list pieces = [out] if type(out) is bytes else out
+        cdef int count = 0
+        if len(pieces) > BM_GATHER_MAX:
+            return out
+        for piece in pieces:
+            buffers[count], sizes[count] = PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)
+            count += 1
+        taken = bm_gather(self._fd, buffers, sizes, count)
+        if taken < 0:
+            return out
+        for place in range(count):
+            if taken < <Py_ssize_t>sizes[place]:
+                return [memoryview(pieces[place])[taken:], *pieces[place + 1:]]
+            taken -= sizes[place]
+        return None
 
     # -- single commands
 
     def greeting(self, double seconds):
         """Future of the greeting's Reply. Raises TimedOut, phase "greeting"."""
-        return self._await_reply("greeting", "the greeting", seconds)
+        return self._await_reply(seconds)
 
     def call(self, bytes line not None, str name not None, double seconds=0):
-        """Future of the Reply to one command line (with its CRLF). seconds: 0 for command_timeout."""
+        """Future of the Reply to one command line (with its CRLF). seconds: 0 for command_timeout.
+
+        A future that is cancelled ends the connection: its reply would be taken for that of the next command.
+        """
         if self.error is not None:
             raise self.error
-        self.wire.command(line, name)
-        self._flush()
-        return self._await_reply("command", f"the reply to {name}", seconds or self.command_timeout)
-
-    def _await_reply(self, str phase, str doing, double seconds):
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is not None:
             raise RuntimeError("a command is already under way on this connection")
-        self._waiter = self._loop.create_future()
-        self._phase, self._doing = phase, doing
-        waiter = self._waiter
+        self.wire.command(line, name)
+        self._leaving = name == "QUIT"
+        self._flush()
+        return self._await_reply(seconds or self.command_timeout)
+
+    def _await_reply(self, double seconds):
+        self._waiter = waiter = self._loop.create_future()
+        waiter.add_done_callback(self._on_waiter)
         if self.wire.replies:
             self._settle_call()
         elif self.error is not None:
@@ -204,12 +265,15 @@ cdef class Session:
             self._arm(self._loop.time() + seconds)
         return waiter
 
+    def _on_waiter(self, waiter):
+        if waiter.cancelled():
+            self.abort(ConnectionLost("the call was cancelled"))
+
     def _settle_call(self):
         if not self.wire.replies:
             return
         reply, waiter = self.wire.replies.pop(0), self._waiter
         self._waiter = None
-        self._phase, self._doing = "command", "the reply to a command"
         if not waiter.done():
             waiter.set_result(reply)
 
@@ -222,18 +286,16 @@ cdef class Session:
         returns when all is written, or when the server refused the envelope
         """
         while tx.state == 0 and self.wire.streaming is not tx:
-            await asyncio.wait([self.closed, self._wake()], return_when=asyncio.FIRST_COMPLETED)
+            await self._news()
         if tx.state != 0:
             return
         try:
             async for piece in pieces:
                 if self.error is not None:
                     return
-                self._arm(self._loop.time() + self.data_timeout)
                 self.wire.write_content(piece)
                 self._flush()
-                if self._paused:
-                    await asyncio.wait([self.closed, self._drain()], return_when=asyncio.FIRST_COMPLETED)
+                await self._drained()
         except BaseException:
             # a message cannot be taken back once DATA was accepted: only the end of the connection discards it
             self.abort(ConnectionLost("the message was abandoned before its end"))
@@ -244,16 +306,24 @@ cdef class Session:
             self._flush()
             self._await_next(now)
 
-    def _wake(self):
-        # resolved by _await_next, after each reply
-        self._drained = self._loop.create_future()
-        return self._drained
+    async def _drained(self):
+        if self._paused:
+            self._arm(self._loop.time() + self.data_timeout)
+            while self._paused and self.error is None:
+                await self._news()
+            self._deadline = 0         # how long the next piece takes is the caller's affair
 
-    def _drain(self):
-        self._drained = self._loop.create_future()
-        if not self._paused:
-            self._drained.set_result(None)
-        return self._drained
+    def _news(self):
+        """Awaitable, by any number of callers at once: a reply came, there is room to write, or the connection ended."""
+        if self._changed is None or self._changed.done():
+            self._changed = self._loop.create_future()
+            if self.error is not None:
+                self._changed.set_result(None)
+        return asyncio.shield(self._changed)
+
+    cdef _notify(self):
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     # -- deadlines: for the whole of what is awaited, so that a server which drips bytes still runs out of time
 
@@ -266,8 +336,7 @@ cdef class Session:
             self._arm(now + self.data_timeout)
         else:
             self._arm(now + self.command_timeout)
-        if self.wire.streaming is not None and self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._notify()
 
     cdef _arm(self, double deadline):
         # one timer that is moved only to an earlier time: most deadlines are met, and then nothing was spent on them
@@ -285,13 +354,11 @@ cdef class Session:
         if self._loop.time() < self._deadline - 0.001:
             self._arm(self._deadline)
             return
-        phase, doing = self._phase, self._doing
-        if self._waiter is None:
-            verdict = self.wire.waiting() == AWAIT_VERDICT or self.wire.streaming is not None
-            phase = "data" if verdict else "command"
-            doing = "the reply to the end of data" if self.wire.waiting() == AWAIT_VERDICT else (
-                "the server to take the message" if verdict else "the reply to MAIL, RCPT or DATA")
-        self._fail(TimedOut(f"timed out waiting for {doing}", phase=phase), self._unsent())
+        what = self.wire.awaited()
+        phase = "greeting" if what == "greeting" else "command"
+        if what == "end of data" or self.wire.streaming is not None:
+            phase = "data"
+        self._fail(TimedOut("timed out" + self._waiting_for(), phase=phase, command=what), self._unsent())
 
     # -- the end
 
@@ -311,11 +378,13 @@ cdef class Session:
             self._timer.cancel()
             self._timer = None
         self.wire.lost(error, unsent, self._loop.time())
+        self._fd = -1
         if self.transport is not None:
             self.transport.abort()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(error)
             self._waiter.exception()       # the awaiter still gets it; nobody is told that it was never looked at
+        self._notify()
         if not self.closed.done():
             self.closed.set_result(error)
         self.turn.ended.append(self)
@@ -325,10 +394,13 @@ cdef class Session:
 
     async def start_tls(self, context, server_hostname, double seconds):
         """Put TLS under the connection. What the server said in clear is forgotten. Raises ssl.SSLError, OSError, TimedOut."""
+        if self.error is not None:
+            raise self.error
         if self.wire.reader.pending():
             # RFC 3207 section 6: text behind the 220 would be taken for a reply under TLS
             raise ProtocolError("the server sent text between its 220 to STARTTLS and the TLS handshake", command="STARTTLS")
         self.transport.pause_reading()
+        self._fd = -1
         try:
             self.transport = await asyncio.wait_for(
                 self._loop.start_tls(self.transport, self, context, server_hostname=server_hostname), seconds)

@@ -3,6 +3,7 @@ from bulkmail.wire.reply cimport Reply, ReplyReader
 cdef enum:
     EIGHT_BIT = 1            # the content has bytes above 127: BODY=8BITMIME where offered (RFC 6152)
     UTF8 = 2                 # an address or header needs SMTPUTF8 (RFC 6531)
+    EIGHT_BIT_ONLY = 4       # with EIGHT_BIT: refused where 8BITMIME is not offered
 
 cdef enum:
     TX_WAITING, TX_DONE, TX_NOT_TAKEN, TX_IN_DOUBT
@@ -37,6 +38,7 @@ cdef class Client:
     cdef public object trace
     cdef readonly bint closing          # a 421 came, or QUIT was sent: nothing more may be asked
     cdef readonly Reply farewell        # that 421
+    cdef readonly str farewell_to       # what it answered, or None
     cdef public list done               # finished transactions, oldest first; the caller empties it, or puts in a list of its own
     cdef readonly list replies          # replies to single commands, oldest first; the caller empties it
     cdef readonly Py_ssize_t begun      # transactions whose MAIL was written
@@ -69,7 +71,8 @@ cdef class Client:
     cpdef command(self, bytes line, str name)
     cdef _on_reply(self, int code, double now)
     cdef _on_verdict(self, int code, double now)
-    cdef _hang_up(self)
+    cdef _hang_up(self, str answered)
+    cdef _refused_early(self, double now)
     cdef _drop(self, Transaction tx, object why, double now)
     cdef _on_env_reply(self, int code, double now)
     cdef _advance(self, double now)

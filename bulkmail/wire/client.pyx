@@ -20,6 +20,7 @@
 #   421 that answers nothing            as a lost connection
 #   lost, final dot not wholly written  NOT_TAKEN: without the dot the server must discard (RFC 5321 section 4.1.1.4)
 #   lost, dot written, no reply         IN_DOUBT (RFC 1047): the server may have taken it
+#   refused while content is streamed   its reply decides; the rest is not sent, so the connection ends
 #   anything else                       ProtocolError; what was in flight is settled as if the connection was lost
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -48,7 +49,7 @@ cdef class Transaction:
     sender    address for MAIL FROM without brackets, ASCII or UTF-8; b"" is the null sender
     rcpts     addresses for RCPT TO, at least one; addresses hold no CR, LF, NUL, space or bracket: the caller checked
     body      the content ready for the wire: CRLF, dots escaped, final dot included; None: the caller streams it
-    flags     EIGHT_BIT | UTF8
+    flags     EIGHT_BIT | EIGHT_BIT_ONLY | UTF8
     tag, at, positions   the caller's own
     tries     how often it was NOT_TAKEN and made ready again
     via       the session that it went by
@@ -115,9 +116,9 @@ cdef class Client:
 
     cpdef push(self, Transaction tx, double now):
         """Take `tx` on; its envelope is written at once if it may be."""
-        if tx.flags & UTF8 and "SMTPUTF8" not in self.extensions:
-            tx.refuse(EnvelopeRefused(
-                "an address has characters beyond ASCII and the server does not offer SMTPUTF8", permanent=True, command="MAIL"))
+        cdef str lacking = missing_extension(tx.flags, self.extensions) if tx.flags else None
+        if lacking is not None:
+            tx.refuse(EnvelopeRefused(lacking, permanent=True, command="MAIL"))
             self._finish(tx, TX_DONE, now)
             return
         self._queue.append(tx)
@@ -153,6 +154,18 @@ cdef class Client:
         if self._rset or self._env is not None or self._commands:
             return AWAIT_COMMAND
         return AWAIT_NOTHING
+
+    def awaited(self):
+        """What the next reply answers, for errors: "greeting", a command's name, "end of data", or None."""
+        if self._body is not None:
+            return "end of data"
+        if self._rset:
+            return "RSET"
+        if self._env is not None:
+            return "MAIL" if self._got == 0 else "RCPT" if self._got <= len(self._env.rcpts) else "DATA"
+        if self.streaming is not None:
+            return "DATA"
+        return self._commands[0] if self._commands else None
 
     cpdef object take_output(self):
         """What to write now: bytes, a list of bytes to be written together, or None."""
@@ -202,7 +215,7 @@ cdef class Client:
             elif unsent > self._after_dot:
                 self._drop(tx, why, now)
             else:
-                tx.error = InDoubt(f"the message may have been taken: {why} before the reply to the end of data", command="end of data")
+                tx.error = InDoubt(f"the message may have been taken: {why}", command="end of data")
                 tx.error.__cause__ = why
                 self._finish(tx, TX_IN_DOUBT, now)
         for tx in (self.streaming, self._env):
@@ -236,21 +249,34 @@ cdef class Client:
         elif self._rset:
             self._rset = False
             if code == 421:
-                self._hang_up()
+                self._hang_up("RSET")
         elif self._env is not None and self._got < self._sent:
             self._on_env_reply(code, now)
         elif self._commands:
-            self._commands.popleft()
+            name = self._commands.popleft()
             self.replies.append(self.reader.take())
             if code == 421:
-                self._hang_up()
+                self._hang_up(name)
         elif code == 421:
-            self._hang_up()
+            self._hang_up(None)
         else:
+            if self.streaming is not None and code >= 400:
+                self._refused_early(now)
             raise ProtocolError(f"a reply to nothing: {self.reader.take()}", reply=self.reader.take())
 
-    cdef _hang_up(self):
-        self.closing, self.farewell = True, self.reader.take()
+    cdef _hang_up(self, str answered):
+        self.closing, self.farewell, self.farewell_to = True, self.reader.take(), answered
+
+    def parting(self):
+        """The error that the server's 421 makes."""
+        return ConnectionLost(
+            f"the server closes: {self.farewell}", reply=self.farewell, command=self.farewell_to, permanent=False)
+
+    cdef _refused_early(self, double now):
+        cdef Transaction tx = self.streaming
+        self.streaming = None
+        tx.reply, tx.command, tx.judged = self.reader.take(), "end of data", True
+        self._finish(tx, TX_DONE, now)
 
     cdef _on_verdict(self, int code, double now):
         cdef Transaction tx = self._body
@@ -258,7 +284,7 @@ cdef class Client:
             raise ProtocolError(f"the reply to the end of data is {self.reader.take()}, expected 2xx, 4xx or 5xx")
         self._body = None
         if code == 421:
-            self._hang_up()
+            self._hang_up("end of data")
         if not self._lone:
             tx.reply, tx.command, tx.judged = self.reader.take(), "end of data", True
         self._finish(tx, TX_DONE, now)
@@ -268,9 +294,9 @@ cdef class Client:
         cdef Py_ssize_t place = self._got
         self._got += 1
         if code == 421:
-            self._hang_up()
+            self._hang_up("MAIL" if place == 0 else "RCPT" if place <= len(tx.rcpts) else "DATA")
             self._env = None
-            self._drop(tx, ConnectionLost(f"the server closes: {self.farewell}", reply=self.farewell, permanent=False), now)
+            self._drop(tx, self.parting(), now)
         elif place == 0:
             if code >= 300:
                 self._mail_refusal = self.reader.take()
@@ -365,6 +391,15 @@ cdef class Client:
             if self._accepted:
                 tx.reply, tx.command = self._data_refusal, "DATA"
         self._finish(tx, TX_DONE, now)
+
+
+cdef str missing_extension(int flags, dict extensions):
+    """Why these flags cannot be had of this server, or None."""
+    if flags & UTF8 and "SMTPUTF8" not in extensions:
+        return "an address has characters beyond ASCII and the server does not offer SMTPUTF8"
+    if flags & EIGHT_BIT_ONLY and "8BITMIME" not in extensions:
+        return "body='8bitmime' was asked for and the server does not offer 8BITMIME"
+    return None
 
 
 cdef bytes mail_parameters(Transaction tx, dict extensions):

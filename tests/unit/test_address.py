@@ -139,6 +139,18 @@ def test_the_quick_way_and_the_full_one_agree(text):
         assert check_address(text) == full
 
 
+def test_every_ascii_character_is_atext_or_not_by_the_standard():
+    """RFC 5322 section 3.2.3."""
+    atext = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-/=?^_`{|}~")
+    for character in map(chr, range(128)):
+        text = f"a{character}é@b"  # é: the full check decides
+        if character in atext | {"."}:
+            assert check_address(text) == text
+        else:
+            with pytest.raises(ValueError):
+                check_address(text)
+
+
 @given(st.text(max_size=40))
 def test_whatever_passes_cannot_break_the_command_line_it_stands_in(text):
     try:

@@ -79,6 +79,7 @@ CHUNKS = st.sampled_from(
         "{% if a == 'x' %}\n.{% elif not flag %}y{% endif %}",
         "{% for c in b %}{{ c }}{% endfor %}",
         "{# nothing #}",
+        "{% for i in range(3) %}{{ loop.index }}{{ a }}{% endfor %}",
         "{% if gone is defined %}{{ gone }}{% endif %}",
         "{% if n and flag %}&amp;{% endif %}",
         "{{ b|default(a) }}",

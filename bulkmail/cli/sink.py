@@ -1,0 +1,101 @@
+"""`bulkmail sink`: an SMTP or LMTP server that receives."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import click
+
+from bulkmail.errors import ConfigError
+
+from . import output
+
+LATER = {
+    "proxy_from": "CIDR|ADDRESS|*",
+    "ignore": "CIDR|ADDRESS",
+    "deny": "CIDR|ADDRESS",
+    "connections_per_minute": "N",
+    "fault": "RULE",
+    "seed": "N",
+    "web": "ADDRESS:PORT",
+}
+
+
+def later_options(command: Any) -> Any:
+    """Adds the flags that a later version has, so that they are refused by what they are."""
+    for name, metavar in reversed(LATER.items()):
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, name, metavar=metavar, multiple=True, help="Not in this version yet.")(command)
+    return command
+
+
+@click.command(
+    short_help="Run an SMTP server that receives, for tests.",
+    epilog="""\b
+Examples:
+  bulkmail sink --listen 127.0.0.1:2525 --store inbox
+  bulkmail sink --listen 127.0.0.1:0 --discard --json
+\b
+Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 2 for what cannot be served.""",
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="HOST:PORT",
+    default=("127.0.0.1:2525",),
+    show_default=True,
+    help="May be repeated; port 0 takes a free one.",
+)
+@click.option("--lmtp", is_flag=True, help="Speak LMTP: LHLO, and a reply for each recipient.")
+@click.option("--store", metavar="DIR", help="Keep messages in this Maildir, with an envelopes.jsonl.")
+@click.option("--discard", is_flag=True, help="Count messages and forget them (what happens without --store, too).")
+@click.option("--tls-cert", metavar="FILE", help="Offer STARTTLS with this certificate (PEM).")
+@click.option("--tls-key", metavar="FILE", help="Its private key, unless that is in the same file.")
+@click.option("--tls-implicit", is_flag=True, help="TLS from the first byte, instead of STARTTLS.")
+@click.option("--auth", metavar="USER:PASSWORD", help="Demand this login before MAIL.")
+@click.option("--max-size", type=click.IntRange(min=0), metavar="N", help="Bytes in a message; 0: no limit.")
+@click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
+@click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
+@click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
+@later_options
+def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:
+    """Receive mail by SMTP (or LMTP) and store it or throw it away. It delivers to nobody."""
+    from bulkmail.net.loop import run
+
+    for name in LATER:
+        if options.pop(name):
+            raise ConfigError(f"--{name.replace('_', '-')} is not in this version yet")
+    counts = run(serve(listen, {name: value for name, value in options.items() if value is not None}))
+    if as_json:
+        output.emit_json(counts)
+    else:
+        click.echo(", ".join(f"{name} {count}" for name, count in counts.items()))
+    return 0
+
+
+async def serve(listen: tuple[str, ...], options: dict[str, Any]) -> dict[str, int]:
+    """Serve until SIGINT or SIGTERM; the counts."""
+    from bulkmail.sink.options import shown
+    from bulkmail.sink.server import Server
+
+    if "store" not in options:
+        options["discard"] = True
+    stop = asyncio.Event()
+    on_signals(stop)
+    async with Server(listen=listen, **options) as server:
+        for host, port in server.addresses:
+            print(f"listening on {shown(host, port)}", flush=True)
+        await stop.wait()
+    return server.counts
+
+
+def on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows: its handlers run outside the loop, which has to be woken
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))

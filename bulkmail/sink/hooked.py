@@ -1,0 +1,224 @@
+"""A connection whose hooks decide. One task drives it, so that hooks of a connection run one after the other; while
+one thinks, nothing is read. Only `on_data` runs beside the reading, to take a message as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bulkmail.errors import ConnectionLost, MessageRefused
+from bulkmail.sink.connection import Connection, log
+from bulkmail.sink.refuse import Refuse, reply_text
+from bulkmail.sink.stream import Stream
+from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
+
+if TYPE_CHECKING:
+    from bulkmail.sink.server import Server
+    from bulkmail.wire.server import Event
+
+NAMES = ("on_connect", "on_auth", "on_mail", "on_rcpt", "on_data", "on_close")
+QUESTIONS = {"on_auth": ASK_AUTH, "on_mail": ASK_MAIL, "on_rcpt": ASK_RCPT, "on_data": ASK_END}
+
+
+def questions(hooks: object) -> int:
+    """What the codec has to ask, for these hooks."""
+    return sum(flag for name, flag in QUESTIONS.items() if hasattr(hooks, name))
+
+
+class HookedConnection(Connection):
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._inbox: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._lost = self._choked = False
+        self._stream: Stream | None = None
+        self._reader: asyncio.Task[Any] | None = None
+
+    # --- what the loop calls
+
+    def welcome(self) -> None:
+        self.session  # noqa: B018  # its addresses cannot be asked for once the client has gone
+        self.server.spawn(self.run())
+
+    def data_received(self, data: bytes) -> None:
+        self.active = True
+        if self.codec.closed:
+            return
+        self._inbox.append(data)
+        self.transport.pause_reading()
+        self._wake.set()
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self._wake.set()  # run() reads on when it has nothing left to do
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._wake.set()
+        if self._stream is not None:
+            self._stream.end(ConnectionLost("the client went away before the message ended"))
+
+    def flush(self) -> None:
+        if not self._lost:
+            super().flush()
+
+    # --- the task
+
+    async def run(self) -> None:
+        try:
+            await self.greet()
+            while not self._lost and not self.codec.closed:
+                if self._inbox:
+                    await self.work(self.codec.feed(self._inbox.popleft()))
+                else:
+                    await self.more()
+        finally:
+            await self.close()
+
+    async def greet(self) -> None:
+        try:
+            await self.call("on_connect", self.session)
+        except Refuse as no:
+            self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
+        else:
+            self.codec.start(self.ident)
+        self.flush()
+
+    async def more(self) -> None:
+        if not self._choked:
+            self.transport.resume_reading()
+        self._wake.clear()
+        await self._wake.wait()
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._end_stream(ConnectionLost("the client went away before the message ended"))
+            await asyncio.gather(self._reader, return_exceptions=True)
+        self.drop_message()
+        try:
+            await self.call("on_close", self.session)
+        except Refuse:
+            pass  # nobody is there to be refused
+        finally:
+            self.transport.close()
+            self.server.forget(self)
+
+    async def work(self, events: Sequence[Event]) -> None:
+        while events and not self._lost:
+            events = await self.react(events)
+        self.flush()
+
+    async def react(self, events: Sequence[Event]) -> Sequence[Event]:
+        *plain, last = events
+        for event in plain:
+            await self.absorb(event)
+        if not self.codec.asking:
+            await self.absorb(last)
+            return ()
+        try:
+            text = await self.decide(last)
+        except Refuse as no:
+            return self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
+        return self.codec.accept(text)
+
+    async def absorb(self, event: Event) -> None:
+        """What needs no decision."""
+        kind = event[0]
+        if kind == "starttls":
+            await self.upgrade()
+            return
+        if kind == "abort":
+            self._end_stream(MessageRefused(event[1]))
+            await self.read_result(quiet=True)
+        self.take(event)
+        if kind == "data":
+            self.begin_stream()
+        elif kind == "content" and self._stream is not None:
+            self._stream.add(event[1])
+            if self._reader is not None:
+                await self._stream.drained()
+
+    async def decide(self, event: Event) -> bytes | None:
+        """A question's answer: the reply's text, or Refuse."""
+        kind, session = event[0], self.session
+        if kind == "mail":
+            await self.call("on_mail", session, event[1], event[2])
+            self.take(event)
+        elif kind == "rcpt":
+            await self.call("on_rcpt", session, event[1], event[2])
+            self.take(event)
+        elif kind == "auth":
+            if await self.call("on_auth", session, *event[1:]) is False:
+                raise Refuse(535, "Authentication credentials invalid", "5.7.8")
+        else:
+            return await self.finish_message()
+        return None
+
+    async def upgrade(self) -> None:
+        self._inbox.clear()
+        self.flush()
+        self._handshake = asyncio.current_task()
+        await self.shake_hands()
+
+    # --- messages
+
+    def begin_stream(self) -> None:
+        hook = getattr(self.server.hooks, "on_data", None)
+        if hook is None:
+            return
+        self._stream = Stream()
+        if inspect.iscoroutinefunction(hook):
+            self._reader = asyncio.get_running_loop().create_task(self.call("on_data", self.session, self._stream))
+            self._reader.add_done_callback(lambda _, stream=self._stream: stream.ignore())
+
+    def _end_stream(self, error: Exception | None = None) -> None:
+        if self._stream is not None:
+            self._stream.end(error)
+
+    async def read_result(self, quiet: bool = False) -> Any:
+        """What on_data returned; Refuse if it raised that. `quiet`: its word does not count any more."""
+        stream, self._stream = self._stream, None
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            outcome = (await asyncio.gather(reader, return_exceptions=True))[0]
+            if isinstance(outcome, BaseException) and not quiet:
+                raise outcome
+            return outcome
+        if stream is not None and not quiet:
+            return await self.call("on_data", self.session, stream)
+        return None
+
+    async def finish_message(self) -> bytes | None:
+        self._end_stream()
+        try:
+            result = await self.read_result()
+        except Refuse:
+            self.drop_message()
+            raise
+        text = self.store_message()
+        return text if result is None else reply_text(str(result)).encode()
+
+    # --- hooks
+
+    async def call(self, name: str, *arguments: Any) -> Any:
+        """The hook's result, None without one. Whatever else than Refuse it raises is logged and refuses with a 451."""
+        hook = getattr(self.server.hooks, name, None)
+        if hook is None:
+            return None
+        try:
+            result = hook(*arguments)
+            return await result if inspect.isawaitable(result) else result
+        except Refuse:
+            raise
+        except (MessageRefused, ConnectionLost) as error:  # of the stream: the client's doing, not the hook's
+            raise Refuse(451, "The message did not end well", "4.3.0") from error
+        except Exception as error:
+            log.exception("hook %s failed", name, extra={"cid": self.ident})
+            raise Refuse(451, "Local error in processing", "4.3.0") from error

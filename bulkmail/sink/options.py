@@ -1,0 +1,153 @@
+"""The options of a server, named as the flags of `bulkmail sink`: checked, and made into what the wire needs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bulkmail.errors import ConfigError
+from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
+
+LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed", "web")
+# Not offered yet, so that turning them off changes nothing.
+NOT_OFFERED = ("CHUNKING", "BINARYMIME", "DSN", "LIMITS")
+DEFAULT_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkOptions:
+    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case."""
+
+    store: str | Path | None = None
+    discard: bool = False
+    lmtp: bool = False
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
+    tls_implicit: bool = False
+    auth: str | None = None
+    max_size: int = DEFAULT_MAX_SIZE
+    max_recipients: int = DEFAULT_MAX_RECIPIENTS
+    without: Iterable[str] = ()
+    name: str | None = None
+
+
+def read_options(options: dict[str, Any]) -> SinkOptions:
+    """ConfigError for an option that there is not, or not yet, and for values that exclude each other."""
+    known = SinkOptions.__dataclass_fields__
+    for key in options:
+        if key in LATER:
+            raise ConfigError(f"{key!r} is not in this version yet")
+        if key not in known:
+            raise ConfigError(f"there is no option {key!r} of a sink{nearest(key, known)}")
+    read = SinkOptions(**options)
+    if read.store is not None and read.discard:
+        raise ConfigError("a sink either stores or discards: 'store' and 'discard' exclude each other")
+    if read.tls_cert is None and (read.tls_implicit or read.tls_key is not None):
+        raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
+    if read.max_size < 0 or read.max_recipients < 1:
+        raise ConfigError("'max_size' is 0 (no limit) or more bytes, 'max_recipients' at least 1")
+    return read
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def read_auth(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    user, colon, password = text.partition(":")
+    if not colon or not user:
+        raise ConfigError("'auth' is USER:PASSWORD")  # what was given is a secret
+    return user, password
+
+
+def read_without(words: Iterable[str]) -> frozenset[str]:
+    names = [words] if isinstance(words, str) else words
+    without = frozenset(name.upper() for name in names)
+    for name in sorted(without.difference(EXTENSIONS, NOT_OFFERED)):
+        raise ConfigError(f"there is no extension {name!r}{nearest(name, EXTENSIONS)}")
+    return without
+
+
+def tls_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
+    """For a server; the key may stand in the certificate's file."""
+    for path in filter(None, (cert, key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"the TLS file {str(path)!r} cannot be read: {error.strerror}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key, password=no_password)
+    except (ssl.SSLError, ValueError) as error:
+        files = f"{str(cert)!r}" if key is None else f"{str(cert)!r} and {str(key)!r}"
+        raise ConfigError(f"no certificate with its private key can be read from {files}: {error}") from error
+    return context
+
+
+def no_password() -> str:
+    # OpenSSL would ask at the terminal, and a server wait there for ever.
+    raise ValueError("the private key is encrypted")
+
+
+def read_listen(listen: str | Sequence[str]) -> list[tuple[str, int]]:
+    """ "HOST:PORT", "[IPv6]:PORT", ":PORT" (every address) or "PORT", one or several."""
+    places = [listen] if isinstance(listen, str) else list(listen)
+    if not places:
+        raise ConfigError("a sink needs an address to listen on, such as '127.0.0.1:2525'")
+    return [read_place(place) for place in places]
+
+
+def read_place(place: str) -> tuple[str, int]:
+    host, colon, port = place.rpartition(":")
+    if not colon:
+        host = DEFAULT_HOST
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ConfigError(f"cannot listen on {place!r}: an IPv6 address is written [ADDRESS]:PORT")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ConfigError(f"cannot listen on {place!r}: expected HOST:PORT with a port of 0 to 65535")
+    return host or "0.0.0.0", int(port)
+
+
+def bind(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening socket at the first address of `host`. ConfigError says what is in the way."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen on {shown(host, port)}: {reason(error)}") from error
+    try:
+        if os.name == "posix":  # on Windows it would let two servers share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == getattr(socket, "AF_INET6", None):
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {shown(host, port)}: {reason(error)}") from error
+    return listener
+
+
+def reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
