@@ -22,12 +22,8 @@ test: $(VENV)/.dev build
 	@$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev build
-	@echo "== ruff"
-	@$(VENV)/bin/ruff check .
-	@echo "== layers, file sizes, stubs"
-	@$(PY) scripts/check_source.py
-	@echo "== mypy"
-	@$(VENV)/bin/mypy
+	@echo "== lint: ruff; layers, file sizes and stubs; mypy"
+	@wrong=0; $(VENV)/bin/ruff check . || wrong=1; $(PY) scripts/check_source.py || wrong=1; $(VENV)/bin/mypy || wrong=1; exit $$wrong
 
 # BENCH=quick (under a minute), normal (some minutes), full (200,000 recipients, five rounds)
 bench: $(VENV)/.bench build

@@ -27,7 +27,7 @@ elif DEBUG:
     FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     LINK_FLAGS = ["-fsanitize=address,undefined"]
 else:
-    FLAGS, LINK_FLAGS = ["-O3", "-DNDEBUG", "-fvisibility=hidden"], []
+    FLAGS, LINK_FLAGS = ["-O3", "-g0", "-DNDEBUG", "-fvisibility=hidden"], []
 if sys.platform != "win32":
     # Cython's own output has unused functions and parameters; the rest must be clean, ours and its.
     FLAGS += ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

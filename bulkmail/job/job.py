@@ -97,6 +97,7 @@ class Job:
                 defaults=manifest.defaults,
                 variables=manifest.variables,
                 folder=manifest.folder,
+                personal=manifest.mode == "personal",
             )
         except CompileError as error:
             path_, _ = error.problems[0]

@@ -91,6 +91,7 @@ class Journal:
     ) -> Journal:
         """A new journal, locked. JournalError if there is a file already, or its folder is missing or not writable."""
         path = Path(path)
+        _check_level(level)
         with _locked(path) as lock:
             if path.exists():
                 raise JournalError(f"{path}: there is a journal already; resume it, or begin a fresh one")
@@ -113,6 +114,7 @@ class Journal:
                                a pin's digest of None is not compared.
         """
         path = Path(path)
+        _check_level(level)
         check_header(path)
         with _locked(path) as lock:
             return cls._start(path, lock, level, manifest_digest, pin, _now(now))
@@ -121,8 +123,6 @@ class Journal:
     def _start(
         cls, path: Path, lock: RunLock, level: str, manifest_digest: str | None, pin: Pin | None, now: float
     ) -> Journal:
-        if level not in LEVELS:
-            raise ValueError(f"level is {level!r}, expected one of {tuple(LEVELS)}")
         with guard(path):
             journal = cls(path, lock, open_for_run(path, level))
         try:
@@ -400,6 +400,11 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_level(level: str) -> None:
+    if level not in LEVELS:
+        raise ValueError(f"level is {level!r}, expected one of {tuple(LEVELS)}")
 
 
 def _now(now: float | None) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ def make_file(path: Path, job: str, manifest_digest: str, pin: Pin, meta: Mappin
         unfinished.unlink(missing_ok=True)
         try:
             with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
+                db.execute("PRAGMA journal_mode = MEMORY")  # the rename makes it atomic; a kill leaves one file only
                 db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 db.executescript(f"BEGIN;{TABLES}{VIEWS}")
@@ -57,9 +60,21 @@ def make_file(path: Path, job: str, manifest_digest: str, pin: Pin, meta: Mappin
                 )
                 db.execute("COMMIT")
             unfinished.rename(path)
+            _sync_folder(path.parent)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that a loss of power cannot take back the name of a journal whose claims are on the disk."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_pin(path: Path, job: Mapping[str, Any], pin: Pin) -> None:

@@ -228,7 +228,8 @@ class _Reporter:
         attempts = last.attempt if last else row.attempts
         if last is None and row.outcome == NONE and row.history:
             last = row.history[-1]  # it waits; what it waits for is the last refusal
-        times = [one.time for one in row.history if one.attempt and one.time]
+        times = sorted(one.time for one in row.history if one.attempt and one.time)
+        first = _iso(times[0]) if times else None
         message_id = self._message_id(row.number, address) if self._message_id and attempts and address else None
         return {
             "recipient": address or None,
@@ -241,8 +242,8 @@ class _Reporter:
             "relay": self._names.get(last.relay) if last else None,
             "egress": self._names.get(last.egress) if last else None,
             "message_id": message_id,
-            "first_attempt": _iso(min(times)) if times else None,
-            "last_attempt": _iso(max(times)) if times else None,
+            "first_attempt": first,
+            "last_attempt": _iso(times[-1]) if len(times) > 1 else first,
         }
 
 
@@ -303,13 +304,20 @@ def _pin(db: Connection) -> _Pin:
 
 
 def _message_ids(db: Connection) -> MessageId | None:
-    """The function that made the messages' ids, if the journal's settings name the domain."""
+    """The function that made the messages' ids, if the journal's settings name the domain.
+
+    message_id_shared: "1" where one message went to everybody, so that it has one id.
+    """
     job, meta = db.execute("SELECT job, meta FROM job").fetchone()
-    domain = orjson.loads(meta).get("message_id_domain")
+    settings = orjson.loads(meta)
+    domain = settings.get("message_id_domain")
     if domain is None:
         return None
     from bulkmail.message.compiled import make_message_id
 
+    if settings.get("message_id_shared") == "1":
+        shared = make_message_id(job, 0, "", domain)
+        return lambda number, address: shared
     return lambda number, address: make_message_id(job, number, address, domain)
 
 

@@ -13,10 +13,12 @@ from bulkmail.job.compose import Composer
 from bulkmail.job.fill import Filling
 from bulkmail.job.job import Report, journal_exists
 from bulkmail.job.journal import Journal
+from bulkmail.job.journal_file import set_aside
 from bulkmail.job.manifest import Manifest
 from bulkmail.job.recipients import Source, open_source
 from bulkmail.job.relay import Relay
 from bulkmail.job.scheduler import Scheduler
+from bulkmail.job.settle import keep_freed_memory
 from bulkmail.job.tally import Tally
 from bulkmail.job.writer import Writer
 from bulkmail.message.compiled import Compiled
@@ -52,7 +54,7 @@ class Run:
             raise JournalError(f"{path}: there is no journal to resume; leave --resume out, or use --auto")
         resume = begin == "resume"
         if begin == "fresh" and path.exists():
-            _put_aside(path)
+            set_aside(path)
         self._source = open_source(self.manifest.recipients, spool_dir=path.parent, stem=path.name, reuse=resume)
         try:
             if resume:
@@ -82,7 +84,10 @@ class Run:
             raise
 
     def _meta(self) -> dict[str, str]:
-        return {"message_id_domain": self.compiled.message_id(1, "").rpartition("@")[2].rstrip(">")}
+        """What a report needs to name Message-IDs; nothing where a ready message brings its own, or none."""
+        if self.manifest.message.raw is not None:
+            return {}
+        return {"message_id_domain": self.compiled.domain, "message_id_shared": str(int(self.compiled.shared))}
 
     def _fill(self, limit: int | None) -> None:
         with self._journal.fill() as filler:
@@ -103,6 +108,7 @@ class Run:
     async def send(self) -> Report:
         assert self.tally is not None
         self._loop = asyncio.get_running_loop()
+        keep_freed_memory()
         error: BulkmailError | None = None
         writer = Writer(self._journal, self._loop)
         try:
@@ -212,28 +218,3 @@ def shares_of(total: int | None, wanted: list[int]) -> list[int]:
             break
         given[place] += 1
     return given
-
-
-def _put_aside(path: Path) -> None:
-    """The old journal and what stands beside it, under a dated name. A journal in use stays: JournalError."""
-    Journal.open(path).close() if _is_journal(path) else None
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = path.with_name(f"{path.name}.{stamp}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.{stamp}-{number}")
-    for suffix in SIDECARS:
-        old = path.with_name(path.name + suffix)
-        if suffix != ".lock" and old.exists():
-            old.rename(aside.with_name(aside.name + suffix))
-
-
-def _is_journal(path: Path) -> bool:
-    from bulkmail.job.journal_file import check_header
-
-    try:
-        check_header(path)
-    except JournalError:
-        return False
-    return True

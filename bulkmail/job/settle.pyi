@@ -4,6 +4,8 @@ from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Chunk
 from bulkmail.wire.client import Transaction
 
+def keep_freed_memory() -> None: ...
+
 class Work:
     claimed: int
     outstanding: int

@@ -8,6 +8,19 @@ from bulkmail.job.detail cimport DetailBuffer
 from bulkmail.wire.client cimport EIGHT_BIT, TX_DONE, UTF8, Transaction
 
 
+cdef extern from "memory.h":
+    void bm_keep_freed_memory(size_t size)
+
+# What one commit covers of messages of 100 KB: as much as a job has in hand of anything but huge messages.
+cdef enum:
+    KEPT_BYTES = 64 << 20
+
+
+def keep_freed_memory():
+    """Have the allocator keep up to KEPT_BYTES of freed memory for the next batch of messages (glibc only)."""
+    bm_keep_freed_memory(KEPT_BYTES)
+
+
 cdef class Work:
     """A leased chunk in hand.
 
@@ -105,8 +118,9 @@ def settle_delivered(list finished, DetailBuffer details not None, int relay, in
 
 
 
-cdef inline int flags_of(bytes sender, bytes rcpt, bytes body):
-    return (0 if body.isascii() else EIGHT_BIT) | (0 if rcpt.isascii() and sender.isascii() else UTF8)
+cdef inline int flags_of(bytes sender, bytes rcpt):
+    # what is composed for one recipient is ASCII but for addresses: those two, and the recipient's in a header
+    return 0 if rcpt.isascii() and sender.isascii() else UTF8 | EIGHT_BIT
 
 
 def personal_transactions(list composed, Work work not None, list places):
@@ -118,7 +132,7 @@ def personal_transactions(list composed, Work work not None, list places):
         item = composed[index]
         if type(item) is tuple:
             sender, rcpt, body = item
-            made.append(Transaction(sender, [rcpt], body, flags_of(sender, rcpt, body), work, places[index]))
+            made.append(Transaction(sender, [rcpt], body, flags_of(sender, rcpt), work, places[index]))
         else:
             failed.append(index)
     return made, failed

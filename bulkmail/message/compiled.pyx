@@ -135,7 +135,7 @@ cdef class Compiled:
     cdef uint64_t _id_seed
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
-    cdef Py_ssize_t _typical        # size of the largest body so far: what the next one is given
+    cdef Py_ssize_t _typical        # about the size of a body: what the next one is given
 
     def __cinit__(self):
         self._keep = []

@@ -138,7 +138,7 @@ class Row:
     def context(self, template: Template, *, own: bool) -> Context:
         found = None if own else self._contexts.get(template.environment)
         if found is None:
-            found = template.new_context({**template.globals, **self.values}, shared=True)
+            found = template.new_context({**template.environment.globals, **self.values}, shared=True)
             if not own:
                 self._contexts[template.environment] = found
         return found

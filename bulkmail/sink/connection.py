@@ -32,6 +32,7 @@ class Connection(asyncio.Protocol):
     _session: Session | None = None
     _incoming: Incoming | None = None
     _handshake: asyncio.Task[None] | None = None
+    _early: list[bytes] | None = None  # came through TLS before we heard that the handshake is done
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -56,6 +57,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.active = True
+        if self._early is not None:
+            self._early.append(data)
+            return
         events = self.codec.feed(data)
         while events:
             events = self.handle(events)
@@ -164,6 +168,8 @@ class Connection(asyncio.Protocol):
         self._handshake = asyncio.get_running_loop().create_task(self.shake_hands())
 
     async def shake_hands(self) -> None:
+        early: list[bytes] = []
+        self._early = early  # from here on TLS stands between the socket and data_received
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 self.transport,
@@ -178,13 +184,16 @@ class Connection(asyncio.Protocol):
             self.connection_lost(error)  # the loop does not tell, where the transport was TLS's already
             return
         finally:
-            self._handshake = None
-        if transport is None:
-            return  # asyncio's answer when the connection was lost meanwhile
+            self._handshake = self._early = None
+        if transport is None or transport.is_closing():
+            self.connection_lost(None)  # lost in the handshake: asyncio says None and calls nobody
+            return
         self.transport = transport
         self.codec.secured()
         if self._session is not None:
             self._session.use(transport)
+        for data in early:
+            self.data_received(data)
 
 
 def is_loopback(transport: asyncio.BaseTransport) -> bool:

@@ -45,6 +45,9 @@ class HookedConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         self.active = True
+        if self._early is not None:
+            self._early.append(data)
+            return
         if self.codec.closed:
             return
         self._inbox.append(data)
@@ -199,11 +202,15 @@ class HookedConnection(Connection):
         self._end_stream()
         try:
             result = await self.read_result()
+            reply = None if result is None else reply_text(str(result)).encode()
         except Refuse:
             self.drop_message()
             raise
-        text = self.store_message()
-        return text if result is None else reply_text(str(result)).encode()
+        except ValueError as error:
+            self.drop_message()
+            raise self.failed("on_data", error) from error
+        stored = self.store_message()
+        return reply or stored
 
     # --- hooks
 
@@ -220,5 +227,8 @@ class HookedConnection(Connection):
         except (MessageRefused, ConnectionLost) as error:  # of the stream: the client's doing, not the hook's
             raise Refuse(451, "The message did not end well", "4.3.0") from error
         except Exception as error:
-            log.exception("hook %s failed", name, extra={"cid": self.ident})
-            raise Refuse(451, "Local error in processing", "4.3.0") from error
+            raise self.failed(name, error) from error
+
+    def failed(self, name: str, error: Exception) -> Refuse:
+        log.error("hook %s failed", name, exc_info=error, extra={"cid": self.ident})
+        return Refuse(451, "Local error in processing", "4.3.0")

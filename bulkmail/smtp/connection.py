@@ -6,20 +6,28 @@ import asyncio
 import dataclasses
 import socket as socket_module
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any, Self
 
-from bulkmail.address import address_bytes, check_address
-from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ConnectionLost, EnvelopeRefused
+from bulkmail.errors import (
+    BulkmailError,
+    ConfigError,
+    ConnectError,
+    ConnectionLost,
+    EnvelopeRefused,
+    MessageError,
+    TimedOut,
+)
+from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
-from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo
-from bulkmail.smtp.outcome import receipt
+from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.body import encode_body, encode_message, end_body
 from bulkmail.wire.client import Transaction
 from bulkmail.wire.reply import Reply
 
-EIGHT_BIT, UTF8 = 1, 2  # Transaction flags
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
 
 
@@ -30,8 +38,8 @@ class Connection:
     socket     a socket to use instead of dialling: connected, or not (then it is connected to the URL's host and port)
     options    see docs/manifest.md; the same names as in a URL's query
 
-    `async with` connects, and ends with QUIT. A call that is cancelled while a message is under way closes the
-    connection. Errors: `bulkmail.errors`; every call on a closed connection raises what closed it.
+    `async with` connects, and ends with QUIT. A call that is cancelled closes the connection. Errors: `bulkmail.errors`;
+    every call on a closed connection raises what closed it.
     """
 
     def __init__(
@@ -59,18 +67,34 @@ class Connection:
         self.id = self._session.label.id
 
     async def _prepare(self, sock: socket_module.socket) -> socket_module.socket:
+        if sock.fileno() < 0:
+            raise ConfigError("the given socket is closed")
         sock.setblocking(False)
         try:
             sock.getpeername()
         except OSError:
-            loop, options = asyncio.get_running_loop(), self._endpoint.options
-            address = (self._endpoint.host, self._endpoint.port)
             try:
-                await asyncio.wait_for(loop.sock_connect(sock, address), options.connect_timeout)
-            except OSError as error:
+                await self._connect_given(sock)
+            except BaseException:
                 sock.close()
-                raise ConnectError(f"cannot connect to {address[0]}:{address[1]}: {error}") from error
+                raise
+        with suppress(OSError):  # it may not be TCP
+            sock.setsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_NODELAY, 1)
         return sock
+
+    async def _connect_given(self, sock: socket_module.socket) -> None:
+        host, port, options = self._endpoint.host, self._endpoint.port, self._endpoint.options
+        found = await resolve(host, port, timeout=options.dns_timeout)
+        address = next((address for address in found if address.family == sock.family), None)
+        if address is None:
+            raise ConnectError(f"{host}:{port}: it has no address of the given socket's family")
+        try:
+            async with asyncio.timeout(options.connect_timeout):
+                await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+        except TimeoutError:
+            raise TimedOut(f"{host}:{port}: no connection within {options.connect_timeout:g} s", phase="connect") from None
+        except OSError as error:
+            raise ConnectError(f"{host}:{port}: cannot connect: {error}") from error
 
     @staticmethod
     def _on_turn(turn: Turn) -> None:
@@ -128,6 +152,8 @@ class Connection:
     async def _simple(self, verb: str, expected: tuple[int, ...]) -> Reply:
         session = self._live()
         reply = await session.call(verb.encode() + b"\r\n", verb)
+        if reply.code == 421:
+            raise session.error or session.wire.parting()
         if reply.code not in expected:
             raise EnvelopeRefused(f"the server answered {verb} with {reply}", reply=reply, command=verb, scope="connection")
         return reply
@@ -143,8 +169,10 @@ class Connection:
     async def mail(self, sender: str) -> Reply:
         """Ask whether MAIL from `sender` is allowed, and take it back with RSET. Raises EnvelopeRefused."""
         session = self._live()
-        address = b"" if sender == "" else address_bytes(_checked(sender))
+        address = wire_address(sender) if sender else b""
         reply = await session.call(b"MAIL FROM:<" + address + b">\r\n", "MAIL")
+        if reply.code == 421:
+            raise session.error or session.wire.parting()
         if reply.code >= 300:
             raise EnvelopeRefused(f"the server refused the sender {sender}: {reply}", reply=reply, command="MAIL")
         await self.reset()
@@ -155,22 +183,21 @@ class Connection:
 
         data     bytes, str, a binary file, or an iterator (sync or async) of bytes; newlines made CRLF, dots escaped
         returns  Receipt with at least one accepted recipient
-        raises   EnvelopeRefused, MessageRefused if nobody was accepted; InDoubt, ConnectionLost, TimedOut
+        raises   EnvelopeRefused, MessageRefused if nobody was accepted; InDoubt, ConnectionLost, TimedOut; MessageError,
+                 ConfigError before anything is sent
         """
         session = self._live()
-        rcpts = [_checked(address) for address in envelope.recipients]
+        rcpts = [wire_address(address) for address in envelope.recipients]
         if not rcpts:
             raise ConfigError("the envelope has no recipients")
-        sender = _checked(envelope.sender) if envelope.sender else ""
-        whole = data.encode() if isinstance(data, str) else data
-        body = encode_message(whole) if isinstance(whole, bytes | bytearray | memoryview) else None
-        flags = self._flags(envelope, body, [sender, *rcpts])
+        sender = wire_address(envelope.sender) if envelope.sender else b""
+        content = _content(data)
+        body = encode_message(content) if content is not None else None
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tx = Transaction(address_bytes(sender), [address_bytes(r) for r in rcpts], body, flags, done)
+        tx = Transaction(sender, rcpts, body, transaction_flags(envelope, body, [sender, *rcpts]), done)
         try:
             session.push([tx])
-            if body is None:
-                await _stream(session, tx, data)
+            size = len(content) if content is not None else await _stream(session, tx, data)
             await done
         except BaseException as error:
             # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
@@ -179,17 +206,9 @@ class Connection:
         result = receipt(tx, list(envelope.recipients))
         if result.error is not None:
             raise result.error
+        result.bytes = size
+        result.message_id = message_id(content) if content is not None else None
         return result
-
-    def _flags(self, envelope: Envelope, body: bytes | None, addresses: list[str]) -> int:
-        offered = "8BITMIME" in self.extensions
-        if envelope.body == "8bitmime" and not offered:
-            raise EnvelopeRefused("body='8bitmime' and the server does not offer 8BITMIME", permanent=True, scope="message")
-        needs = envelope.body != "7bit" and (body is None or not body.isascii())
-        flags = EIGHT_BIT if envelope.body == "8bitmime" or (needs and offered) else 0
-        if envelope.smtputf8 or not all(a.isascii() for a in addresses):
-            flags |= UTF8
-        return flags
 
     # -- the end
 
@@ -222,23 +241,33 @@ class Connection:
             self.close()
 
 
-def _checked(address: str) -> str:
-    try:
-        return check_address(address)
-    except ValueError as error:
-        raise EnvelopeRefused(f"{address!r} is not an address: {error}", permanent=True) from None
+def _content(data: Any) -> bytes | None:
+    """The whole content where there is one; None: it is to be streamed. Raises MessageError, ConfigError."""
+    if isinstance(data, str):
+        try:
+            return data.encode()
+        except UnicodeEncodeError as error:
+            raise MessageError(f"the message is not valid Unicode: {error.reason} at character {error.start}") from None
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if not (hasattr(data, "read") or hasattr(data, "__aiter__") or isinstance(data, Iterable)):
+        raise ConfigError(f"data is {type(data).__name__}, expected bytes, str, a binary file or an iterator of bytes")
+    return None
 
 
-async def _stream(session: Session, tx: Transaction, data: Any) -> None:
-    carry = 0
+async def _stream(session: Session, tx: Transaction, data: Any) -> int:
+    """Send the content of `tx` as the server asks for it; its size."""
+    carry = size = 0
 
     async def pieces() -> AsyncIterator[bytes]:
-        nonlocal carry
+        nonlocal carry, size
         async for piece in _chunks(data):
+            size += len(piece)
             encoded, carry = encode_body(piece, carry)
             yield encoded
 
     await session.stream(tx, pieces(), lambda: end_body(carry))
+    return size
 
 
 async def _chunks(data: Any) -> AsyncIterator[bytes]:
@@ -250,8 +279,6 @@ async def _chunks(data: Any) -> AsyncIterator[bytes]:
     elif hasattr(data, "__aiter__"):
         async for piece in data:
             yield piece
-    elif isinstance(data, Iterable):
+    else:
         for piece in data:
             yield piece
-    else:
-        raise ConfigError(f"data is {type(data).__name__}, expected bytes, str, a binary file or an iterator of bytes")

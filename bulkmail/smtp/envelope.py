@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bulkmail.errors import BulkmailError, ConfigError
+from bulkmail.address import address_bytes, check_address
+from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused
 from bulkmail.wire.reply import Reply
 
 
@@ -36,6 +37,28 @@ class Envelope:
             raise ConfigError("recipients are strings: recipients with DSN options are not in this version yet")
         if self.body not in (None, "7bit", "8bitmime"):
             raise ConfigError(f"body is {self.body!r}, expected '7bit' or '8bitmime'")
+
+
+EIGHT_BIT, UTF8, EIGHT_BIT_ONLY = 1, 2, 4  # Transaction flags
+
+
+def transaction_flags(envelope: Envelope | None, content: bytes | None, addresses: Iterable[bytes]) -> int:
+    """What a transaction asks of the server. content: None where it is streamed, and so may hold anything."""
+    body = envelope.body if envelope is not None else None
+    flags = EIGHT_BIT | EIGHT_BIT_ONLY if body == "8bitmime" else 0
+    if body is None and (content is None or not content.isascii()):
+        flags = EIGHT_BIT
+    if (envelope is not None and envelope.smtputf8) or not all(address.isascii() for address in addresses):
+        flags |= UTF8
+    return flags
+
+
+def wire_address(address: str) -> bytes:
+    """An address as MAIL and RCPT want it. Raises EnvelopeRefused with the reason if it is none."""
+    try:
+        return address_bytes(check_address(address))
+    except ValueError as error:
+        raise EnvelopeRefused(f"{address!r} is not an address: {error}", permanent=True) from None
 
 
 @dataclass(frozen=True)

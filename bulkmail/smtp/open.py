@@ -13,6 +13,7 @@ from typing import Any
 from bulkmail.errors import (
     AuthUnavailable,
     BulkmailError,
+    ConfigError,
     ConnectError,
     ConnectionLost,
     ProtocolError,
@@ -24,12 +25,11 @@ from bulkmail.net import tls as net_tls
 from bulkmail.net.resolve import ehlo_name
 from bulkmail.smtp import auth
 from bulkmail.smtp.envelope import ServerInfo
-from bulkmail.smtp.session import Session, Turn
+from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.smtp.wirelog import make_trace
 from bulkmail.url import Endpoint
 from bulkmail.wire.extensions import parse_extensions
 
-CLOSED_BY_US = "closed by us"  # the reason of an end that is no trouble
 QUIT_SECONDS = 5.0  # politeness; whoever does not answer by then is hung up on
 
 
@@ -55,7 +55,10 @@ async def open_session(endpoint: Endpoint, turn: Turn, *, sock: socket.socket | 
     """
     try:
         return await _open(endpoint, turn, sock, with_login=True)
-    except _BrokenHandshake:
+    except _BrokenHandshake as broken:
+        if sock is not None:
+            # where a given socket leads only its owner knows: another one might go past a tunnel
+            raise broken.failure from broken.failure.__cause__
         # tls=opportunistic: try again in clear, and never show a password to a line that somebody may have tampered with
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
@@ -63,7 +66,8 @@ async def open_session(endpoint: Endpoint, turn: Turn, *, sock: socket.socket | 
 
 
 class _BrokenHandshake(Exception):
-    pass
+    def __init__(self, failure: BulkmailError) -> None:
+        self.failure = failure
 
 
 async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, with_login: bool) -> Session:
@@ -76,10 +80,15 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
     try:
         await _attach(loop, session, endpoint, sock)
         info = await _negotiate(session, endpoint, with_login=with_login)
+        if session.error is not None:
+            raise session.error  # it ended behind its last reply
     except BaseException as error:
         session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
         if session.transport is None:
             sock.close()
+        if isinstance(error, ConnectionLost) and isinstance(error.__cause__, ssl.SSLError):
+            # with TLS 1.3 a server refuses a client's certificate when the client thinks that all is well
+            raise net_tls.tls_error(error.__cause__, endpoint.host, options) from error.__cause__
         raise
     session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
     return session
@@ -88,7 +97,10 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
 async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: Endpoint, sock: socket.socket) -> None:
     options = endpoint.options
     if endpoint.scheme != "smtps":
-        await loop.create_connection(lambda: session, sock=sock)
+        try:
+            await loop.create_connection(lambda: session, sock=sock)
+        except OSError as error:
+            raise ConnectionLost(f"the connection was lost: {error}") from error
         return
     context = net_tls.client_context(options, endpoint.host)
     name = net_tls.server_hostname(options, endpoint.host)
@@ -147,10 +159,14 @@ async def _start_tls(session: Session, endpoint: Endpoint) -> None:
     if policy == "never" or (policy in ("auto", "opportunistic") and not offered):
         return
     reply = await session.call(b"STARTTLS\r\n", "STARTTLS")
+    if reply.code == 421:
+        raise session.error or session.wire.parting()
     if reply.code != 220:
         if policy == "opportunistic":
             return
         raise TlsError(f"{endpoint.host} refused STARTTLS: {reply}", reply=reply, command="STARTTLS", permanent=False)
+    if session.error is not None:
+        raise session.error  # text came behind the 220
     if policy == "opportunistic":
         options = dataclasses.replace(options, verify=False)
     context = net_tls.client_context(options, endpoint.host)
@@ -159,16 +175,17 @@ async def _start_tls(session: Session, endpoint: Endpoint) -> None:
     except ProtocolError:
         raise
     except (ssl.SSLError, OSError, BulkmailError) as error:
+        failure = error if isinstance(error, BulkmailError) else net_tls.tls_error(error, endpoint.host, options)
         if policy == "opportunistic":
-            raise _BrokenHandshake from error
-        if isinstance(error, BulkmailError):
-            raise
-        raise net_tls.tls_error(error, endpoint.host, options) from error
+            raise _BrokenHandshake(failure) from error
+        raise failure  # noqa: B904  its cause is set, or it is this very error
     await _hello(session, options)  # RFC 3207 section 4.2: what was said before TLS is forgotten
 
 
 async def log_in(session: Session, endpoint: Endpoint, user: str, password: str, wanted: str) -> str:
     """AUTH; returns the mechanism. Raises AuthUnavailable (nothing was sent) or AuthError (refused)."""
+    if "\0" in user + password:
+        raise ConfigError("the user or the password has a NUL, which separates them in AUTH PLAIN (RFC 4616)")
     mechanism = auth.choose(wanted, session.wire.extensions.get("AUTH"))
     encrypted = session.transport.get_extra_info("ssl_object") is not None
     if not encrypted and not endpoint.options.allow_plaintext_auth and not _loopback(session, endpoint):
@@ -189,10 +206,11 @@ def _loopback(session: Session, endpoint: Endpoint) -> bool:
 
 
 async def close_politely(session: Session) -> None:
-    """QUIT, wait a little for the 221, close. Never raises."""
+    """QUIT, wait a little for the 221, close. Raises nothing but CancelledError, and then it is closed too."""
     if session.error is None:
         try:
             await session.call(b"QUIT\r\n", "QUIT", QUIT_SECONDS)
         except (BulkmailError, RuntimeError):
             pass
-    session.abort(ConnectionLost(CLOSED_BY_US))
+        finally:
+            session.abort(ConnectionLost(CLOSED_BY_US))

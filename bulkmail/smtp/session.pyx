@@ -117,8 +117,6 @@ cdef class Session:
         self._fail(lost, self._low_water + 1 if self._paused else 0)
 
     cdef _loss(self, str what):
-        if self._leaving:
-            return ConnectionLost(CLOSED_BY_US)
         return ConnectionLost(what + self._waiting_for(), command=self.wire.awaited())
 
     cdef str _waiting_for(self):
@@ -372,6 +370,8 @@ cdef class Session:
     cdef _fail(self, object error, Py_ssize_t unsent):
         if self.error is not None:
             return
+        if self._leaving:
+            error = ConnectionLost(CLOSED_BY_US)     # QUIT was sent: however it is answered, the end is ours
         self.error = error
         self._deadline = 0
         if self._timer is not None:

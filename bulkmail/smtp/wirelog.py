@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from bulkmail.errors import ConfigError
+
 LOGGER = logging.getLogger("bulkmail.smtp")
 MAX_SHOWN = 500  # of one line; longer ones (policy texts, lists of recipients) are cut
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a server's line must not command the terminal that shows the log
 _files: dict[str, TextIO] = {}
 _numbers = itertools.count(1)
 
 
 def make_trace(target: Any) -> tuple[str, Callable[[str, bytes], None] | None]:
-    """(connection id, function for wire.Client.trace). target: None or False, True for the logger, or a file's path."""
+    """(connection id, function for wire.Client.trace). target: None or False, True for the logger, or a file's path.
+
+    raises  ConfigError  a file that cannot be written
+    """
     cid = f"c{next(_numbers)}"
     if not target:
         return cid, None
     if target is True:
         return cid, _Trace(lambda text: LOGGER.debug("%s", text, extra={"cid": cid}), cid)
     path = str(target)
-    if path not in _files:
-        _files[path] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  kept open for all connections
+    try:
+        if path not in _files:
+            _files[path] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  kept open for all connections
+    except OSError as error:
+        raise ConfigError(f"option 'wire_log': {path} cannot be written: {error.strerror}") from error
     file = _files[path]
     return cid, _Trace(lambda text: file.write(f"{time.time():.3f} {cid} {text}\n"), cid)
 
@@ -34,10 +44,16 @@ class _Trace:
     def __init__(self, write: Callable[[str], Any], cid: str) -> None:
         self._write = write
         self._secret = False
+        self._cid = cid
 
     def __call__(self, who: str, data: bytes) -> None:
-        for line in data.decode("utf-8", "replace").splitlines():
-            self._write(f"{who}: {self._shown(who, line)}")
+        try:
+            for line in data.decode("utf-8", "replace").removesuffix("\n").split("\n"):
+                self._write(f"{who}: {CONTROL.sub('?', self._shown(who, line.removesuffix(chr(13))))}")
+        except OSError as error:
+            # a full disk costs the log, not the mail
+            LOGGER.warning("the wire log of %s cannot be written: %s", self._cid, error)
+            self._write = lambda text: None
 
     def _shown(self, who: str, line: str) -> str:
         if who == "S":

@@ -461,14 +461,13 @@ cdef class ServerCodec(ServerBuffers):
         cdef int reply = self._auth_refusal()
         if reply != R_LOGGED_IN:
             return self._wrong(reply)
-        words = p[:n].upper().split()
+        mechanism, _, response = p[:n].strip().partition(b" ")
         try:
-            self._login = Login(words[0].decode())
-        except (IndexError, KeyError, UnicodeDecodeError):
+            self._login = Login(mechanism.upper().decode())
+        except (KeyError, UnicodeDecodeError):
             return self._wrong(R_MECHANISM)
-        words = p[:n].split()
-        if len(words) > 1:
-            return self._login_line(b"" if words[1] == b"=" else b" ".join(words[1:]))
+        if response:
+            return self._login_line(b"" if response == b"=" else response)
         self._state = LOGIN
         return self.put(self._login.challenge + b"\r\n")
 

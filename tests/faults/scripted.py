@@ -54,6 +54,7 @@ class Peer:
     writer: asyncio.StreamWriter
     said: bytearray = field(default_factory=bytearray)
     times: dict[str, int] = field(default_factory=dict)  # how often each phase of serve() was reached
+    ended: bool = False
 
     async def line(self) -> bytes:
         """The next line, without its CRLF."""
@@ -103,8 +104,8 @@ class Peer:
 
     def alive(self) -> bool:
         """Whether the client has not ended it yet: asked of the kernel, since its FIN may still wait to be read."""
-        sock = self.writer.get_extra_info("socket")
-        if self.writer.is_closing() or sock is None or sock.fileno() < 0:
+        sock = None if self.ended else self.writer.get_extra_info("socket")
+        if sock is None or self.writer.is_closing() or sock.fileno() < 0:
             return False
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_ESTABLISHED
 
@@ -136,6 +137,7 @@ class Scripted:
         except Exception as error:
             self.problems.append(error)
         finally:
+            peer.ended = True
             writer.close()
             async with self.changed:
                 self.changed.notify_all()
@@ -161,7 +163,9 @@ class Scripted:
 @asynccontextmanager
 async def scripted(*scripts: Script, implicit_tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
     """Listen on a free port of 127.0.0.1 and play `scripts`. implicit_tls: TLS from the first byte."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # named, or asyncio would not switch off Nagle's algorithm
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(512)
     server = Scripted(scripts, listener.getsockname()[1], "smtps" if implicit_tls else "smtp")
     running = await asyncio.start_server(server.on_connection, sock=listener, limit=BIG_LINE, ssl=implicit_tls)
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bulkmail.errors import AuthError, AuthUnavailable, ConfigError, ProtocolError
+from bulkmail.errors import AuthError, AuthUnavailable, BulkmailError, ConfigError, ConnectionLost, ProtocolError
 from bulkmail.smtp.auth import login, plain
+from bulkmail.wire.reply import Reply
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,34 @@ def choose(wanted: str, offered: str | None) -> str:
 
 
 async def authenticate(session: Any, mechanism: str, credentials: Credentials) -> None:
-    """Run the dialogue. Raises AuthError with the server's reply; nothing of the credentials is in it."""
+    """Run the dialogue. Raises AuthError with the server's reply; nothing of the credentials is in it.
+
+    A dialogue that ends before its last reply ends the connection: the server would take what comes for a response.
+    """
     steps = MECHANISMS[mechanism](credentials)
-    initial = next(steps)
-    line = f"AUTH {mechanism}".encode()
+    first = session.call(_first_line(mechanism, next(steps)), "AUTH")
+    try:
+        reply = await _dialogue(session, mechanism, steps, first)
+    except BaseException as error:
+        session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the login was abandoned"))
+        raise
+    if reply.code == 421:
+        raise session.error or session.wire.parting()
+    if not 200 <= reply.code < 300:
+        raise AuthError(f"the server refused the login of {credentials.user!r}: {reply}", reply=reply, command="AUTH")
+
+
+def _first_line(mechanism: str, initial: bytes | None) -> bytes:
+    line = b"AUTH " + mechanism.encode()
     if initial is not None:
         line += b" " + (base64.b64encode(initial) or b"=")
-    reply = await session.call(line + b"\r\n", "AUTH")
+    return line + b"\r\n"
+
+
+async def _dialogue(
+    session: Any, mechanism: str, steps: Generator[bytes | None, bytes, Any], first: Awaitable[Reply]
+) -> Reply:
+    reply = await first
     for _ in range(MAX_ROUNDS):
         if reply.code != 334:
             break
@@ -73,11 +95,10 @@ async def authenticate(session: Any, mechanism: str, credentials: Credentials) -
     steps.close()
     if reply.code == 334:
         raise AuthError(f"the server did not end AUTH {mechanism} within {MAX_ROUNDS} challenges", command="AUTH")
-    if not 200 <= reply.code < 300:
-        raise AuthError(f"the server refused the login of {credentials.user!r}: {reply}", reply=reply, command="AUTH")
+    return reply
 
 
-def _challenge(reply: Mapping[str, Any] | Any) -> bytes:
+def _challenge(reply: Reply) -> bytes:
     try:
         return base64.b64decode(reply.lines[0].strip(), validate=True)
     except (binascii.Error, ValueError):

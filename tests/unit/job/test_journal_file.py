@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import sqlite3
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import filelock
 import pytest
 
 from bulkmail.errors import JournalError
@@ -234,6 +236,24 @@ def test_a_run_that_lost_its_journal_to_another_is_fenced(path: Path) -> None:
     new.close()
 
 
+@pytest.mark.parametrize(("host", "live"), [(None, True), ("another.example", False)])
+def test_where_the_lock_cannot_be_asked_the_process_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch, host: str | None, live: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    new_journal(path).close()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    here = host or platform.node()
+    assert journal_file.is_live(path, os.getpid(), here) is (live and sys.platform != "win32")
+    assert journal_file.is_live(path, gone.pid, here) is False
+    with pytest.raises(JournalError, match=r"news\.journal\.lock: .*Permission denied"):
+        Journal.open(path)
+
+
 def test_closing_twice_is_harmless_and_frees_the_lock(path: Path) -> None:
     journal = new_journal(path)
     journal.close()
@@ -381,7 +401,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_a_journal(path: Path
 def test_an_unfinished_journal_from_a_killed_create_is_in_nobodys_way(path: Path) -> None:
     path.with_name(path.name + ".new").write_bytes(b"half a journal")
     new_journal(path).close()
-    assert not path.with_name(path.name + ".new").exists()
+    assert sorted(part.name for part in path.parent.iterdir()) == ["news.journal", "news.journal.lock"]
 
 
 @pytest.mark.parametrize(("level", "synchronous"), [("process", 1), ("power", 2)])
@@ -392,6 +412,9 @@ def test_levels_ask_the_disk_for_what_they_promise(path: Path, level: str, synch
     journal.close()
     with pytest.raises(ValueError, match="level"):
         Journal.open(path, level="never")
+    with pytest.raises(ValueError, match="level"):
+        new_journal(path.with_name("other.journal"), level="never")
+    assert not path.with_name("other.journal").exists()
     Journal.open(path, level=level).close()  # and the lock is free
 
 

@@ -96,6 +96,17 @@ def test_a_delivery_tells_its_reply_and_its_way(path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("shared", "number", "address"), [({}, 1, user(1)), ({"message_id_shared": "1"}, 0, "")])
+def test_message_ids_are_those_that_were_sent(path: Path, shared: dict[str, str], number: int, address: str) -> None:
+    from bulkmail.message.compiled import make_message_id
+
+    story = Story(path, meta={"message_id_domain": "example.com"} | shared)
+    story.commit(story.chunk, b"D")
+    story.journal.close()
+    assert report(path)[user(1)]["message_id"] == make_message_id("news", number, address, "example.com")
+    assert report(path)[user(2)]["message_id"] is None  # not sent yet
+
+
 def test_who_waits_has_nothing_to_tell(path: Path) -> None:
     story = Story(path)
     story.journal.close()

@@ -1,0 +1,494 @@
+"""A job without network, disk or waiting: the real scheduler, pools and sessions against relays made of bytes.
+
+The loop's clock jumps to the next timer when nothing else is to be done, so a day passes in a moment; where no timer is
+left either, the run hangs, and that is a failure (`Stalled`). The ledger is the one in memory; its writer takes
+`commit_seconds` of that clock for each commit. What the relays took is the truth that the ledger is held against.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from bulkmail.errors import BulkmailError, ConnectError, ConnectionLost, MessageError
+from bulkmail.job import outcomes, relay, scheduler, tally
+from bulkmail.job.compose import Composer
+from bulkmail.job.ledger import Advance, Counts, Ledger
+from bulkmail.job.memory_ledger import MemoryLedger
+from bulkmail.job.relay import Relay
+from bulkmail.job.scheduler import Scheduler
+from bulkmail.job.specs import RelaySpec
+from bulkmail.job.tally import Tally
+from bulkmail.pool import pool as pool_module
+from bulkmail.pool.limits import Limit
+from bulkmail.pool.pool import Pool
+from bulkmail.smtp.session import Session, Turn
+from bulkmail.url import Endpoint, parse_endpoint
+from bulkmail.wire.client import Transaction
+from unit.job.journal_tools import OFFSET, rows
+
+START = 1_700_000_000.0  # Unix time at which every simulation begins
+MOST_TURNS = 2_000_000  # of the loop; a run that needs more spins
+BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
+OK, GO, QUEUED = b"250 2.0.0 ok", b"354 go on", b"250 2.0.0 queued as Q%d"
+
+
+class Stalled(AssertionError):
+    """Nothing is ready and no timer is set: the run would wait for ever."""
+
+
+class Drop:
+    """An answer: the connection ends in place of a reply. taken: at the end of data, after the message was taken."""
+
+    def __init__(self, taken: bool = False) -> None:
+        self.taken = taken
+
+
+DROP, DROP_TAKEN = Drop(), Drop(taken=True)
+
+# (relay's name, phase, about) -> a reply without CRLF, a Drop, or None for the usual answer. Phases: "connect" (about the
+# number of the connection), "mail" and "rcpt" (an address), "data" and "dot" (the recipients so far, a tuple).
+Answer = Callable[[str, str, Any], "bytes | Drop | None"]
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Its time is a number that jumps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.turns = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def _run_once(self) -> None:
+        self.turns += 1
+        if self.turns > MOST_TURNS:
+            raise Stalled(f"the loop spins at {self.now - 1000:.3f} s")
+        if not self._ready:  # type: ignore[attr-defined]
+            times = [handle.when() for handle in self._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
+            if not times and not self._stopping:  # type: ignore[attr-defined]
+                raise Stalled(f"nothing is left to wait for at {self.now - 1000:.3f} s")
+            if times:
+                self.now = max(self.now, min(times))
+        super()._run_once()  # type: ignore[misc]
+
+
+class Clock:
+    """Stands in for the module `time` where the job asks it."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def time(self) -> float:
+        return START + self._loop.now - 1000
+
+    def monotonic(self) -> float:
+        return self._loop.now
+
+    @staticmethod
+    def strftime(*args: Any) -> str:
+        return ""
+
+
+class FakeWriter:
+    """As job.writer.Writer, on the loop: one piece of work after the other, `seconds` each.
+
+    fail    (number of the commit from 1) -> the error that it ends with, or None
+    """
+
+    def __init__(self, ledger: Ledger, seconds: float, fail: Callable[[int], BaseException | None]) -> None:
+        self.ledger, self.seconds, self.fail = ledger, seconds, fail
+        self.commits: list[Advance] = []
+        self.under_way = 0  # commits given and not answered
+        self._queue: deque[Callable[[], None]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def submit(self, batch: Advance, done: Callable[[BaseException | None], None]) -> None:
+        self.under_way += 1
+        assert self.under_way == 1, "a second commit was given while one was under way"
+
+        def commit() -> None:
+            self.commits.append(batch)
+            error = self.fail(len(self.commits))
+            if error is None:
+                self.ledger.advance(batch)
+            self.under_way -= 1
+            done(error)
+
+        self._put(commit)
+
+    def lease(self, limit: int, now: float, done: Callable[..., None], routes: Any = None) -> None:
+        self._put(lambda: done(self.ledger.lease(limit, now, routes), self.ledger.next_due(now, routes), None))
+
+    def _put(self, work: Callable[[], None]) -> None:
+        self._queue.append(work)
+        if len(self._queue) == 1:
+            self._loop.call_later(self.seconds, self._step)
+
+    def _step(self) -> None:
+        work = self._queue[0]
+        work()
+        self._queue.popleft()
+        if self._queue:
+            self._loop.call_later(self.seconds, self._step)
+
+
+@dataclass
+class FakeRelay:
+    """What a relay is like. `url` may carry options such as ?rate=10/s&connections=3."""
+
+    name: str = "main"
+    url: str = "smtp://relay.test"
+    latency: float = 0.01
+    pipelining: bool = True
+    patience: float = 300.0
+    # what it did
+    opened: int = 0
+    taken: Counter[str] = field(default_factory=Counter, repr=False)
+    times: list[float] = field(default_factory=list, repr=False)  # of each recipient's MAIL, loop time
+
+
+class FakeTransport:
+    """The other end of one connection: bytes in, replies out after the latency."""
+
+    def __init__(self, simulation: Simulation, relay: FakeRelay, session: Session) -> None:
+        self._simulation, self._relay, self._session = simulation, relay, session
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+        self._replies: deque[tuple[bytes, bool]] = deque()
+        self._content = False
+        self._sender: str | None = None
+        self._rcpts: list[str] = []
+        self._closed = False
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"ssl_object": self}.get(name)  # under TLS nothing is written past the transport
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def abort(self) -> None:
+        self._closed = True
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def write(self, data: bytes) -> None:
+        if self._closed:
+            return
+        self._buffer += data
+        replies: list[bytes] = []
+        end = False
+        while not end and b"\r\n" in self._buffer:
+            line, self._buffer = self._buffer.split(b"\r\n", 1)
+            answer = self._line(line)
+            if isinstance(answer, Drop):
+                end = True
+            elif answer is not None:
+                replies.append(answer + b"\r\n")
+                end = answer.startswith((b"421", b"221"))
+        self._closed = end
+        self._replies.append((b"".join(replies), end))
+        self._loop.call_later(self._relay.latency, self._deliver)
+
+    def _deliver(self) -> None:
+        data, end = self._replies.popleft()  # timers of the same time are called in any order
+        if data:
+            self._session.data_received(data)
+        if end:
+            self._session.eof_received()
+
+    def _ask(self, phase: str, about: Any) -> bytes | Drop | None:
+        return self._simulation.answer(self._relay.name, phase, about)
+
+    def _line(self, line: bytes) -> bytes | Drop | None:
+        if self._content:
+            return self._end_of_data() if line == b"." else None
+        verb, address = line[:4].upper(), line[line.find(b"<") + 1 : line.rfind(b">")].decode()
+        if verb == b"MAIL":
+            return self._mail(address)
+        if verb == b"RCPT":
+            return self._rcpt(address)
+        if verb == b"DATA":
+            return self._data()
+        self._sender, self._rcpts = None, []
+        return {b"RSET": OK, b"QUIT": b"221 2.0.0 bye"}[verb]
+
+    def _mail(self, address: str) -> bytes | Drop:
+        answer = self._ask("mail", address) or OK
+        if answer is OK:
+            self._sender, self._rcpts = address, []
+        return answer
+
+    def _rcpt(self, address: str) -> bytes | Drop:
+        if self._sender is None:
+            return b"503 5.5.1 MAIL first"
+        self._relay.times.append(self._loop.time())
+        self._simulation.tried[address] += 1
+        answer = self._ask("rcpt", address) or OK
+        if answer is OK:
+            self._rcpts.append(address)
+        return answer
+
+    def _data(self) -> bytes | Drop:
+        if not self._rcpts:
+            return b"554 5.5.1 no valid recipients" if self._sender is not None else b"503 5.5.1 MAIL first"
+        answer = self._ask("data", tuple(self._rcpts)) or GO
+        self._content = answer is GO
+        return answer
+
+    def _end_of_data(self) -> bytes | Drop:
+        self._content = False
+        answer = self._ask("dot", tuple(self._rcpts)) or QUEUED % len(self._relay.taken)
+        if answer is DROP_TAKEN or (isinstance(answer, bytes) and answer.startswith(b"2")):
+            self._relay.taken.update(self._rcpts)
+        self._sender, self._rcpts = None, []
+        return answer
+
+
+class FakeSource:
+    """user<number>@example.test, by the offsets that journal_tools.rows gives; `broken` once it was changed."""
+
+    def __init__(self) -> None:
+        self.broken: BulkmailError | None = None
+
+    def read(self, offsets: Sequence[int]) -> list[dict[str, Any]]:
+        if self.broken is not None:
+            raise self.broken
+        return [{"email": address(offset // OFFSET)} for offset in offsets]
+
+
+class FakeCompiled:
+    """`bad` row numbers cannot be composed."""
+
+    def __init__(self, shared: bool, bad: frozenset[int]) -> None:
+        self.shared, self.bad = shared, bad
+
+    def compose(self, rows: list[dict[str, Any]], numbers: list[int], date: bytes) -> list[Any]:
+        return [
+            MessageError(f"row {number} cannot be composed")
+            if number in self.bad
+            else (b"news@example.com", row["email"].encode(), BODY)
+            for row, number in zip(rows, numbers, strict=True)
+        ]
+
+    def compose_shared(self, date: bytes) -> tuple[bytes, bytes]:
+        return b"news@example.com", BODY
+
+    def message_id(self, number: int, address: str) -> str:
+        return f"<{number}.{address}>"
+
+
+def address(number: int) -> str:
+    return f"user{number}@example.test"
+
+
+class Simulation:
+    """One job. run() it; it may be stopped and, with the same ledger, run again.
+
+    recipients     row numbers from 1
+    answer         see Answer
+    fail_commit    see FakeWriter
+    at             [(seconds, function)]: called at that time of the run
+    """
+
+    def __init__(
+        self,
+        recipients: int = 10,
+        *relays: FakeRelay,
+        answer: Answer = lambda relay, phase, about: None,
+        shared: bool = False,
+        batch: int = 1,
+        bad: Sequence[int] = (),
+        delays: tuple[float, ...] = (60.0, 300.0),
+        give_up_after: float = 86_400.0,
+        rate: float | None = None,
+        commit_seconds: float = 0.001,
+        fail_commit: Callable[[int], BaseException | None] = lambda number: None,
+        chunk: int = 1000,
+        at: Sequence[tuple[float, Callable[[], None]]] = (),
+        ledger: Ledger | None = None,
+        on_event: bool = True,
+    ) -> None:
+        self.relays = list(relays) or [FakeRelay()]
+        self.answer, self.shared, self.batch = answer, shared, batch
+        self.bad, self.delays, self.give_up_after, self.rate = frozenset(bad), delays, give_up_after, rate
+        self.commit_seconds, self.fail_commit, self.at = commit_seconds, fail_commit, at
+        self.ledger = ledger if ledger is not None else filled(recipients, chunk)
+        self.source = FakeSource()
+        self.events: list[dict[str, Any]] = []
+        self._with_events = on_event
+        self.tried: Counter[str] = Counter()  # RCPTs, by address
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self.handed: list[Transaction] = []
+        self.scheduler: Scheduler
+        self.tally: Tally
+        self.writer: FakeWriter
+
+    # -- running
+
+    def run(self) -> Simulation:
+        """To its end; `error` is then what stopped it, or None."""
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            loop = runner.get_loop()
+            assert isinstance(loop, VirtualLoop)
+            problems: list[dict[str, Any]] = []
+            loop.set_exception_handler(lambda _, context: problems.append(context))
+            with ExitStack() as patches:
+                for module in (scheduler, outcomes, relay, tally):
+                    patches.enter_context(mock.patch.object(module, "time", Clock(loop)))
+                patches.enter_context(mock.patch.object(pool_module, "open_session", self._open_session))
+                runner.run(self._run())
+            for context in problems:
+                raise context.get("exception") or AssertionError(context["message"])
+        return self
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self.writer = FakeWriter(self.ledger, self.commit_seconds, self.fail_commit)
+        self.tally = Tally("job", "job.journal", self.ledger.counts(live=True))
+        self._before = self.ledger.counts(live=True)
+        self._make_scheduler()
+        timers = [loop.call_later(seconds, call) for seconds, call in self.at]
+        self.scheduler.start()
+        self.error = await self.scheduler.done
+        for timer in timers:
+            timer.cancel()
+        self.seconds = loop.time() - begun
+        await asyncio.gather(*(one.pool.close() for one in self.scheduler.relays))
+
+    def _make_scheduler(self) -> None:
+        made = []
+        for fake in self.relays:
+            endpoint = parse_endpoint(fake.url)
+            rate = endpoint.options.rate
+            spec = RelaySpec(fake.name, endpoint)
+            made.append(Relay(spec, spec.connections, Limit(rate.per_second if rate else None), fake.patience))
+            made[-1].ids = (self.ledger.name_id(fake.name), 0)
+            self.tally.relays[fake.name] = made[-1].tally
+        limit = Limit(self.rate)
+        self.scheduler = Scheduler(
+            composer=Composer(FakeCompiled(self.shared, self.bad), self.source, self.batch),  # type: ignore[arg-type]
+            relays=made,
+            writer=self.writer,  # type: ignore[arg-type]
+            tally=self.tally,
+            limit=limit,
+            delays=self.delays,
+            give_up_after=self.give_up_after,
+            on_event=self.events.append if self._with_events else None,
+        )
+        source = _Watched(self)
+        for one in made:
+            paced = limit.rate is not None or one.limit.rate is not None
+            one.pool = Pool(one.spec.endpoint, source, name=one.name, limit=one.connections, paced=paced)
+
+    async def _open_session(self, endpoint: Endpoint, turn: Turn) -> Session:
+        fake = next(one for one in self.relays if parse_endpoint(one.url).host == endpoint.host)
+        fake.opened += 1
+        number = fake.opened
+        await asyncio.sleep(fake.latency)
+        refused = self.answer(fake.name, "connect", number)
+        if isinstance(refused, BulkmailError):
+            raise refused
+        if refused is not None:
+            raise ConnectError(f"{endpoint.host} refused us: {refused!r}")
+        session = Session(asyncio.get_running_loop(), turn, endpoint.options.command_timeout, endpoint.options.data_timeout)
+        session.connection_made(FakeTransport(self, fake, session))
+        session.data_received(b"220 ready\r\n")
+        await session.greeting(30.0)
+        session.wire.pipelining = fake.pipelining
+        return session
+
+    def stop(self) -> None:
+        self.scheduler.stop(None)
+
+    def hang_up(self) -> None:
+        """Every connection is lost."""
+        for one in self.scheduler.relays:
+            for session in list(one.pool.sessions):
+                session.abort(ConnectionLost("gone"))
+
+    # -- what became of it
+
+    @property
+    def taken(self) -> Counter[str]:
+        return sum((one.taken for one in self.relays), Counter())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The run's figures: the states above 0."""
+        return shown(self.tally.counts)
+
+    def checked(self, live: bool = False) -> Simulation:
+        """The figures of run and ledger agree, and with what the relays took. For after run()."""
+        counts, kept = self.tally.counts, self.ledger.counts(live=live)
+        assert counts.as_dict() == kept.as_dict() | {"attempts": counts.attempts, "bytes": counts.bytes}
+        assert all(value >= 0 for value in counts.as_dict().values())
+        delivered, doubt = counts.delivered - self._before.delivered, counts.in_doubt - self._before.in_doubt
+        assert delivered <= sum(self.taken.values()) <= delivered + doubt
+        return self
+
+    def states(self) -> dict[int, str]:
+        """Row number -> the byte of its newest chunk."""
+        assert isinstance(self.ledger, MemoryLedger)
+        found = {}
+        for chunk in self.ledger.chunks.values():
+            for number, byte in zip(chunk.numbers, chunk.outcome, strict=True):
+                if chr(byte) not in "mr":
+                    assert number not in found, f"recipient {number} is counted twice"
+                    found[number] = chr(byte)
+        return found
+
+    def named(self, *names: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] in names]
+
+
+class _Watched:
+    """The scheduler as the pools see it; what it hands out must have been committed as claimed."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._simulation.scheduler, name)
+
+    def take(self, pool: Pool, room: int) -> list[Transaction]:
+        taken = self._simulation.scheduler.take(pool, room)
+        ledger = self._simulation.ledger
+        if isinstance(ledger, MemoryLedger):
+            for tx in taken:
+                chunk = ledger.chunks[tx.tag.no]
+                for place in [tx.at] if tx.positions is None else tx.positions:
+                    assert place < chunk.claimed, "handed out before its claim was committed"
+                    assert chunk.outcome[place] == ord("."), "handed out although it has its outcome"
+        self._simulation.handed += taken
+        return taken
+
+
+def filled(recipients: int, chunk: int = 1000) -> MemoryLedger:
+    ledger = MemoryLedger()
+    with ledger.fill() as filler:
+        for first in range(1, recipients + 1, chunk):
+            size = min(chunk, recipients + 1 - first)
+            filler.add_chunk("*", rows(first, size), size)
+        filler.set_total(recipients)
+    return ledger
+
+
+def shown(counts: Counts) -> dict[str, int]:
+    return {name: value for name, value in counts.as_dict().items() if value and name not in ("attempts", "bytes")}
