@@ -247,7 +247,11 @@ def main() -> int:
 
     notes = []
     with Harness() as harness:
-        tables = [f"# SMTP clients against smtp-sink\n\n{machine()}; {effort.rounds} rounds, medians."]
+        tables = [
+            f"# SMTP clients against smtp-sink\n\n{machine()}; "
+            f"{effort.rounds} rounds, medians."
+            + (" Short runs of one round: an indication only." if effort.rounds == 1 else "")
+        ]
         for size in SIZES.values():
             for client in list(clients):
                 problem = wrong(client, size, harness.messages[size])

@@ -62,15 +62,22 @@ class Commands(click.Group):
             hush_stdout()
             raise click.exceptions.Exit(PIPE_CLOSED) from None
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **kwargs: Any) -> Any:
-        if not kwargs.pop("standalone_mode", True):
-            return super().main(args, prog_name, *rest, standalone_mode=False, **kwargs)
-        sys.exit(self._run(args, prog_name or "bulkmail", **kwargs))
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        sys.exit(self._run(args, prog_name or self.name, complete_var=complete_var, **extra))
 
-    def _run(self, args: Sequence[str] | None, prog_name: str, **kwargs: Any) -> int:
+    def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
         """Run a command line to its end; the exit status. Prints every error; only SystemExit escapes."""
         try:
-            status = super().main(args, prog_name, standalone_mode=False, **kwargs)
+            status = super().main(args, prog_name, standalone_mode=False, **extra)
         except click.Abort:
             trouble.say("interrupted")
             return INTERRUPTED

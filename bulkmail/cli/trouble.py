@@ -43,9 +43,11 @@ def sentences(error: BaseException) -> list[str]:
     """What to tell a user of `error`: one sentence, or one for each line of its text or each problem of a manifest."""
     if isinstance(error, BulkmailError):
         lines = [plain(line.strip()) for line in str(error).splitlines() if line.strip()] or [error.code]
-        if isinstance(error, ManifestError) and len(lines) < len(error.problems):
-            return [plain(problem_sentence(path, text)) for path, text in error.problems]
-        return lines
+        if not isinstance(error, ManifestError) or len(lines) > len(error.problems):
+            return lines  # its own list, with a heading
+        if len(lines) == 1 == len(error.problems):
+            return [problem_sentence(error.path, lines[0])]
+        return [plain(problem_sentence(path, text)) for path, text in error.problems]
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename}: " if error.filename is not None else ""
         return [plain(f"{what}{error.strerror}")]

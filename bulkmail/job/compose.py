@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bulkmail.address import address_bytes
 from bulkmail.errors import MessageError
 from bulkmail.job.recipients import Source
 from bulkmail.job.settle import Work, personal_transactions, shared_transaction
 from bulkmail.message.compiled import Compiled
+from bulkmail.wire.client import Transaction
 
 
 class Composer:
-    """compiled: the job's message; source: where its recipients stand; batch: recipients in one transaction of a shared one."""
+    """compiled: the job's message; source: where its recipients stand; batch: recipients in a shared one's transaction."""
 
     def __init__(self, compiled: Compiled, source: Source, batch: int) -> None:
         self.compiled, self.source = compiled, source
@@ -18,18 +21,18 @@ class Composer:
         self._failures: list[tuple[Work, int, str, MessageError]] = []
         self._shared: tuple[bytes, bytes] | None = None
 
-    def compose(self, work: Work, places: list[int], date: bytes) -> list:
+    def compose(self, work: Work, places: list[int], date: bytes) -> list[Transaction]:
         """Transactions for these positions of a chunk; those that cannot be composed wait in take_failures()."""
         rows = self.source.read([work.offsets[place] for place in places])
         if self.compiled.shared:
             return self._compose_shared(work, places, rows, date)
         composed = self.compiled.compose(rows, [work.numbers[place] for place in places], date)
         transactions, failed = personal_transactions(composed, work, places)
-        for index in failed:
-            self._failures.append((work, places[index], rows[index]["email"], composed[index]))
+        for index, error in failed:
+            self._failures.append((work, places[index], rows[index]["email"], error))
         return transactions
 
-    def _compose_shared(self, work: Work, places: list[int], rows: list[dict], date: bytes) -> list:
+    def _compose_shared(self, work: Work, places: list[int], rows: list[dict[str, Any]], date: bytes) -> list[Transaction]:
         if self._shared is None:
             self._shared = self.compiled.compose_shared(date)
         sender, body = self._shared

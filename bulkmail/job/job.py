@@ -188,11 +188,11 @@ class Job:
             return rehearsal.dry_run(self, limit)
         journal = self.manifest.journal
         begin = "resume" if resume or (auto and journal.exists()) else "fresh" if fresh else "new"
-        self._run = Run(self.manifest, self.compiled, on_event)
-        self._run.open(begin, in_doubt, limit, "power" if power else "process")
+        run = self._run = Run(self.manifest, self.compiled, on_event)
+        run.open(begin, in_doubt, limit, "power" if power else "process")
         if self._stops:
-            self._run.stop()
-        return await self._run.send()
+            run.stop()
+        return await run.send()
 
     def stop(self) -> None:
         """Begin nothing more: what is in flight is finished and recorded. A second call abandons that too.

@@ -70,8 +70,8 @@ async def send_test(job: Job, address: str, count: int) -> Report:
     """Render the first `count` recipients' messages and deliver them to `address` by the first relay that works."""
     try:
         rcpt = address_bytes(check_address(address))
-    except ValueError as error:
-        raise ConfigError(f"--test-to {address!r} is not an address: {error}") from None
+    except ValueError as why_not:
+        raise ConfigError(f"--test-to {address!r} is not an address: {why_not}") from None
     transactions = [Transaction(sender, [rcpt], body) for sender, body in _first_messages(job, count)]
     tally = Tally(job.manifest.job, "", Counts(pending=len(transactions)))
     error: BulkmailError | None = None
@@ -103,11 +103,13 @@ def _first_messages(job: Job, count: int) -> list[tuple[bytes, bytes]]:
             if job.compiled.shared:
                 return [job.compiled.compose_shared(date)] * min(count, len(batch.rows))
             composed = job.compiled.compose(batch.rows[:count], batch.numbers[:count], date)
+            messages = []
             for item in composed:
                 if isinstance(item, MessageError):
                     raise item
-            if composed:
-                return [(sender, body) for sender, _, body in composed]
+                messages.append((item[0], item[2]))
+            if messages:
+                return messages
     raise ManifestError("there are no recipients to take the test's values from", path="$.recipients")
 
 

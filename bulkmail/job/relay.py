@@ -61,4 +61,5 @@ class Relay:
         left = self._failing_since + self.patience - now
         if left <= 0:
             return None
-        return min(FIRST_PAUSE * 2 ** min(failures - 1, 16), LONGEST_PAUSE, left)
+        growing: float = FIRST_PAUSE * 2 ** min(failures - 1, 16)
+        return min(growing, LONGEST_PAUSE, left)

@@ -319,8 +319,8 @@ class Scheduler:
         for work, places in picked:
             try:
                 composed += self.composer.compose(work, places, date)
-            except JournalError as error:
-                self._halt(error)
+            except JournalError as changed:
+                self._halt(changed)
                 return composed
         for work, place, address, error in self.composer.take_failures():
             self._cannot_compose(work, place, address, error)

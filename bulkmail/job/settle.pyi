@@ -1,5 +1,6 @@
 from typing import Any
 
+from bulkmail.errors import MessageError
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Chunk
 from bulkmail.wire.client import Transaction
@@ -34,7 +35,7 @@ def settle_delivered(
 ) -> tuple[list[Transaction], int, int, int]: ...
 def personal_transactions(
     composed: list[Any], work: Work, places: list[int]
-) -> tuple[list[Transaction], list[int]]: ...
+) -> tuple[list[Transaction], list[tuple[int, MessageError]]]: ...
 def shared_transaction(
     sender: bytes, body: bytes, rcpts: list[bytes], work: Work, places: list[int]
 ) -> Transaction: ...

@@ -124,7 +124,7 @@ cdef inline int flags_of(bytes sender, bytes rcpt):
 
 
 def personal_transactions(list composed, Work work not None, list places):
-    """(transactions, indexes of those that failed) for composed messages: (sender, rcpt, body) each, or an exception."""
+    """(transactions, [(index, exception)]) of composed messages: each (sender, rcpt, body), or an exception."""
     cdef list made = [], failed = []
     cdef Py_ssize_t index
     cdef bytes sender, rcpt, body
@@ -134,7 +134,7 @@ def personal_transactions(list composed, Work work not None, list places):
             sender, rcpt, body = item
             made.append(Transaction(sender, [rcpt], body, flags_of(sender, rcpt), work, places[index]))
         else:
-            failed.append(index)
+            failed.append((index, item))
     return made, failed
 
 

@@ -170,10 +170,12 @@ class Mailer:
             feeder.cancel()
 
     def _submit(self, index: int, message: Any, envelope: Envelope | None, finish: Callable[[Receipt], None]) -> None:
-        from bulkmail.message.message import to_wire
+        from bulkmail.message.message import Message, to_wire
 
         pool = self._started()
-        content, sender, rcpts = to_wire(message, defaults=self._defaults)
+        if self._defaults and isinstance(message, Message):
+            message = message.with_defaults(self._defaults)
+        content, sender, rcpts = to_wire(message)
         if envelope is not None:
             sender, rcpts = envelope.sender, list(envelope.recipients)
         if not rcpts:

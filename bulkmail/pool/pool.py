@@ -10,8 +10,8 @@ import asyncio
 from typing import Protocol
 
 from bulkmail.errors import BulkmailError, ConnectionLost
-from bulkmail.smtp.open import CLOSED_BY_US, close_politely, open_session
-from bulkmail.smtp.session import Session, Turn
+from bulkmail.smtp.open import close_politely, open_session
+from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
 from bulkmail.wire.client import Transaction
 

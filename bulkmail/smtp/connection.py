@@ -22,7 +22,7 @@ from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
 from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo, transaction_flags, wire_address
 from bulkmail.smtp.outcome import message_id, receipt
-from bulkmail.smtp.session import Session, Turn
+from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.body import encode_body, encode_message, end_body
 from bulkmail.wire.client import Transaction
@@ -220,14 +220,14 @@ class Connection:
     def close(self) -> None:
         """End at once, without QUIT."""
         if self._session is not None:
-            self._session.abort(ConnectionLost(opening.CLOSED_BY_US))
+            self._session.abort(ConnectionLost(CLOSED_BY_US))
 
     async def wait_closed(self) -> None:
         """Return when the connection has ended; raise why, if it was not by our doing."""
         if self._session is None:
             return
         error = await asyncio.shield(self._session.closed)
-        if str(error) != opening.CLOSED_BY_US:
+        if str(error) != CLOSED_BY_US:
             raise error
 
     async def __aenter__(self) -> Self:

@@ -109,11 +109,13 @@ def test_a_message_that_cannot_be_composed_fails_its_recipient_alone(bad, connec
     assert simulation.counts.get("failed", 0) == len(bad)
     assert simulation.taken == everybody(10) - Counter(address(number) for number in bad)
     assert {trouble.reply for trouble in simulation.ledger.troubles} == {f"row {n} cannot be composed" for n in bad}
+    assert simulation.seconds < 1
 
 
 def test_a_long_run_of_messages_that_cannot_be_composed_does_not_stop_the_job():
     simulation = Simulation(5000, bad=range(1, 4000)).run().checked()
     assert simulation.counts == {"recipients": 5000, "delivered": 1001, "failed": 3999}
+    assert simulation.seconds < 10
 
 
 def test_recipients_that_change_under_the_job_stop_it_and_leave_nobody_in_doubt():

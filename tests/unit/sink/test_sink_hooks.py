@@ -230,9 +230,9 @@ def test_a_stream_comes_as_it_is_sent_and_pushes_back(run: Run) -> None:
         async with Server(hooks, discard=True) as server, Client(server) as client:
             await client.say(HELLO + ENVELOPE, 4)
             client.writer.write(b"x" * 40_000_000)
-            await until(lambda: hooks.seen)
-            await asyncio.sleep(0.05)
-            # One piece is with the hook, a few wait, the rest is in the sockets' buffers and the client's.
+            (connection,) = server.connections
+            await until(lambda: connection._inbox)
+            # One piece is with the hook, a few wait, one is not looked at; the rest is the sockets' and the client's.
             assert client.writer.transport.get_write_buffer_size() > 20_000_000
             hooks.go.set()
             assert await client.codes(b"\r\n.\r\n") == [250]

@@ -1,0 +1,76 @@
+"""`bulkmail sink` as a command: what it prints, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import smtplib
+import socket
+from pathlib import Path
+
+import pytest
+from integration.cli_program import bulkmail, refused, start
+from integration.servers.common import STOP_SECONDS
+from integration.sink_program import read_ports, sink
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_counts_at_the_end(number: signal.Signals, tmp_path: Path) -> None:
+    process = start("sink", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", cwd=tmp_path)
+    ports = read_ports(process, 2)
+    assert ports[0] != ports[1]
+    for port in ports:
+        with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+            client.sendmail("a@example.com", ["b@example.com"], b"x\r\n")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=STOP_SECONDS)
+    assert (out, err) == ("connections 2, messages 2, recipients 2, bytes 6, refused 0\n", "")
+    assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_still_there_is_told(tmp_path: Path) -> None:
+    with sink(tmp_path, store=False) as server, smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
+        client.noop()
+        assert server.end()["connections"] == 1
+        assert client.getreply() == (421, b"4.3.2 Server shutting down")
+        client.close()
+
+
+@pytest.mark.parametrize("flag, value", [
+    ("--proxy-from", "*"), ("--ignore", "10.0.0.0/8"), ("--deny", "::1"), ("--connections-per-minute", "5"),
+    ("--fault", "rcpt:drop"), ("--seed", "1"), ("--web", "127.0.0.1:8025"),
+])  # fmt: skip
+def test_flags_of_a_later_version(flag: str, value: str, tmp_path: Path) -> None:
+    refused(bulkmail("sink", "--listen=127.0.0.1:0", flag, value, cwd=tmp_path), flag, "is not in this version yet")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--tls-cert", "no.pem"], ["no.pem", "No such file or directory"]),
+    (["--tls-implicit"], ["tls_cert"]),
+    (["--auth", "nocolon"], ["USER:PASSWORD"]),
+    (["--without", "PIPELINE"], ["PIPELINE", "did you mean 'PIPELINING'?"]),
+    (["--store", "x", "--discard"], ["exclude each other"]),
+    (["--listen", "nonsense"], ["nonsense", "HOST:PORT"]),
+    (["--max-size", "-1"], ["--max-size"]),
+    (["--store", "/dev/null/x"], ["/dev/null/x", "Not a directory"]),
+])  # fmt: skip
+def test_what_cannot_be_served(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    done = bulkmail("sink", "--listen=127.0.0.1:0", *arguments, cwd=tmp_path)
+    refused(done, *words)
+    assert len(done.stderr.splitlines()) == 1
+    assert "nocolon" not in done.stderr  # it may be a password
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = "127.0.0.1:%d" % taken.getsockname()[1]
+        refused(bulkmail("sink", "--listen", place, cwd=tmp_path), place, "Address already in use")
+
+
+def test_it_speaks_lmtp(tmp_path: Path) -> None:
+    with sink(tmp_path, "--lmtp") as server, smtplib.LMTP("127.0.0.1", server.port, timeout=20) as client:
+        code, text = client.ehlo("me")  # which says LHLO, in this class
+        assert code == 250 and b"PIPELINING" in text
+        assert client.docmd("EHLO", "me")[0] == 500
