@@ -124,7 +124,7 @@ class ProxyError(BulkmailError, ConnectionError):
 
 
 class ProtocolError(BulkmailError):
-    """The peer broke SMTP: an unparsable reply, a reply to nothing, text before TLS. The connection is not used again."""
+    """The peer broke SMTP: an unparsable reply, a reply to nothing, text before TLS. The connection is not reused."""
 
     code, scope = "EPROTOCOL", CONNECTION
 

@@ -26,7 +26,9 @@ def check_job(job: Job) -> list[Finding]:
     findings = [Finding("manifest", "warning", path, text) for path, text in job.manifest.warnings]
     findings += lint(job)
     if job.manifest.recipients.source == "-":
-        findings.append(Finding("recipients-stdin", "note", ROWS, "recipients come from standard input and were not checked"))
+        findings.append(
+            Finding("recipients-stdin", "note", ROWS, "recipients come from standard input and were not checked")
+        )
     else:
         findings += _check_rows(job)
     order = {"error": 0, "warning": 1, "note": 2}
@@ -81,7 +83,9 @@ class _Findings:
                 severity = next(finding.severity for finding in self.all if finding.id == kind)
                 self.all.append(Finding(kind, severity, ROWS, f"and {count - SHOWN} more of the same kind"))
         if self.left_out:
-            self.all.append(Finding("suppressed", "note", ROWS, f"{self.left_out} recipients are suppressed or duplicates"))
+            self.all.append(
+                Finding("suppressed", "note", ROWS, f"{self.left_out} recipients are suppressed or duplicates")
+            )
         return self.all
 
 

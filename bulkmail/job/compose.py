@@ -13,7 +13,7 @@ from bulkmail.wire.client import Transaction
 
 
 class Composer:
-    """compiled: the job's message; source: where its recipients stand; batch: recipients in a shared one's transaction."""
+    """compiled: the job's message; source: its recipients; batch: how many share a transaction of a shared one."""
 
     def __init__(self, compiled: Compiled, source: Source, batch: int) -> None:
         self.compiled, self.source = compiled, source
@@ -32,7 +32,9 @@ class Composer:
             self._failures.append((work, places[index], rows[index]["email"], error))
         return transactions
 
-    def _compose_shared(self, work: Work, places: list[int], rows: list[dict[str, Any]], date: bytes) -> list[Transaction]:
+    def _compose_shared(
+        self, work: Work, places: list[int], rows: list[dict[str, Any]], date: bytes
+    ) -> list[Transaction]:
         if self._shared is None:
             self._shared = self.compiled.compose_shared(date)
         sender, body = self._shared

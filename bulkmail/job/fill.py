@@ -94,9 +94,13 @@ class Filling:
             self._add_failed(filler, numbers, offsets, addresses, [failed[i] for i in mine], "message")
 
     @staticmethod
-    def _add_failed(filler: Filler, numbers: list[int], offsets: list[int], addresses: list[str], reasons: list[str], kind: str) -> None:
+    def _add_failed(
+        filler: Filler, numbers: list[int], offsets: list[int], addresses: list[str], reasons: list[str], kind: str
+    ) -> None:
         now = time.time()
-        chunk = filler.add_chunk(EVERYWHERE, pack_rows(numbers, offsets), len(numbers), bytes([ledger.FAILED]) * len(numbers))
+        chunk = filler.add_chunk(
+            EVERYWHERE, pack_rows(numbers, offsets), len(numbers), bytes([ledger.FAILED]) * len(numbers)
+        )
         for place, (number, address, reason) in enumerate(zip(numbers, addresses, reasons, strict=True)):
             filler.add_trouble(Trouble(address, number, chunk, place, 0, ledger.FAILED, kind, reply=reason, time=now))
 
@@ -110,7 +114,9 @@ class Filling:
 class CountingFiller:
     """A Filler that keeps nothing: for check and --dry-run."""
 
-    def add_chunk(self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None) -> int:
+    def add_chunk(
+        self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None
+    ) -> int:
         return 0
 
     def add_trouble(self, trouble: Trouble) -> None:

@@ -100,8 +100,9 @@ class Job:
                 personal=manifest.mode == "personal",
             )
         except CompileError as error:
-            path_, _ = error.problems[0]
-            raise ManifestError(f"{manifest.path}: {error}", path=path_, problems=error.problems) from error
+            problems = [(where, f"{manifest.path}, {where}: {sentence}") for where, sentence in error.problems]
+            text = "\n".join(sentence for _, sentence in problems)
+            raise ManifestError(text, path=problems[0][0], problems=problems) from error
         if manifest.mode == "shared" and not compiled.shared:
             raise ManifestError(
                 f"{manifest.path}: mode is 'shared' and the message differs from recipient to recipient; "
@@ -135,7 +136,7 @@ class Job:
     ) -> Report:
         """Send. Not from a running event loop: use run_async() there.
 
-        resume    go on with an existing journal; fresh: keep the old one under a dated name; auto: resume if there is one
+        resume    go on with an existing journal; fresh: put the old one aside; auto: resume if there is one
         in_doubt  "skip" leaves those whose end the last run did not see; "resend" sends to them again
         on_event  is called with a dict for each event (docs/manifest.md), from the thread that runs the job
         limit     the first `limit` recipients only
@@ -211,5 +212,6 @@ class Job:
 def journal_exists(path: Path) -> JournalError:
     """What to do about a journal that is there already."""
     return JournalError(
-        f"{path}: there is a journal already; --resume goes on with it, --fresh keeps it under a dated name and starts anew"
+        f"{path}: there is a journal already; --resume goes on with it, "
+        "--fresh keeps it under a dated name and starts anew"
     )

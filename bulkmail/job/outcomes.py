@@ -1,8 +1,8 @@
 """What an ending that is not a plain delivery leads to: failed, tried again later, in doubt, or not counted yet.
 
-A permanent refusal of a relay that has never taken a message may be about us (a wrong login, a blocked address), so such
-refusals are kept as deferred until the relay proves itself by taking one. If EVERYONE of them are refused, the run stops
-and they wait for the next one; if the list ends before that, they are failures after all.
+A permanent refusal of a relay that has never taken a message may be about us (a wrong login, a blocked address), so
+such refusals are kept as deferred until the relay proves itself by taking one. If EVERYONE of them are refused, the run
+stops and they wait for the next one; if the list ends before that, they are failures after all.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Outcomes:
             self._record(one, ledger.FAILED, kind)
 
     def _may_retry(self, attempt: int) -> bool:
-        """Whether another attempt starts before give_up_after: judged by the delays alone, so the same on every machine."""
+        """Whether another attempt starts before give_up_after, judged by the delays alone."""
         if attempt >= len(self._delays):
             return False
         waited = sum(self._delays[: attempt + 1])
@@ -194,7 +194,8 @@ class Outcomes:
         one.relay.tally.last_error = one.why
         self._unproved.append((one, kind))
         if len(self._unproved) >= EVERYONE and self.everyone_refused is None:
-            said = f"relay {one.relay.name} refuses everyone: {len(self._unproved)} recipients in a row, the last: {one.why}"
+            count = len(self._unproved)
+            said = f"relay {one.relay.name} refuses everyone: {count} recipients in a row, the last: {one.why}"
             self.everyone_refused = EnvelopeRefused(said, reply=one.reply, scope="relay")
 
     def proved(self) -> set[Work]:

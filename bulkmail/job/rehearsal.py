@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def dry_run(job: Job, limit: int | None) -> Report:
-    """Scan, leave out, compose; nobody is sent to. In the summary they are pending, or failed if they cannot be composed."""
+    """Scan, leave out, compose; nobody is sent to. They are pending then, or failed if they cannot be composed."""
     counts = Counts()
     tally = Tally(job.manifest.job, "", counts)
     with opened_source(job) as source:
@@ -41,7 +41,9 @@ class _Counting(CountingFiller):
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
 
-    def add_chunk(self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None) -> int:
+    def add_chunk(
+        self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None
+    ) -> int:
         states = outcome or b"." * n
         self._counts.pending += states.count(b".")
         self._counts.suppressed += states.count(b"S")
@@ -59,7 +61,9 @@ def _compose_all(job: Job, source: Any, most: int) -> int:
         bad = {index for index, _ in batch.failed}
         good = [index for index in range(len(batch.rows)) if index not in bad][: most - seen]
         rows, numbers = [batch.rows[i] for i in good], [batch.numbers[i] for i in good]
-        failed += sum(isinstance(item, MessageError) for item in job.compiled.compose(rows, numbers, formatdate().encode()))
+        failed += sum(
+            isinstance(item, MessageError) for item in job.compiled.compose(rows, numbers, formatdate().encode())
+        )
         seen += len(good)
         if seen >= most:
             break

@@ -20,7 +20,7 @@ REFUSALS = 3  # of the sender in a row, before any message was taken: the relay 
 
 
 class Relay:
-    """connections: how many it may have of the job's; patience: seconds of nothing but failures before it is given up."""
+    """connections: how many of the job's it may have; patience: seconds of failures before it is given up."""
 
     def __init__(self, spec: RelaySpec, connections: int, limit: Limit, patience: float) -> None:
         self.spec, self.connections, self.limit, self.patience = spec, connections, limit, patience

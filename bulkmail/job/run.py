@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ SIDECARS = ("", "-wal", "-shm", ".lock", ".recipients")  # what stands beside a 
 class Run:
     """Made for one run. open() does all that can fail before anything is sent; send() sends."""
 
-    def __init__(self, manifest: Manifest, compiled: Compiled, on_event: Callable[[dict[str, Any]], None] | None) -> None:
+    def __init__(
+        self, manifest: Manifest, compiled: Compiled, on_event: Callable[[dict[str, Any]], None] | None
+    ) -> None:
         self.manifest, self.compiled, self.on_event = manifest, compiled, on_event
         self.tally: Tally | None = None
         self._journal: Journal = None  # type: ignore[assignment]  # set by open()
@@ -142,7 +145,9 @@ class Run:
         batch = min(spec.endpoint.options.batch for spec in manifest.relays)
         paced = limit.rate is not None or any(relay.limit.rate for relay in self._relays)
         if paced:  # a transaction is granted whole, so it is no larger than what may leave at once
-            batch = min([batch, limit.burst if limit.rate else batch, *(r.limit.burst for r in self._relays if r.limit.rate)])
+            batch = min(
+                [batch, limit.burst if limit.rate else batch, *(r.limit.burst for r in self._relays if r.limit.rate)]
+            )
         assert self.tally is not None
         scheduler = Scheduler(
             composer=Composer(self.compiled, self._source, batch),
@@ -180,10 +185,8 @@ class Run:
 
     def _close_quietly(self) -> None:
         self._source.close()
-        try:
+        with contextlib.suppress(JournalError):  # it is committed, or its failure is the error already
             self._journal.close()
-        except JournalError:
-            pass  # all that it had to say is committed, or its failure is the run's error already
 
     def _event(self, name: str) -> None:
         if self.on_event and self.tally is not None:

@@ -1,9 +1,9 @@
 """Which recipient next, by which relay, when; and what each outcome leads to.
 
-It is the `Source` of every relay's pool. Recipients are claimed in the ledger by the batch, and a batch is handed to the
-pools only after its claim is committed; while the writer commits, the batch is composed. Outcomes are committed together
-with the next claim, or by a short timer. There is one commit under way at most. Nothing here runs per message: plain
-deliveries are settled in Cython, and the rest is rare.
+It is the `Source` of every relay's pool. Recipients are claimed in the ledger by the batch, and a batch is handed to
+the pools only after its claim is committed; while the writer commits, the batch is composed. Outcomes are committed
+together with the next claim, or by a short timer. There is one commit under way at most. Nothing here runs per
+message: plain deliveries are settled in Cython, and the rest is rare.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ COMMIT_SECONDS = 0.01
 AHEAD_SECONDS = 0.02  # recipients are claimed for this long ahead: what two commits take
 SHARED_AHEAD = 32  # transactions of a shared message that are claimed ahead at most
 PACED_SECONDS = 0.05  # a job with a rate claims this much of it ahead, at least one
+LEAST_WAIT = 0.001  # seconds: the resolution of the loop's timers
 LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
 LEASE_BELOW = 2 * COMMIT_RECIPIENTS
 
@@ -67,9 +68,7 @@ class Scheduler:
         self._ready: deque[Transaction] = deque()  # claimed, committed, composed
         self._dirty: set[Work] = set()
         self._details = DetailBuffer(time.time() - self._loop.time())
-        self._outcomes = Outcomes(
-            tally, delays, give_up_after, self._details, composer.compiled.message_id, on_event
-        )
+        self._outcomes = Outcomes(tally, delays, give_up_after, self._details, composer.compiled.message_id, on_event)
         self._committing = self._leasing = False
         self._exhausted = False  # the ledger has no chunk that is due
         self._halting: BulkmailError | None = None
@@ -80,7 +79,8 @@ class Scheduler:
         self._claimed_at = 0.0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._due_timer: asyncio.TimerHandle | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None  # wakes the pools when the limits allow more
+        self._alarm_at = 0.0
         self._serial = 0
 
     def start(self) -> None:
@@ -91,7 +91,11 @@ class Scheduler:
 
     def backlog(self, pool: Pool) -> int:
         """What could be sent now: enough to say whether another connection would have work."""
-        if self._stopping or pool.dead is not None or self._wait(self._by_pool[pool]) > 0:
+        if self._stopping or pool.dead is not None:
+            return 0
+        wait = self._wait(self._by_pool[pool])
+        if wait > 0:
+            self._wake_pools_in(wait)
             return 0
         waiting = sum(work.waiting() for work in self._works.values()) // self.composer.per_transaction
         return len(self._ready) + max(waiting, int(any(w.waiting() for w in self._works.values())))
@@ -135,8 +139,17 @@ class Scheduler:
         return max(limit.wait(now, count) for limit in (self.limit, relay.limit))
 
     def _wake_pools_in(self, seconds: float) -> None:
-        if self._alarm is None or self._alarm.cancelled() or self._alarm.when() <= self._loop.time():
-            self._alarm = self._loop.call_later(max(seconds, 0.0005), self._wake_pools)
+        """The limits allow more then. One alarm serves all: the earliest."""
+        due = self._loop.time() + max(seconds, LEAST_WAIT)
+        if self._alarm is not None:
+            if self._alarm_at <= due:
+                return
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = self._loop.call_at(due, self._on_alarm), due
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        self._wake_pools()
 
     def _wake_pools(self) -> None:
         for relay in self.relays:
@@ -156,7 +169,9 @@ class Scheduler:
         if self._stopping or not self._ready:
             self._look_for_end()
 
-    def _count_delivered(self, relay: Relay, first: int, again: int, size: int, shown: list[Transaction] | None) -> None:
+    def _count_delivered(
+        self, relay: Relay, first: int, again: int, size: int, shown: list[Transaction] | None
+    ) -> None:
         tally, count = self.tally, first + again
         tally.move("pending", "delivered", first)
         tally.move("deferred", "delivered", again)
@@ -219,7 +234,14 @@ class Scheduler:
             tls = session.label.tls if session is not None and session.label is not None else None
             why = str(error) if error is not None else None
             self._on_event(
-                {"ts": time.time(), "event": name, "relay": relay.name, "egress": relay.egress, "tls": tls, "error": why}
+                {
+                    "ts": time.time(),
+                    "event": name,
+                    "relay": relay.name,
+                    "egress": relay.egress,
+                    "tls": tls,
+                    "error": why,
+                }
             )
 
     # -- claims and commits
@@ -228,7 +250,9 @@ class Scheduler:
         """How many recipients should be ready: as many as the pools take in AHEAD_SECONDS, within bounds."""
         now = self._loop.time()
         passed, self._claimed_at = max(now - self._claimed_at, 0.001), now
-        bound = COMMIT_RECIPIENTS if self.composer.per_transaction == 1 else SHARED_AHEAD * self.composer.per_transaction
+        bound = (
+            COMMIT_RECIPIENTS if self.composer.per_transaction == 1 else SHARED_AHEAD * self.composer.per_transaction
+        )
         rates = [limit.rate for limit in (self.limit, *(relay.limit for relay in self.relays)) if limit.rate]
         if rates:
             bound = min(bound, max(self.composer.per_transaction, int(min(rates) * PACED_SECONDS)))
@@ -302,7 +326,9 @@ class Scheduler:
     def _on_commit(self, error: BaseException | None, composed: list[Transaction]) -> None:
         self._committing = False
         if error is not None:
-            self._halt(error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be written: {error}"))
+            self._halt(
+                error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be written: {error}")
+            )
             return
         self._ready.extend(composed)
         if not self._stopping:
@@ -346,7 +372,9 @@ class Scheduler:
     def _on_lease(self, chunks: list[Chunk], next_due: float | None, error: BaseException | None) -> None:
         self._leasing = False
         if error is not None:
-            self._halt(error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be read: {error}"))
+            self._halt(
+                error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be read: {error}")
+            )
             return
         for chunk in chunks:
             self._works[chunk.no] = Work(chunk)
@@ -424,4 +452,3 @@ class Scheduler:
         for relay in self.relays:
             self._ready.extend(relay.pool.recall())
         self._look_for_end()
-

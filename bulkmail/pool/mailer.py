@@ -8,7 +8,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
 from bulkmail.address import address_bytes, check_address
-from bulkmail.errors import AuthError, BulkmailError, ConfigError, ConnectionLost, EnvelopeRefused, MessageError, TlsError
+from bulkmail.errors import (
+    AuthError,
+    BulkmailError,
+    ConfigError,
+    ConnectionLost,
+    EnvelopeRefused,
+    MessageError,
+    TlsError,
+)
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.connection import Connection
@@ -72,15 +80,19 @@ class Mailer:
         self._queue: deque[Transaction] = deque()
         self._pool: Pool | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
+        self._closed = False
         self._started()
         return self
 
-    async def __aexit__(self, *exc: Any) -> None:
-        await self.close()
+    async def __aexit__(self, kind: Any, *rest: Any) -> None:
+        await self._end(abort=kind is not None)
 
     def _started(self) -> Pool:
+        if self._closed:
+            raise ConnectionLost(CLOSED)
         if self._pool is None:
             self._pool = Pool(self._endpoint, self, paced=self._limit.rate is not None)
         if self._pool.dead is not None:
@@ -88,13 +100,23 @@ class Mailer:
         return self._pool
 
     async def close(self) -> None:
-        """End every connection; what was not sent yet fails."""
+        """Begin nothing more, wait for the end of what is being sent, say goodbye. What waited in the queue fails."""
+        await self._end(abort=False)
+
+    async def _end(self, *, abort: bool) -> None:
+        self._closed = True
         pool, self._pool = self._pool, None
         if self._alarm is not None:
             self._alarm.cancel()
-        if pool is not None:
-            await pool.close()
-        self._fail_queue(ConnectionLost("the Mailer was closed"))
+        if pool is None:
+            return
+        self._queue.extend(pool.recall())
+        self._fail_queue(ConnectionLost(CLOSED))
+        try:
+            if not abort:
+                await pool.finished()
+        finally:
+            await pool.close(abort=abort)
 
     async def verify(self) -> ServerInfo:
         """Connect, negotiate TLS, log in, say goodbye. Raises what is wrong."""
@@ -111,8 +133,12 @@ class Mailer:
             if not future.done():
                 future.set_result(result)
 
-        self._submit(0, message, envelope, finish)
-        result = await future
+        ticket = self._submit(0, message, envelope, finish)
+        try:
+            result = await future
+        except asyncio.CancelledError:
+            self._withdraw(ticket)
+            raise
         if result.error is not None:
             raise result.error
         return result
@@ -126,8 +152,7 @@ class Mailer:
         most = AHEAD * self._endpoint.options.connections
         finished: deque[Receipt] = deque()
         news, room = asyncio.Event(), asyncio.Event()
-        held = 0
-        ended: list[BaseException | None] = []
+        held = 0  # taken from the input and not yet yielded
 
         def finish(result: Receipt) -> None:
             finished.append(result)
@@ -136,40 +161,36 @@ class Mailer:
         async def feed() -> None:
             nonlocal held
             index = 0
-            try:
-                async for item in _each(messages):
-                    while held >= most:
-                        room.clear()
-                        await room.wait()
-                    held += 1
-                    envelope, message = item if isinstance(item, tuple) else (None, item)
-                    try:
-                        self._submit(index, message, envelope, finish)
-                    except (MessageError, EnvelopeRefused) as error:
-                        finish(Receipt(index=index, error=error))
-                    index += 1
-                ended.append(None)
-            except Exception as error:
-                ended.append(error)
-            news.set()
+            async for item in _each(messages):
+                while held >= most:
+                    room.clear()
+                    await room.wait()
+                envelope, message = item if isinstance(item, tuple) else (None, item)
+                try:
+                    self._submit(index, message, envelope, finish)
+                except (MessageError, EnvelopeRefused) as error:
+                    finish(Receipt(index=index, error=error))
+                held += 1
+                index += 1
 
         feeder = asyncio.ensure_future(feed())
+        feeder.add_done_callback(lambda task: news.set())
         try:
-            while not (ended and (ended[0] is not None or held == 0)):
+            while held or not feeder.done():
                 while finished:
                     held -= 1
                     room.set()
                     yield finished.popleft()
-                if ended and (ended[0] is not None or held == 0):
-                    break
-                news.clear()
-                await news.wait()
-            if ended[0] is not None:
-                raise ended[0]
+                if held or not feeder.done():
+                    news.clear()
+                    await news.wait()
+            await feeder
         finally:
             feeder.cancel()
 
-    def _submit(self, index: int, message: Any, envelope: Envelope | None, finish: Callable[[Receipt], None]) -> None:
+    def _submit(
+        self, index: int, message: Any, envelope: Envelope | None, finish: Callable[[Receipt], None]
+    ) -> _Ticket:
         from bulkmail.message.message import Message, to_wire
 
         pool = self._started()
@@ -183,17 +204,21 @@ class Mailer:
         if sender is None:
             raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
         body = encode_message(content)
-        flags = 0 if content.isascii() else EIGHT_BIT
-        from_ = _wire_address(sender) if sender else b""
-        to = [_wire_address(address) for address in rcpts]
+        from_ = wire_address(sender) if sender else b""
+        to = [wire_address(address) for address in rcpts]
         ticket = _Ticket(index, -(-len(to) // self._batch), len(content), finish)
         ticket.result.message_id = message_id(content)
         for start in range(0, len(to), self._batch):
             part = to[start : start + self._batch]
-            utf8 = 0 if from_.isascii() and all(a.isascii() for a in part) else UTF8
+            flags = transaction_flags(envelope, content, [from_, *part])
             tag = (ticket, rcpts[start : start + self._batch])
-            self._queue.append(Transaction(from_, part, body, flags | utf8, tag, MAX_TRIES))
+            self._queue.append(Transaction(from_, part, body, flags, tag, MAX_TRIES))
         pool.wake()
+        return ticket
+
+    def _withdraw(self, ticket: _Ticket) -> None:
+        """Nobody waits for it any more: what of it was not begun is not sent."""
+        self._queue = deque(tx for tx in self._queue if tx.tag[0] is not ticket)
 
     # -- the pool's Source
 
@@ -220,22 +245,27 @@ class Mailer:
             self._alarm = asyncio.get_running_loop().call_later(seconds, self._pool.wake)
 
     def settle(self, pool: Pool, finished: list[Transaction]) -> None:
+        for tx in reversed(finished):  # so that those to be sent again keep their order
+            if tx.state == NOT_TAKEN and self._pool is not None and pool.dead is None:
+                left = tx.at - bool(tx.mail_at)  # one that was never begun has not been tried
+                if left:
+                    self._queue.appendleft(Transaction(tx.sender, tx.rcpts, tx.body, tx.flags, tx.tag, left))
         for tx in finished:
-            if tx.state == NOT_TAKEN and tx.at > 1 and self._pool is not None and pool.dead is None:
-                self._queue.appendleft(Transaction(tx.sender, tx.rcpts, tx.body, tx.flags, tx.tag, tx.at - 1))
-            else:
+            if tx.state != NOT_TAKEN or not (self._pool is not None and pool.dead is None and tx.at - bool(tx.mail_at)):
                 ticket, addresses = tx.tag
                 ticket.add(receipt(tx, addresses))
 
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        if not pool.sessions:
+        hopeless = isinstance(error, AuthError | TlsError) and error.permanent or error.scope == JOB
+        # one connection that was lost may be chance; nothing that answers is not worth waiting for
+        if not pool.sessions and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost)):
             self._fail_queue(error)
-        if isinstance(error, AuthError | TlsError) and error.permanent:
-            return None
-        return PAUSES[min(failures, len(PAUSES)) - 1]
+        return None if hopeless else PAUSES[min(failures, len(PAUSES)) - 1]
 
     def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
-        pass  # a Mailer's user is told by receipts
+        # a Mailer's user is told by receipts
+        if name == "disconnected" and isinstance(pool.dead, BulkmailError) and not pool.sessions:
+            self._fail_queue(pool.dead)
 
     def _fail_queue(self, error: BulkmailError) -> None:
         while self._queue:

@@ -33,7 +33,7 @@ class Source(Protocol):
         """These ended: DONE, NOT_TAKEN or IN_DOUBT."""
 
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        """No connection could be opened, for the n-th time in a row. Seconds to wait before the next try; None: give up."""
+        """No connection could be opened, `failures` times in a row. Seconds before the next try; None: give up."""
 
     def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
         """ "connected", "disconnected" or "connect_failed"."""
@@ -51,11 +51,13 @@ def shares(rooms: list[int], count: int) -> list[int]:
 class Pool:
     """endpoint: the relay, with its options; limit: connections at most (default: the endpoint's `connections`).
 
-    paced  the source grants by a rate: a session is then given one transaction at a time, and only when its MAIL would be
-           written at once, so that what the limit granted is what the wire carries
+    paced  the source grants by a rate: a session is then given one transaction at a time, and only when its MAIL would
+           be written at once, so that what the limit granted is what the wire carries
     """
 
-    def __init__(self, endpoint: Endpoint, source: Source, *, name: str = "", limit: int = 0, paced: bool = False) -> None:
+    def __init__(
+        self, endpoint: Endpoint, source: Source, *, name: str = "", limit: int = 0, paced: bool = False
+    ) -> None:
         self.endpoint, self.source = endpoint, source
         self.name = name or endpoint.host
         self.limit = limit or endpoint.options.connections
@@ -70,11 +72,12 @@ class Pool:
         self._spent: set[Session] = set()  # have had all the messages that one connection may carry
         self._opening: set[asyncio.Task[None]] = set()
         self._closing_tasks: set[asyncio.Task[None]] = set()
-        # a session logged in since the last failure (or there is no login to fail): only then are several opened at once
+        # a session logged in since the last failure, or there is no login: only then are several opened at once
         self._proved = endpoint.user is None
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.Future[None] | None = None
 
     # -- the turn
 
@@ -90,9 +93,12 @@ class Pool:
         if finished:
             self.source.settle(self, finished)
         for session in self._turn.take_hungry():
-            self._idle[session] = None
+            if session in self.sessions:  # and not retired or ended since it asked
+                self._idle[session] = None
         self._fill()
         self._open_more()
+        if self._quiet is not None and not self._quiet.done() and not self.busy():
+            self._quiet.set_result(None)
 
     def _forget(self, session: Session) -> None:
         self._idle.pop(session, None)
@@ -149,6 +155,12 @@ class Pool:
             session = await open_session(self.endpoint, self._turn)
         except BulkmailError as error:
             self._on_failure(error)
+            return
+        except Exception as error:
+            # a fault of our own must not leave the work waiting for a connection for ever
+            wrapped = BulkmailError(f"{type(error).__name__}: {error}", permanent=True)
+            wrapped.__cause__ = error
+            self._on_failure(wrapped)
             return
         self.failures, self._proved = 0, True
         session.left = self.endpoint.options.messages_per_connection or NO_LIMIT
@@ -213,8 +225,14 @@ class Pool:
         """Take back every transaction of which nothing was written."""
         return [tx for session in self.sessions for tx in session.wire.take_back()]
 
+    async def finished(self) -> None:
+        """Return when nothing is under way on any session; their deadlines see to it that this is not never."""
+        if self.busy():
+            self._quiet = self._loop.create_future()
+            await self._quiet
+
     async def close(self, *, abort: bool = False) -> None:
-        """QUIT every session (abort: hang up) and stop opening. What is under way on them is settled first."""
+        """QUIT the idle sessions, hang up on the others (abort: on all), open no more. All that they had is settled."""
         self._closing = True
         for timer in (self._retry, self._sweep):
             if timer is not None:

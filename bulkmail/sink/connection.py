@@ -161,8 +161,7 @@ class Connection(asyncio.Protocol):
     # --- STARTTLS
 
     def start_tls(self) -> None:
-        # Reading stops before the client hears that it may begin: what it sent ahead of that is not given to TLS either,
-        # and what it sends from now on is TLS's alone.
+        # Reading stops before the client hears that it may begin, so that what comes from now on is TLS's alone.
         self.transport.pause_reading()
         self.flush()
         self._handshake = asyncio.get_running_loop().create_task(self.shake_hands())

@@ -176,10 +176,10 @@ class HookedConnection(Connection):
         hook = getattr(self.server.hooks, "on_data", None)
         if hook is None:
             return
-        self._stream = Stream()
+        stream = self._stream = Stream()
         if inspect.iscoroutinefunction(hook):
-            self._reader = asyncio.get_running_loop().create_task(self.call("on_data", self.session, self._stream))
-            self._reader.add_done_callback(lambda _, stream=self._stream: stream.ignore())
+            self._reader = asyncio.get_running_loop().create_task(self.call("on_data", self.session, stream))
+            self._reader.add_done_callback(lambda _: stream.ignore())
 
     def _end_stream(self, error: Exception | None = None) -> None:
         if self._stream is not None:

@@ -80,7 +80,7 @@ def read_without(words: Iterable[str]) -> frozenset[str]:
 
 def tls_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
     """For a server; the key may stand in the certificate's file."""
-    for path in filter(None, (cert, key)):
+    for path in (cert,) if key is None else (cert, key):
         try:
             with open(path, "rb"):
                 pass

@@ -100,7 +100,7 @@ class Server:
 
     @property
     def messages(self) -> list[Message]:
-        """The messages accepted so far, oldest first; clear() it at will. Empty for a server that stores or discards."""
+        """The messages accepted so far, oldest first; clear() it at will. Empty where they are stored or discarded."""
         return self.store.messages if isinstance(self.store, Kept) else []
 
     @property

@@ -38,8 +38,8 @@ class Connection:
     socket     a socket to use instead of dialling: connected, or not (then it is connected to the URL's host and port)
     options    see docs/manifest.md; the same names as in a URL's query
 
-    `async with` connects, and ends with QUIT. A call that is cancelled closes the connection. Errors: `bulkmail.errors`;
-    every call on a closed connection raises what closed it.
+    `async with` connects, and ends with QUIT. A call that is cancelled closes the connection.
+    Errors: `bulkmail.errors`; every call on a closed connection raises what closed it.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class Connection:
             async with asyncio.timeout(options.connect_timeout):
                 await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
         except TimeoutError:
-            raise TimedOut(f"{host}:{port}: no connection within {options.connect_timeout:g} s", phase="connect") from None
+            raise TimedOut(
+                f"{host}:{port}: no connection within {options.connect_timeout:g} s", phase="connect"
+            ) from None
         except OSError as error:
             raise ConnectError(f"{host}:{port}: cannot connect: {error}") from error
 
@@ -143,7 +145,7 @@ class Connection:
     # -- commands
 
     async def login(self, user: str, password: str) -> None:
-        """AUTH with the mechanism that option `auth` names. Raises AuthUnavailable before anything is sent, or AuthError."""
+        """AUTH with the mechanism that option `auth` names. Raises AuthUnavailable (nothing was sent) or AuthError."""
         session = self._live()
         used = await opening.log_in(session, self._endpoint, user, password, self._endpoint.options.auth)
         assert self._info is not None
@@ -155,7 +157,9 @@ class Connection:
         if reply.code == 421:
             raise session.error or session.wire.parting()
         if reply.code not in expected:
-            raise EnvelopeRefused(f"the server answered {verb} with {reply}", reply=reply, command=verb, scope="connection")
+            raise EnvelopeRefused(
+                f"the server answered {verb} with {reply}", reply=reply, command=verb, scope="connection"
+            )
         return reply
 
     async def reset(self) -> Reply:
@@ -183,8 +187,8 @@ class Connection:
 
         data     bytes, str, a binary file, or an iterator (sync or async) of bytes; newlines made CRLF, dots escaped
         returns  Receipt with at least one accepted recipient
-        raises   EnvelopeRefused, MessageRefused if nobody was accepted; InDoubt, ConnectionLost, TimedOut; MessageError,
-                 ConfigError before anything is sent
+        raises   EnvelopeRefused, MessageRefused if nobody was accepted; InDoubt, ConnectionLost, TimedOut;
+                 MessageError, ConfigError before anything is sent
         """
         session = self._live()
         rcpts = [wire_address(address) for address in envelope.recipients]

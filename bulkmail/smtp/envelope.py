@@ -30,7 +30,9 @@ class Envelope:
     require_tls: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "recipients", (self.recipients,) if isinstance(self.recipients, str) else tuple(self.recipients))
+        object.__setattr__(
+            self, "recipients", (self.recipients,) if isinstance(self.recipients, str) else tuple(self.recipients)
+        )
         if self.dsn is not None or self.require_tls or self.body == "binarymime":
             raise ConfigError("dsn, require_tls and binarymime are not in this version yet")
         if any(not isinstance(r, str) for r in self.recipients):
@@ -75,7 +77,8 @@ class Receipt:
     """What became of one message.
 
     accepted, rejected  recipients; reply: the server's last word; tls: "TLSv1.3" or None
-    bytes               size of the content; envelope_seconds, data_seconds: from MAIL to DATA's reply, and from there to the end
+    bytes               size of the content
+    envelope_seconds, data_seconds   from MAIL to DATA's reply, and from there to the end
     index, error        of Mailer.send_many: place in the input, and why nobody was accepted (or None)
     """
 
@@ -95,7 +98,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server said of itself: greeting text, EHLO keywords with parameters, TLS version or None, AUTH used or None."""
+    """What a server said of itself. extensions: EHLO keywords with parameters; tls: version or None; auth: as used."""
 
     greeting: str
     extensions: dict[str, str]

@@ -59,7 +59,7 @@ async def open_session(endpoint: Endpoint, turn: Turn, *, sock: socket.socket | 
         if sock is not None:
             # where a given socket leads only its owner knows: another one might go past a tunnel
             raise broken.failure from broken.failure.__cause__
-        # tls=opportunistic: try again in clear, and never show a password to a line that somebody may have tampered with
+        # tls=opportunistic: try again in clear, and show no password to a line that somebody may have tampered with
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
         return await _open(plain, turn, None, with_login=False)
@@ -106,7 +106,8 @@ async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: E
     name = net_tls.server_hostname(options, endpoint.host)
     try:
         await asyncio.wait_for(
-            loop.create_connection(lambda: session, sock=sock, ssl=context, server_hostname=name), options.connect_timeout
+            loop.create_connection(lambda: session, sock=sock, ssl=context, server_hostname=name),
+            options.connect_timeout,
         )
     except TimeoutError as error:
         raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
@@ -118,7 +119,9 @@ async def _negotiate(session: Session, endpoint: Endpoint, *, with_login: bool) 
     options = endpoint.options
     greeting = await session.greeting(options.greeting_timeout)
     if greeting.code != 220:
-        raise ConnectError(f"{endpoint.host} refused us in its greeting: {greeting}", reply=greeting, command="greeting")
+        raise ConnectError(
+            f"{endpoint.host} refused us in its greeting: {greeting}", reply=greeting, command="greeting"
+        )
     await _hello(session, options)
     if endpoint.scheme != "smtps":
         await _start_tls(session, endpoint)

@@ -52,7 +52,9 @@ def receipt(tx: Transaction, addresses: list[str]) -> Receipt:
     for place, address in enumerate(addresses):
         reply = one_by_one.get(place)
         if reply is not None:
-            error: BulkmailError = EnvelopeRefused(f"the server refused {address}: {reply}", reply=reply, command="RCPT")
+            error: BulkmailError = EnvelopeRefused(
+                f"the server refused {address}: {reply}", reply=reply, command="RCPT"
+            )
             result.rejected.append(Rejected(address, reply, error))
         elif why is not None:
             result.rejected.append(Rejected(address, why.reply, why))

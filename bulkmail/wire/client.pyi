@@ -1,4 +1,5 @@
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from bulkmail.errors import ConnectionLost
 from bulkmail.wire.reply import Reply

@@ -208,6 +208,20 @@ def take(size: int) -> Step:
     return step
 
 
+def skip(size: int) -> Step:
+    """So many bytes, read and forgotten."""
+
+    async def step(peer: Peer) -> None:
+        left = size
+        while left:
+            piece = await peer.reader.read(min(left, 65536))
+            if not piece:
+                raise ClientGone
+            left -= len(piece)
+
+    return step
+
+
 def content() -> Step:
     """A whole message, up to its final dot."""
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from integration.servers import postfix
 from integration.servers.common import wait_until
 from integration.sink_program import Sink, sink
 
@@ -40,7 +42,10 @@ def test_smtplib(start_sink: StartSink) -> None:
         assert client.has_extn("pipelining") and client.has_extn("8bitmime")
         assert client.verify("x")[0] == 252
     assert server.contents() == [TEXT, b"\r\n"]
-    assert [envelope["to"] for envelope in server.envelopes()] == [["b@example.com", "c@example.com"], ["b@example.com"]]
+    assert [envelope["to"] for envelope in server.envelopes()] == [
+        ["b@example.com", "c@example.com"],
+        ["b@example.com"],
+    ]
     assert server.end() == {
         "connections": 1, "messages": 2, "recipients": 3, "bytes": len(TEXT) + 2, "refused": 0,
     }  # fmt: skip
@@ -96,18 +101,17 @@ def test_aiosmtplib(start_sink: StartSink, run: Callable[[Any], Any], certificat
     assert {envelope["auth"] for envelope in server.envelopes()} == {"ann"}
 
 
-def test_swaks(start_sink: StartSink, require: Callable[[str], str], certificates: Any, tmp_path: Path) -> None:
+def test_swaks(start_sink: StartSink, require: Callable[[str], str], tmp_path: Path) -> None:
     program = require("swaks")
-    server = start_sink("--tls-cert", str(certificates.chain_file), "--auth", "ann:s3cret")
+    server = start_sink("--auth", "ann:s3cret")
     (tmp_path / "mail").write_bytes(b"Subject: from swaks\n\n.dot\nend\n")
-    to = ["--server", "127.0.0.1", "--port", str(server.port), "--from", "a@example.com", "--to", "b@example.com,c@d.test"]
+    to = ["--server", f"127.0.0.1:{server.port}", "--from", "a@example.com", "--to", "b@example.com,c@d.test"]
     login = ["--auth-user", "ann", "--auth-password", "s3cret"]
-    run(program, *to, *login, "--tls", "--pipeline", "--data", f"@{tmp_path / 'mail'}")
+    run(program, *to, *login, "--auth", "PLAIN", "--pipeline", "--data", f"@{tmp_path / 'mail'}")
     run(program, *to, *login, "--auth", "LOGIN", "--helo", "swaks.test", "--data", f"@{tmp_path / 'mail'}")
     first, second = server.envelopes()
     assert first["to"] == ["b@example.com", "c@d.test"]
-    assert first["tls"].startswith("TLSv1") and second["tls"] is None
-    assert second["helo"] == "swaks.test"
+    assert (first["auth"], second["auth"], second["helo"]) == ("ann", "ann", "swaks.test")
     # swaks ends what it is given with a line break of its own
     assert server.contents() == [b"Subject: from swaks\r\n\r\n.dot\r\nend\r\n\r\n"] * 2
 
@@ -138,20 +142,36 @@ def test_twenty_thousand_messages_are_stored(start_sink: StartSink, require: Cal
     assert server.end()["messages"] == 20000
 
 
-def test_postfix_delivers_byte_for_byte(start_sink: StartSink, start_postfix: Callable[..., Any]) -> None:
-    server = start_sink()
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_postfix_delivers_byte_for_byte(
+    protocol: str,
+    start_sink: StartSink,
+    start_postfix: Callable[..., Any],
+    certificates: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The tests' Postfix only receives; this one also has its clients.
+    services = postfix.SERVICES + "smtp unix - - n - - smtp\nlmtp unix - - n - - lmtp\n"
+    monkeypatch.setattr(postfix, "SERVICES", services)
+    server = start_sink("--tls-cert", str(certificates.chain_file), *(["--lmtp"] if protocol == "lmtp" else []))
     relay = start_postfix(
         settings={
-            "relayhost": f"[127.0.0.1]:{server.port}",
-            "default_transport": "smtp",
-            "mydestination": "",
-            "local_recipient_maps": "",
+            "virtual_mailbox_domains": "",
+            "default_transport": f"{protocol}:inet:[127.0.0.1]:{server.port}".replace("smtp:inet:", "smtp:"),
+            f"{protocol}_tls_security_level": "encrypt",
+            f"{protocol}_host_lookup": "native",
         }
     )
     with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
         client.sendmail("a@example.com", ["b@example.net", "c@example.net"], TEXT)
-    envelopes = server.folder / "envelopes.jsonl"
-    wait_until(lambda: envelopes.exists() and envelopes.stat().st_size > 0, "Postfix delivers to the sink")
+    sent = "status=sent (250 2.0.0 Ok: queued as "
+    wait_until(lambda: relay.log().count(sent) == 2, "Postfix delivers to the sink", lambda: trouble(relay.log()))
     (content,) = server.contents()
     assert content.endswith(TEXT.partition(b"\r\n\r\n")[2])
-    assert sorted(server.envelopes()[0]["to"]) == ["b@example.net", "c@example.net"]
+    (envelope,) = server.envelopes()
+    assert sorted(envelope["to"]) == ["b@example.net", "c@example.net"]
+    assert envelope["tls"].startswith("TLSv1")
+
+
+def trouble(log: str) -> str | None:
+    return log if "status=deferred" in log or "status=bounced" in log else None

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from integration.cli_program import bulkmail, refused, start
 from integration.servers.common import STOP_SECONDS
 from integration.sink_program import read_ports, sink
@@ -65,7 +66,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        place = "127.0.0.1:%d" % taken.getsockname()[1]
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
         refused(bulkmail("sink", "--listen", place, cwd=tmp_path), place, "Address already in use")
 
 

@@ -45,13 +45,16 @@ def choose(wanted: str, offered: str | None) -> str:
         if name not in MECHANISMS:
             raise ConfigError(f"auth={wanted}: no such mechanism; known are {', '.join(sorted(MECHANISMS)).lower()}")
         if name not in available:
-            raise AuthUnavailable(f"the server does not offer AUTH {name} (it offers: {' '.join(available) or 'no AUTH'})")
+            raise AuthUnavailable(
+                f"the server does not offer AUTH {name} (it offers: {' '.join(available) or 'no AUTH'})"
+            )
         return name
     for name in PREFERRED:
         if name in available:
             return name
     raise AuthUnavailable(
-        f"credentials were given, and the server offers no mechanism for them (it offers: {' '.join(available) or 'no AUTH'})"
+        "credentials were given, and the server offers no mechanism for them "
+        f"(it offers: {' '.join(available) or 'no AUTH'})"
     )
 
 
@@ -102,4 +105,6 @@ def _challenge(reply: Reply) -> bytes:
     try:
         return base64.b64decode(reply.lines[0].strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise ProtocolError(f"the server's AUTH challenge is not base64: {reply}", reply=reply, command="AUTH") from None
+        raise ProtocolError(
+            f"the server's AUTH challenge is not base64: {reply}", reply=reply, command="AUTH"
+        ) from None

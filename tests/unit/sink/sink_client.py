@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from types import TracebackType
@@ -58,10 +59,8 @@ class Client:
     async def closed(self) -> bool:
         """Waits for the server to close; what came until then is dropped."""
         async with asyncio.timeout(SECONDS):
-            try:
+            with contextlib.suppress(ConnectionError):
                 await self.reader.read()
-            except ConnectionError:
-                pass
         return True
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.sink.sink_client import ENVELOPE, HELLO, MAIL, RCPT, Client, until
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink import Server
 from bulkmail.sink import server as server_module
 from bulkmail.sink import store as store_module
+from unit.sink.sink_client import ENVELOPE, HELLO, MAIL, RCPT, Client, until
 
 Run = Callable[[Any], Any]
 
@@ -168,7 +168,7 @@ def test_too_many_connections(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_client_that_does_not_read_gets_no_more_replies_made(run: Run) -> None:
     async def main() -> None:
         async with Server(discard=True) as server:
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
             writer.transport.pause_reading()
             writer.write(HELLO + MAIL)
             writer.write(RCPT * 500_000)  # 13 MB of commands, 9 MB of replies
@@ -308,7 +308,7 @@ def test_a_certificate_without_its_key(tmp_path: Path, certificates: Any) -> Non
 
 def test_a_host_that_does_not_resolve(run: Run) -> None:
     async def main() -> None:
-        with pytest.raises(ConfigError, match="cannot listen on no-such-host.invalid:0"):
+        with pytest.raises(ConfigError, match=r"cannot listen on no-such-host\.invalid:0"):
             await Server(listen="no-such-host.invalid:0").start()
 
     run(main())

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.sink.sink_client import HELLO, RCPT, Client, until
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink import Message, Refuse, Server
 from bulkmail.sink import store as store_module
 from bulkmail.sink.store import Maildir
+from unit.sink.sink_client import HELLO, RCPT, Client, until
 
 Run = Callable[[Any], Any]
 
 
 def message() -> Message:
-    return Message("id.1", "a@b", ["c@d"], {}, "192.0.2.1", 1234, None, "me", None, None, datetime(2024, 1, 2, tzinfo=UTC))
+    return Message(
+        "id.1", "a@b", ["c@d"], {}, "192.0.2.1", 1234, None, "me", None, None, datetime(2024, 1, 2, tzinfo=UTC)
+    )
 
 
 def files(folder: Path) -> list[str]:

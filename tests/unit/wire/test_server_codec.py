@@ -79,22 +79,45 @@ def codes(replies: bytes) -> list[int]:
 SCRIPTS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "two messages pipelined": (OPEN + b"Hi\r\n..dot\r\n.x\r\n.\r\n" + MAIL + RCPT + b"DATA\r\n.\r\nQUIT\r\n", {}),
     "nobody wants envelopes": (OPEN + b"Hi\r\n..\r\n.\r\n" + MAIL + RCPT + b"DATA\r\nx\r\n.\r\n", {"envelopes": False}),
-    "every question asked": (OPEN + b"Hi\r\n.\r\n" + MAIL + b"RSET\r\n" + MAIL + RCPT + HELLO, {"ask": ALL, "secure": True}),
+    "every question asked": (
+        OPEN + b"Hi\r\n.\r\n" + MAIL + b"RSET\r\n" + MAIL + RCPT + HELLO,
+        {"ask": ALL, "secure": True},
+    ),
     "a message with lone CR and LF": (OPEN + b"a\rb\nc\r\n.\n.\r.\r\r\n.\r\n" + MAIL + b"QUIT\r\n", {}),
     "dots and CRs at every border": (OPEN + b".\r.\r\n..\r\n.\r\r\n.\r\n.\r\n" + HELLO, {}),
     "too big": (OPEN + b"x" * 50 + b"\r\n.\r\n" + OPEN + b"x\r\n.\r\n", {"max_size": 40}),
-    "commands out of order": (b"MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nDATA\r\nSTARTTLS\r\n" + HELLO + RCPT + MAIL * 2, {}),
+    "commands out of order": (
+        b"MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nDATA\r\nSTARTTLS\r\n" + HELLO + RCPT + MAIL * 2,
+        {},
+    ),
     "parameters": (
-        HELLO + b"MAIL FROM:<a@b> SIZE=99 BODY=8BITMIME  smtputf8\r\n" + "RCPT TO:<jürgen@bücher.test>\r\n".encode()
+        HELLO
+        + b"MAIL FROM:<a@b> SIZE=99 BODY=8BITMIME  smtputf8\r\n"
+        + "RCPT TO:<jürgen@bücher.test>\r\n".encode()
         + b"RCPT TO:<a@b> NOTIFY=NEVER\r\nRSET\r\nMAIL FROM:<a@b> FOO\r\nMAIL FROM:<> SIZE=x\r\n",
         {},
     ),
-    "login in one line": (HELLO + b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n" + MAIL,
-                          {"auth": LOGIN, "secure": True}),
-    "login in three": (HELLO + b"auth login\r\n" + b64(b"user") + b"\r\n" + b64(b"nope") + b"\r\nAUTH LOGIN "
-                       + b64(b"user") + b"\r\n*\r\nAUTH LOGIN\r\n!\r\n" + MAIL, {"auth": LOGIN, "secure": True}),
+    "login in one line": (
+        HELLO + b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n" + MAIL,
+        {"auth": LOGIN, "secure": True},
+    ),
+    "login in three": (
+        HELLO
+        + b"auth login\r\n"
+        + b64(b"user")
+        + b"\r\n"
+        + b64(b"nope")
+        + b"\r\nAUTH LOGIN "
+        + b64(b"user")
+        + b"\r\n*\r\nAUTH LOGIN\r\n!\r\n"
+        + MAIL,
+        {"auth": LOGIN, "secure": True},
+    ),
     "a line too long": (HELLO + b"NOOP " + b"x" * MAX_COMMAND_LINE + b"\r\nNOOP\r\n", {}),
-    "an AUTH line too long": (HELLO + b"AUTH PLAIN " + b"A" * MAX_LINE + b"\r\nNOOP\r\n", {"ask": ASK_AUTH, "secure": True}),
+    "an AUTH line too long": (
+        HELLO + b"AUTH PLAIN " + b"A" * MAX_LINE + b"\r\nNOOP\r\n",
+        {"ask": ASK_AUTH, "secure": True},
+    ),
     "STARTTLS with commands behind it": (HELLO + b"STARTTLS\r\n" + MAIL + RCPT, {"starttls": True}),
     "LMTP": (b"LHLO me\r\n" + MAIL + RCPT * 3 + b"DATA\r\nx\r\n.\r\nEHLO me\r\n", {"lmtp": True}),
     "lines that end in LF": (b"EHLO me\nEHLO me\r\r\n\n\r\n" + HELLO, {}),
@@ -216,14 +239,21 @@ def test_order(script: bytes, expected: list[int]) -> None:
 def test_bdat_that_was_not_offered_ends_the_connection() -> None:
     # Its chunk would be read as commands.
     talk = Talk()
-    assert codes(talk.say(HELLO + MAIL + RCPT + b"BDAT 50 LAST\r\n" + OPEN + b"smuggled\r\n.\r\n")) == [250, 250, 250, 502]
+    assert codes(talk.say(HELLO + MAIL + RCPT + b"BDAT 50 LAST\r\n" + OPEN + b"smuggled\r\n.\r\n")) == [
+        250,
+        250,
+        250,
+        502,
+    ]
     assert talk.codec.closed
     assert talk.counts.messages == 0
 
 
 def test_too_many_errors_end_the_connection_and_a_message_forgives() -> None:
     talk = Talk()
-    talk.say(OPEN + b".\r\n" + b"X\r\n" * (MAX_ERRORS - 1) + MAIL + RCPT + b"DATA\r\n.\r\n" + b"X\r\n" * (MAX_ERRORS - 1))
+    talk.say(
+        OPEN + b".\r\n" + b"X\r\n" * (MAX_ERRORS - 1) + MAIL + RCPT + b"DATA\r\n.\r\n" + b"X\r\n" * (MAX_ERRORS - 1)
+    )
     assert not talk.codec.closed
     assert codes(talk.say(b"X\r\nNOOP\r\n")) == [421]
     assert talk.codec.closed
@@ -300,7 +330,9 @@ def test_recipient_syntax(path: str, code: int) -> None:
 
 def test_addresses_as_events_have_no_brackets_and_no_route() -> None:
     talk = Talk()
-    talk.say(HELLO + b'MAIL FROM:<@r.test:"a>b"@x.test> BODY=7BIT SIZE=7 SMTPUTF8\r\n' + "RCPT TO:<ü@ü.test>\r\n".encode())
+    talk.say(
+        HELLO + b'MAIL FROM:<@r.test:"a>b"@x.test> BODY=7BIT SIZE=7 SMTPUTF8\r\n' + "RCPT TO:<ü@ü.test>\r\n".encode()
+    )
     assert talk.events == [
         ("mail", '"a>b"@x.test', {"BODY": "7BIT", "SIZE": "7", "SMTPUTF8": None}),
         ("rcpt", "ü@ü.test", {}),
@@ -317,7 +349,11 @@ def test_parameters_of_mail(words: str, code: int) -> None:
 
 
 def test_an_address_that_is_not_utf8() -> None:
-    assert codes(Talk().say(HELLO + b"MAIL FROM:<\xff@b> SMTPUTF8\r\nMAIL FROM:<a@\xc3(> SMTPUTF8\r\n")) == [250, 553, 501]
+    assert codes(Talk().say(HELLO + b"MAIL FROM:<\xff@b> SMTPUTF8\r\nMAIL FROM:<a@\xc3(> SMTPUTF8\r\n")) == [
+        250,
+        553,
+        501,
+    ]
 
 
 # --- logins
@@ -407,7 +443,10 @@ def test_input_waits_for_an_answer() -> None:
     talk = Talk(ask=ASK_RCPT | ASK_END)
     talk.say(HELLO)
     codec = talk.codec
-    assert codec.feed(MAIL + RCPT + b"RCPT TO:<c@d>\r\nDA") == [("mail", "a@example.com", {}), ("rcpt", "b@example.com", {})]
+    assert codec.feed(MAIL + RCPT + b"RCPT TO:<c@d>\r\nDA") == [
+        ("mail", "a@example.com", {}),
+        ("rcpt", "b@example.com", {}),
+    ]
     assert codec.feed(b"TA\r\nx\r\n.\r\nNOOP") == ()
     assert codec.refuse(550, b"5.1.1", b"Unknown") == [("rcpt", "c@d", {})]
     assert codec.accept() == [("data",), ("content", b"x\r\n"), ("end", 3)]
