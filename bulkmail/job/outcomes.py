@@ -1,8 +1,9 @@
 """What an ending that is not a plain delivery leads to: failed, tried again later, in doubt, or not counted yet.
 
 A permanent refusal of a relay that has never taken a message may be about us (a wrong login, a blocked address), so
-such refusals are kept as deferred until the relay proves itself by taking one. If EVERYONE of them are refused, the run
-stops and they wait for the next one; if the list ends before that, they are failures after all.
+such refusals are held back until the relay proves itself by taking one. If EVERYONE of them are refused, the relay is
+given up, and they are sent by another or wait for the next run; if the list ends before that, they are failures after
+all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bulkmail.errors import BulkmailError, EnvelopeRefused, MessageError
+from bulkmail.errors import MessageError
 from bulkmail.job import ledger
 from bulkmail.job.classify import classify
 from bulkmail.job.detail import DetailBuffer
@@ -68,9 +69,7 @@ class Outcomes:
         self._deferred: list[tuple[Work, int]] = []
         self._released: list[tuple[Work, int]] = []
         self._moved_at = 0.0
-        self._unproved: list[tuple[Ending, str]] = []
-        self._any_taken = False
-        self.everyone_refused: BulkmailError | None = None
+        self._unproved: dict[Relay, list[tuple[Ending, str]]] = {}
 
     # -- endings
 
@@ -97,6 +96,9 @@ class Outcomes:
         dirty.add(work)
         why = refusal(tx)
         rejected = tx.rejected or {}
+        if why is None and tx.judged:
+            self.tally.counts.bytes += len(tx.body or b"")
+            self.tally.sent += len(tx.rcpts) - len(rejected)
         for index, place in enumerate([tx.at] if tx.positions is None else tx.positions):
             one = Ending(work, place, tx.rcpts[index].decode(), tx, relay, tx.reply, tx.command, str(why or ""))
             if index in rejected:
@@ -116,7 +118,6 @@ class Outcomes:
         tx, work = one.tx, one.work
         work.settle(one.place, ledger.DELIVERED)
         self._count(one, "delivered")
-        self.tally.sent += 1
         raw = str(one.reply).encode()
         code = one.reply.code if one.reply else 0
         self._details.add(
@@ -130,7 +131,7 @@ class Outcomes:
         if not permanent and self._may_retry(one.work.attempt):
             self._record(one, ledger.DEFERRED, kind)
             self._deferred.append((one.work, one.place))
-        elif permanent and not self._any_taken:
+        elif permanent and not one.relay.accepted:
             self._hold_back(one, kind)
         else:
             self._record(one, ledger.FAILED, kind)
@@ -152,9 +153,7 @@ class Outcomes:
             Trouble(address, number, work.no, place, work.attempt, ledger.FAILED, "message", reply=str(error), time=now)
         )
         if self.on_event:
-            self.on_event(
-                {"ts": now, "event": "failed", "recipient": address, "attempt": work.attempt, "reply": str(error)}
-            )
+            self.on_event(unsent_event("failed", now, address, work.attempt, str(error)))
 
     def _record(self, one: Ending, outcome: int, kind: str) -> None:
         state = ledger.STATE_NAMES[outcome]
@@ -192,43 +191,35 @@ class Outcomes:
     def _hold_back(self, one: Ending, kind: str) -> None:
         one.work.settle(one.place, ledger.DEFERRED)
         one.relay.tally.last_error = one.why
-        self._unproved.append((one, kind))
-        if len(self._unproved) >= EVERYONE and self.everyone_refused is None:
-            count = len(self._unproved)
-            said = f"relay {one.relay.name} refuses everyone: {count} recipients in a row, the last: {one.why}"
-            self.everyone_refused = EnvelopeRefused(said, reply=one.reply, scope="relay")
+        self._unproved.setdefault(one.relay, []).append((one, kind))
 
-    def proved(self) -> set[Work]:
-        """A message was taken: what was held back are failures of those recipients. Returns the chunks touched."""
-        self._any_taken = True
-        return self.settle_unproved() if self._unproved else set()
+    def refused_by(self, relay: Relay) -> int:
+        """How many refusals of this relay are held back."""
+        return len(self._unproved.get(relay, ()))
 
-    def settle_unproved(self) -> set[Work]:
-        """What was held back are failures. Returns the chunks touched."""
+    def proved(self, relay: Relay) -> set[Work]:
+        """What it refused and was held back are failures of those recipients. Returns the chunks touched."""
         touched = set()
-        for one, kind in self._unproved:
+        for one, kind in self._unproved.pop(relay, ()):
             one.work.settle(one.place, ledger.FAILED, was_under_way=False)
             self._count(one, "failed")
             self._troubles.append(self._trouble(one, ledger.FAILED, kind))
             self._show("failed", one)
             touched.add(one.work)
-        self._unproved.clear()
         return touched
 
-    def release_unproved(self, dirty: set[Work]) -> None:
-        """The run stops: they wait for the next one."""
-        for one, _ in self._unproved:
+    def release_unproved(self, relay: Relay, dirty: set[Work]) -> None:
+        """It is given up, or the run stops: they are sent by another relay or by the next run."""
+        for one, _ in self._unproved.pop(relay, ()):
             self._released.append((one.work, one.place))
             dirty.add(one.work)
-        self._unproved.clear()
 
     # -- what a commit takes along
 
-    def release(self, tx: Transaction, dirty: set[Work]) -> None:
+    def release(self, work: Work, places: list[int], dirty: set[Work]) -> None:
         """Claimed and not sent: to be sent by the next run."""
-        work: Work = tx.tag
         dirty.add(work)
-        for place in [tx.at] if tx.positions is None else tx.positions:
+        for place in places:
             work.settle(place, ledger.DEFERRED)
             self._released.append((work, place))
 
@@ -289,6 +280,13 @@ class Outcomes:
                 "ms": round((tx.done_at - tx.mail_at) * 1000, 3),
             }
         )
+
+
+def unsent_event(event: str, ts: float, recipient: str, attempt: int, why: str) -> dict[str, Any]:
+    """The event of a recipient for whom no relay was asked."""
+    unknown = dict.fromkeys(("relay", "egress", "code", "enhanced"))
+    what = {"ts": ts, "event": event, "recipient": recipient, "attempt": attempt}
+    return what | unknown | {"reply": why[:MAX_REPLY_SHOWN], "message_id": None, "ms": None}
 
 
 def _new_chunks(moves: list[tuple[tuple[str, int, float, int], int, int]]) -> list[NewChunk]:

@@ -30,7 +30,7 @@ class Relay:
         self.ids = (0, 0)  # of the relay's and the egress's name in the ledger
         self.egress = str(spec.endpoint.options.proxy) if spec.endpoint.options.proxy else None
         self.accepted = False  # it has taken a message in this run
-        self._refusals = 0
+        self._refusals = self._failures = 0  # since it last took a message
         self._failing_since: float | None = None
 
     @property
@@ -38,7 +38,7 @@ class Relay:
         return self.pool.dead is None
 
     def took_one(self) -> None:
-        self.accepted, self._refusals, self._failing_since = True, 0, None
+        self.accepted, self._refusals, self._failures, self._failing_since = True, 0, 0, None
 
     def refused_us(self, reply: Reply) -> bool:
         """The relay refused the sender. True if that now means that it refuses everyone; then it is given up."""
@@ -50,16 +50,37 @@ class Relay:
             self.pool.dead = EnvelopeRefused(f"it refuses our mail: {reply}", reply=reply, scope="relay")
         return True
 
-    def pause(self, error: BulkmailError, failures: int) -> float | None:
+    def refuses_everyone(self, count: int) -> None:
+        """It refused `count` recipients in a row and has never taken a message: it is given up."""
+        if self.usable:
+            said = f"it refuses everyone: {count} recipients in a row, the last: {self.tally.last_error}"
+            self.pool.dead = EnvelopeRefused(said, permanent=True, scope="relay")
+
+    def pause(self, error: BulkmailError) -> float | None:
         """Seconds until the next connection is tried; None: it is given up."""
         self.tally.last_error = str(error)
-        if isinstance(error, AuthError | ConfigError) or (isinstance(error, TlsError) and error.permanent):
-            return None  # trying a refused password again locks accounts
+        if _final(error):
+            return None
         now = time.monotonic()
-        if self._failing_since is None or self.pool.sessions:
+        self._failures += 1
+        if self._failing_since is None or self._works():
             self._failing_since = now
         left = self._failing_since + self.patience - now
         if left <= 0:
             return None
-        growing: float = FIRST_PAUSE * 2 ** min(failures - 1, 16)
+        growing: float = FIRST_PAUSE * 2 ** min(self._failures - 1, 16)
         return min(growing, LONGEST_PAUSE, left)
+
+    def _works(self) -> bool:
+        """Whether a connection is open that has settled a message: then it is only further ones that it refuses.
+
+        One that was opened a moment ago says nothing: some take connections and drop each at the first command.
+        """
+        return any(session.wire.completed for session in self.pool.sessions)
+
+
+def _final(error: BulkmailError) -> bool:
+    """Trying again cannot help, or harms: a refused password tried again locks accounts."""
+    if isinstance(error, AuthError):
+        return error.permanent or error.reply is None or error.reply.code >= 500
+    return isinstance(error, ConfigError) or (isinstance(error, TlsError) and error.permanent)

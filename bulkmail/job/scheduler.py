@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
+from typing import Any, TypeVar
 
 from bulkmail.errors import BulkmailError, JournalError, MessageError
 from bulkmail.job.compose import Composer
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Advance, Chunk
-from bulkmail.job.outcomes import Outcomes
+from bulkmail.job.outcomes import EVERYONE, Outcomes
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work, settle_delivered
 from bulkmail.job.tally import Tally
@@ -40,11 +41,30 @@ LEAST_WAIT = 0.001  # seconds: the resolution of the loop's timers
 LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
 LEASE_BELOW = 2 * COMMIT_RECIPIENTS
 
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+
+def entry(method: Entry) -> Entry:
+    """For what a pool, the writer or a timer calls: an exception that we did not expect ends the run, and is its end.
+
+    The loop would log it and go on, and the run would wait for ever for what was lost with it.
+    """
+
+    @functools.wraps(method)
+    def guarded(self: Scheduler, *args: Any) -> Any:
+        try:
+            return method(self, *args)
+        except Exception as error:
+            self._break_off(error)
+            return []
+
+    return guarded  # type: ignore[return-value]
+
 
 class Scheduler:
     """compose, relays: what to send and by whom; writer: the ledger's thread; tally: the figures that it keeps.
 
-    done  future: None when every recipient has its outcome, or the error that stopped the run
+    done  future: None when every recipient has its outcome, or the error that stopped the run; an exception is a bug
     """
 
     def __init__(
@@ -97,9 +117,13 @@ class Scheduler:
         if wait > 0:
             self._wake_pools_in(wait)
             return 0
-        waiting = sum(work.waiting() for work in self._works.values()) // self.composer.per_transaction
-        return len(self._ready) + max(waiting, int(any(w.waiting() for w in self._works.values())))
+        return len(self._ready) + -(-self._waiting() // self.composer.per_transaction)
 
+    def _waiting(self) -> int:
+        """Recipients of the chunks in hand that are not claimed yet."""
+        return sum(work.waiting() for work in self._works.values())
+
+    @entry
     def take(self, pool: Pool, room: int) -> list[Transaction]:
         """Transactions whose claims are committed, as many as the limits allow now."""
         relay = self._by_pool[pool]
@@ -155,6 +179,7 @@ class Scheduler:
         for relay in self.relays:
             relay.pool.wake()
 
+    @entry
     def settle(self, pool: Pool, finished: list[Transaction]) -> None:
         relay = self._by_pool[pool]
         rest, first, again, size = settle_delivered(finished, self._details, *relay.ids, self._dirty)
@@ -164,8 +189,8 @@ class Scheduler:
             self._settle_one(relay, tx)
         if len(self._details) >= COMMIT_RECIPIENTS:
             self._commit()
-        elif self._flush_timer is None:
-            self._flush_timer = self._loop.call_later(COMMIT_SECONDS, self._flush)
+        else:
+            self._flush_soon()
         if self._stopping or not self._ready:
             self._look_for_end()
 
@@ -180,16 +205,16 @@ class Scheduler:
         tally.counts.bytes += size
         relay.tally.delivered += count
         relay.took_one()
-        self._dirty |= self._outcomes.proved()
+        self._dirty |= self._outcomes.proved(relay)
         if shown:
             self._outcomes.show_delivered(shown, relay)
 
     def _settle_one(self, relay: Relay, tx: Transaction) -> None:
         if tx.state == NOT_TAKEN and (tx.tries < self._outcomes.MAX_TRIES or self._stopping):
             self._requeue(tx)
-        elif self._outcomes.sender_refused(tx) and not self._stopping:
+        elif self._outcomes.sender_refused(tx):
             given_up = relay.refused_us(self._outcomes.refusing_reply(tx))
-            if given_up or not relay.accepted or tx.tries < self._outcomes.MAX_TRIES:
+            if given_up or self._stopping or not relay.accepted or tx.tries < self._outcomes.MAX_TRIES:
                 self._requeue(tx)
             else:
                 self._outcomes.settle(tx, relay, self._dirty)
@@ -199,9 +224,11 @@ class Scheduler:
             self._outcomes.settle(tx, relay, self._dirty)
             if tx.judged and tx.reply is not None and tx.reply.code < 300:
                 relay.took_one()
-                self._dirty |= self._outcomes.proved()
-            elif self._outcomes.everyone_refused:
-                self._halt(self._outcomes.everyone_refused)
+                self._dirty |= self._outcomes.proved(relay)
+            elif self._outcomes.refused_by(relay) >= (EVERYONE if relay.usable else 1) and not self._stopping:
+                relay.refuses_everyone(self._outcomes.refused_by(relay))
+                self._outcomes.release_unproved(relay, self._dirty)
+                self._relay_lost()
 
     def _requeue(self, tx: Transaction) -> None:
         """Certainly not taken: it goes first on the next connection. Its claim stands."""
@@ -210,19 +237,23 @@ class Scheduler:
             self._wake_pools()
 
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        pause = self._by_pool[pool].pause(error, failures)
+        pause = self._by_pool[pool].pause(error)
         if pause is None:
-            self._loop.call_soon(self._relay_lost)
+            self._loop.call_soon(self._relay_lost)  # the pool notes that it is dead when we return
         return pause
 
+    @entry
     def _relay_lost(self) -> None:
+        """A relay was given up: the others take over, or nobody is left."""
+        for relay in self.relays:
+            if not relay.usable:
+                self._ready.extendleft(reversed(relay.pool.recall()))
         if any(relay.usable for relay in self.relays):
             self._wake_pools()
             return
-        last = self.relays[-1]
-        error = copy.copy(last.pool.dead)
+        error = copy.copy(self.relays[-1].pool.dead)
         assert isinstance(error, BulkmailError)
-        error.args = (f"relay {last.name} was given up: {error}",)
+        error.args = ("; ".join(f"relay {relay.name} was given up: {relay.pool.dead}" for relay in self.relays),)
         self._halt(error)
 
     def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
@@ -250,15 +281,20 @@ class Scheduler:
         """How many recipients should be ready: as many as the pools take in AHEAD_SECONDS, within bounds."""
         now = self._loop.time()
         passed, self._claimed_at = max(now - self._claimed_at, 0.001), now
-        bound = (
-            COMMIT_RECIPIENTS if self.composer.per_transaction == 1 else SHARED_AHEAD * self.composer.per_transaction
-        )
-        rates = [limit.rate for limit in (self.limit, *(relay.limit for relay in self.relays)) if limit.rate]
-        if rates:
-            bound = min(bound, max(self.composer.per_transaction, int(min(rates) * PACED_SECONDS)))
+        size = self.composer.per_transaction
+        bound = COMMIT_RECIPIENTS if size == 1 else SHARED_AHEAD * size
+        rate = self._rate()
+        if rate is not None:
+            bound = min(bound, max(size, int(rate * PACED_SECONDS)))
         wanted = max(self._demand, self._taken * AHEAD_SECONDS / passed, self.composer.per_transaction)
         self._demand = self._taken = 0
         return int(min(bound, wanted))
+
+    def _rate(self) -> float | None:
+        """What job and relays together allow a second, or None."""
+        rates = [relay.limit.rate for relay in self.relays if relay.usable]
+        together = None if None in rates else sum(rate for rate in rates if rate is not None)
+        return min((rate for rate in (self.limit.rate, together) if rate is not None), default=None)
 
     def _claim(self) -> None:
         """Claim the next recipients, commit that with whatever else is due, and compose them meanwhile."""
@@ -266,7 +302,8 @@ class Scheduler:
             return
         waiting = sum(len(tx.rcpts) for tx in self._ready) if self.composer.per_transaction > 1 else len(self._ready)
         self._ahead = self._look_ahead()
-        want = self._ahead - waiting
+        size = self.composer.per_transaction
+        want = -(-(self._ahead - waiting) // size) * size  # whole transactions
         picked: list[tuple[Work, list[int]]] = []
         for work in self._works.values():
             if want <= 0:
@@ -281,6 +318,11 @@ class Scheduler:
         if picked:
             self._commit(picked)
 
+    def _flush_soon(self) -> None:
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(COMMIT_SECONDS, self._flush)
+
+    @entry
     def _flush(self) -> None:
         self._flush_timer = None
         self._commit()
@@ -294,7 +336,7 @@ class Scheduler:
             return
         self._committing = True
         composed: list[Transaction] = []
-        self.writer.submit(advance, lambda error: self._on_commit(error, composed))
+        self.writer.submit(advance, lambda error: self._on_commit(error, composed, bool(picked)))
         if picked:
             composed += self._compose(picked)
 
@@ -323,20 +365,21 @@ class Scheduler:
         self._dirty.clear()
         return advance
 
-    def _on_commit(self, error: BaseException | None, composed: list[Transaction]) -> None:
+    @entry
+    def _on_commit(self, error: BaseException | None, composed: list[Transaction], claimed: bool) -> None:
         self._committing = False
         if error is not None:
-            self._halt(
-                error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be written: {error}")
-            )
+            self._ledger_failed(error, "written")
             return
         self._ready.extend(composed)
         if not self._stopping:
             self._lease_if_low()
-            if composed:
-                self._wake_pools()
+            if claimed:
+                self._wake_pools()  # also if none of the claimed could be composed: they ask again
             elif self._demand:
                 self._claim()
+        if self._dirty or len(self._details):
+            self._flush_soon()
         self._look_for_end()
 
     def _compose(self, picked: list[tuple[Work, list[int]]]) -> list[Transaction]:
@@ -345,22 +388,21 @@ class Scheduler:
         for work, places in picked:
             try:
                 composed += self.composer.compose(work, places, date)
-            except JournalError as changed:
+            except JournalError as changed:  # the recipients' file is not what it was
+                self._outcomes.release(work, places, self._dirty)
                 self._halt(changed)
-                return composed
         for work, place, address, error in self.composer.take_failures():
             self._cannot_compose(work, place, address, error)
         return composed
 
     def _cannot_compose(self, work: Work, place: int, address: str, error: MessageError) -> None:
         self._outcomes.fail(work, place, address, error, self._dirty)
-        if self._flush_timer is None:
-            self._flush_timer = self._loop.call_later(COMMIT_SECONDS, self._flush)
+        self._flush_soon()
 
     # -- chunks
 
     def _lease_if_low(self) -> None:
-        if not self._exhausted and sum(work.waiting() for work in self._works.values()) < LEASE_BELOW:
+        if not self._exhausted and self._waiting() < LEASE_BELOW:
             self._lease()
 
     def _lease(self) -> None:
@@ -369,12 +411,11 @@ class Scheduler:
         self._leasing = True
         self.writer.lease(LEASE_CHUNKS, time.time(), self._on_lease)
 
+    @entry
     def _on_lease(self, chunks: list[Chunk], next_due: float | None, error: BaseException | None) -> None:
         self._leasing = False
         if error is not None:
-            self._halt(
-                error if isinstance(error, BulkmailError) else JournalError(f"the journal cannot be read: {error}")
-            )
+            self._ledger_failed(error, "read")
             return
         for chunk in chunks:
             self._works[chunk.no] = Work(chunk)
@@ -393,6 +434,7 @@ class Scheduler:
             self._due_timer.cancel()
         self._due_timer = self._loop.call_later(min(max(due - time.time(), 0.001), 3600.0), self._retry_due)
 
+    @entry
     def _retry_due(self) -> None:
         self._due_timer = None
         self._exhausted = False
@@ -415,9 +457,10 @@ class Scheduler:
                 else:
                     self.done.set_result(self._halting)
             return
-        if self._ready or not self._exhausted or self._under_way() or self._due_timer is not None:
+        if self._ready or not self._exhausted or self._under_way() or self._waiting() or self._due_timer is not None:
             return
-        self._dirty |= self._outcomes.settle_unproved()
+        for relay in self.relays:
+            self._dirty |= self._outcomes.proved(relay)  # what it refused, it has refused
         if self._dirty or len(self._details) or self._outcomes.has_retries:
             self._commit()
         else:
@@ -433,8 +476,10 @@ class Scheduler:
     def _release(self) -> None:
         """Claimed and certainly not sent: moved to chunks of their own, to be sent by the next run."""
         while self._ready:
-            self._outcomes.release(self._ready.popleft(), self._dirty)
-        self._outcomes.release_unproved(self._dirty)
+            tx = self._ready.popleft()
+            self._outcomes.release(tx.tag, [tx.at] if tx.positions is None else tx.positions, self._dirty)
+        for relay in self.relays:
+            self._outcomes.release_unproved(relay, self._dirty)
 
     def stop(self, error: BulkmailError | None) -> None:
         """Begin nothing more; `done` is set when what is under way has ended and is recorded. error: why, or None."""
@@ -442,13 +487,21 @@ class Scheduler:
 
     def _halt(self, error: BulkmailError | None) -> None:
         if self._stopping:
-            if isinstance(error, JournalError) and not self.done.done():
-                self.done.set_result(error)  # what cannot be recorded need not be waited for
             return
         self._stopping, self._halting = True, error
-        if isinstance(error, JournalError):
-            self.done.set_result(error)
-            return
         for relay in self.relays:
             self._ready.extend(relay.pool.recall())
         self._look_for_end()
+
+    def _ledger_failed(self, error: BaseException, what: str) -> None:
+        """Stop at once: what cannot be recorded need not be waited for."""
+        self._stopping = True
+        if not isinstance(error, BulkmailError):
+            error = JournalError(f"the journal cannot be {what}: {error}")
+        if not self.done.done():
+            self.done.set_result(error)
+
+    def _break_off(self, error: Exception) -> None:
+        self._stopping = True
+        if not self.done.done():
+            self.done.set_exception(error)

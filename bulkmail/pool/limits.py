@@ -22,15 +22,18 @@ class Limit:
         self.burst = 1 if rate is None else max(1, math.floor(burst if burst is not None else rate * BURST_SECONDS))
         self._next = 0.0  # theoretical arrival time: when the last one granted would be due at an even pace, plus one
 
+    def room(self, now: float) -> float:
+        """How many may leave at `now`: a whole number, or infinity."""
+        if self.rate is None:
+            return math.inf
+        start = max(self._next, now)
+        return max(0, math.floor((now - start + SLACK) * self.rate + self.burst))
+
     def grant(self, wanted: int, now: float) -> int:
         """How many of `wanted` may leave at `now`; they count as having left."""
-        if self.rate is None or wanted <= 0:
-            return max(wanted, 0)
-        start = max(self._next, now)
-        room = math.floor((now - start + SLACK) * self.rate + self.burst)
-        granted = max(0, min(wanted, room))
-        if granted:
-            self._next = start + granted / self.rate
+        granted = int(max(0, min(wanted, self.room(now))))
+        if granted and self.rate is not None:
+            self._next = max(self._next, now) + granted / self.rate
         return granted
 
     def give_back(self, count: int) -> None:

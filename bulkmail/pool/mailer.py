@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
-from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import (
+    JOB,
     AuthError,
     BulkmailError,
     ConfigError,
@@ -20,14 +20,14 @@ from bulkmail.errors import (
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.connection import Connection
-from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo
-from bulkmail.smtp.outcome import receipt
+from bulkmail.smtp.envelope import Envelope, Receipt, Rejected, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
 from bulkmail.wire.body import encode_message
 from bulkmail.wire.client import NOT_TAKEN, Transaction
 
-EIGHT_BIT, UTF8 = 1, 2  # Transaction flags
+CLOSED = "the Mailer is closed"
 MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
 AHEAD = 4  # messages that send_many composes ahead, for each connection: keeps it busy, bounds the memory
 PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
@@ -125,15 +125,21 @@ class Mailer:
 
     # -- messages
 
-    async def send(self, message: Any, *, envelope: Envelope | None = None) -> Receipt:
-        """One message. message: Message, EmailMessage, bytes or str. Raises if nobody was accepted."""
+    async def send(
+        self, message: Any, *, envelope: Envelope | None = None, to: list[str] | str | None = None
+    ) -> Receipt:
+        """One message. Raises if nobody was accepted. If it is cancelled, what was not begun is not sent.
+
+        message        Message, EmailMessage, bytes or str
+        envelope, to   sender and recipients, or just the recipients, instead of those of the message
+        """
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
         def finish(result: Receipt) -> None:
             if not future.done():
                 future.set_result(result)
 
-        ticket = self._submit(0, message, envelope, finish)
+        ticket = self._submit(0, message, envelope, finish, to)
         try:
             result = await future
         except asyncio.CancelledError:
@@ -174,7 +180,13 @@ class Mailer:
                 index += 1
 
         feeder = asyncio.ensure_future(feed())
-        feeder.add_done_callback(lambda task: news.set())
+
+        def over(task: asyncio.Task[None]) -> None:
+            news.set()
+            if not task.cancelled():
+                task.exception()  # looked at, should the caller not stay for it
+
+        feeder.add_done_callback(over)
         try:
             while held or not feeder.done():
                 while finished:
@@ -189,14 +201,24 @@ class Mailer:
             feeder.cancel()
 
     def _submit(
-        self, index: int, message: Any, envelope: Envelope | None, finish: Callable[[Receipt], None]
+        self,
+        index: int,
+        message: Any,
+        envelope: Envelope | None,
+        finish: Callable[[Receipt], None],
+        to: list[str] | str | None = None,
     ) -> _Ticket:
         from bulkmail.message.message import Message, to_wire
 
         pool = self._started()
         if self._defaults and isinstance(message, Message):
             message = message.with_defaults(self._defaults)
-        content, sender, rcpts = to_wire(message)
+        try:
+            content, sender, rcpts = to_wire(message)
+        except TypeError as error:
+            raise MessageError(str(error)) from error
+        if to is not None:
+            rcpts = [to] if isinstance(to, str) else list(to)
         if envelope is not None:
             sender, rcpts = envelope.sender, list(envelope.recipients)
         if not rcpts:
@@ -205,11 +227,11 @@ class Mailer:
             raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
         body = encode_message(content)
         from_ = wire_address(sender) if sender else b""
-        to = [wire_address(address) for address in rcpts]
-        ticket = _Ticket(index, -(-len(to) // self._batch), len(content), finish)
+        addresses = [wire_address(address) for address in rcpts]
+        ticket = _Ticket(index, -(-len(addresses) // self._batch), len(content), finish)
         ticket.result.message_id = message_id(content)
-        for start in range(0, len(to), self._batch):
-            part = to[start : start + self._batch]
+        for start in range(0, len(addresses), self._batch):
+            part = addresses[start : start + self._batch]
             flags = transaction_flags(envelope, content, [from_, *part])
             tag = (ticket, rcpts[start : start + self._batch])
             self._queue.append(Transaction(from_, part, body, flags, tag, MAX_TRIES))
@@ -223,7 +245,7 @@ class Mailer:
     # -- the pool's Source
 
     def backlog(self, pool: Pool) -> int:
-        return len(self._queue)
+        return int(min(len(self._queue), self._limit.room(asyncio.get_running_loop().time())))
 
     def take(self, pool: Pool, room: int) -> list[Transaction]:
         taken: list[Transaction] = []
@@ -245,18 +267,18 @@ class Mailer:
             self._alarm = asyncio.get_running_loop().call_later(seconds, self._pool.wake)
 
     def settle(self, pool: Pool, finished: list[Transaction]) -> None:
-        for tx in reversed(finished):  # so that those to be sent again keep their order
-            if tx.state == NOT_TAKEN and self._pool is not None and pool.dead is None:
-                left = tx.at - bool(tx.mail_at)  # one that was never begun has not been tried
-                if left:
-                    self._queue.appendleft(Transaction(tx.sender, tx.rcpts, tx.body, tx.flags, tx.tag, left))
+        again: list[Transaction] = []
         for tx in finished:
-            if tx.state != NOT_TAKEN or not (self._pool is not None and pool.dead is None and tx.at - bool(tx.mail_at)):
+            left = tx.at - bool(tx.mail_at)  # one that was never begun has not been tried
+            if tx.state == NOT_TAKEN and left and pool is self._pool and pool.dead is None:
+                again.append(Transaction(tx.sender, tx.rcpts, tx.body, tx.flags, tx.tag, left))
+            else:
                 ticket, addresses = tx.tag
                 ticket.add(receipt(tx, addresses))
+        self._queue.extendleft(reversed(again))
 
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        hopeless = isinstance(error, AuthError | TlsError) and error.permanent or error.scope == JOB
+        hopeless = error.scope == JOB or (isinstance(error, AuthError | TlsError) and error.permanent)
         # one connection that was lost may be chance; nothing that answers is not worth waiting for
         if not pool.sessions and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost)):
             self._fail_queue(error)
@@ -273,26 +295,8 @@ class Mailer:
             ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
 
 
-def _all_rejected(addresses: list[str], error: BulkmailError) -> list[Any]:
-    from bulkmail.smtp.envelope import Rejected
-
+def _all_rejected(addresses: list[str], error: BulkmailError) -> list[Rejected]:
     return [Rejected(address, error.reply, error) for address in addresses]
-
-
-def _wire_address(address: str) -> bytes:
-    try:
-        return address_bytes(check_address(address))
-    except ValueError as error:
-        raise EnvelopeRefused(f"{address!r} is not an address: {error}", permanent=True) from None
-
-
-def message_id(content: bytes) -> str | None:
-    """The Message-ID that a composed message has, or None."""
-    head = content[: content.find(b"\r\n\r\n") + 2]
-    at = (b"\r\n" + head).lower().find(b"\r\nmessage-id:")
-    if at < 0:
-        return None
-    return head[at + 11 :].split(b"\r\n", 1)[0].strip().decode("ascii", "replace")
 
 
 async def _each(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
@@ -313,15 +317,10 @@ def send(
 
     to    recipients instead of those of the message; via: the relay's URL
     """
-    from bulkmail.message.message import to_wire
     from bulkmail.net.loop import run
 
     async def go() -> Receipt:
-        target = envelope
-        if target is None and to is not None:
-            _, sender, _ = to_wire(message)
-            target = Envelope(sender or "", [to] if isinstance(to, str) else list(to))
         async with Mailer(via, **{"connections": 1, **options}) as mailer:
-            return await mailer.send(message, envelope=target)
+            return await mailer.send(message, envelope=envelope, to=to)
 
     return run(go())

@@ -13,7 +13,7 @@ from bulkmail.errors import BulkmailError, ConnectionLost
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.client import DONE, Transaction
 
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
@@ -33,7 +33,10 @@ class Source(Protocol):
         """These ended: DONE, NOT_TAKEN or IN_DOUBT."""
 
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        """No connection could be opened, `failures` times in a row. Seconds before the next try; None: give up."""
+        """A connection could not be opened or carried nothing, `failures` times in a row.
+
+        Returns seconds before the next try; None: give up.
+        """
 
     def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
         """ "connected", "disconnected" or "connect_failed"."""
@@ -63,7 +66,7 @@ class Pool:
         self.limit = limit or endpoint.options.connections
         self.paced = paced
         self.sessions: set[Session] = set()
-        self.failures = 0  # connections in a row that could not be opened
+        self.failures = 0  # connections in a row that could not be opened, or that ended before they carried anything
         self.last_error: BaseException | None = None
         self.dead: BaseException | None = None  # why it gave up
         self._loop = asyncio.get_running_loop()
@@ -87,11 +90,13 @@ class Pool:
 
     def pump(self) -> None:
         """Hand over what finished, fill what has room, open and close connections."""
-        finished = self._turn.take_done()
-        for session in self._turn.take_ended():
-            self._forget(session)
+        finished, ended = self._turn.take_done(), self._turn.take_ended()
         if finished:
+            if self.failures and any(tx.state == DONE for tx in finished):
+                self.failures = 0
             self.source.settle(self, finished)
+        for session in ended:
+            self._forget(session)
         for session in self._turn.take_hungry():
             if session in self.sessions:  # and not retired or ended since it asked
                 self._idle[session] = None
@@ -162,7 +167,7 @@ class Pool:
             wrapped.__cause__ = error
             self._on_failure(wrapped)
             return
-        self.failures, self._proved = 0, True
+        self._proved = True
         session.left = self.endpoint.options.messages_per_connection or NO_LIMIT
         self.sessions.add(session)
         self._idle[session] = None

@@ -74,7 +74,8 @@ class Connection(asyncio.Protocol):
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self.transport.resume_reading()
+        if self._handshake is None:  # which must see all that comes
+            self.transport.resume_reading()
 
     # --- what the server calls
 
@@ -189,6 +190,8 @@ class Connection(asyncio.Protocol):
             return
         self.transport = transport
         self.codec.secured()
+        if self.codec.dropped:
+            log.warning("dropped %d bytes sent ahead of TLS", self.codec.dropped, extra={"cid": self.ident})
         if self._session is not None:
             self._session.use(transport)
         for data in early:

@@ -26,7 +26,8 @@ cdef class Session:
     cdef double _deadline, _timer_at
     cdef int _fd                        # of a connection in clear, while we may write to it past the transport; or -1
     cdef Py_ssize_t _low_water          # while _paused, more than so many bytes are unsent
-    cdef bint _hungry, _paused
+    cdef bint _hungry, _dry             # the owner was asked for work; and had better be quick
+    cdef bint _paused
     cdef bint _leaving                  # QUIT was sent
     cpdef push(self, list transactions)
     cdef _flush(self)

@@ -181,11 +181,15 @@ cdef class Session:
     cdef bint _offer(self):
         """Ask the owner for work if there is room for it."""
         cdef bint dry
-        if self._hungry or self.left <= 0 or self.wire.queued() * 2 > self.window:
+        if self.left <= 0 or self.wire.queued() * 2 > self.window:
             return False
-        self._hungry = True
-        self.turn.hungry.append(self)
         dry = self.wire.load() <= 1
+        if not self._hungry:
+            self._hungry = True
+            self.turn.hungry.append(self)
+        elif not dry or self._dry:
+            return False               # it was said, and as urgently
+        self._dry = dry
         if dry and self.window < MAX_WINDOW:
             self.window *= 2
         self.turn.note(dry)

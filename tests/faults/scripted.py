@@ -130,6 +130,7 @@ class Scripted:
         peer = Peer(self, len(self.peers), reader, writer)
         self.peers.append(peer)
         self.most = max(self.most, sum(other.alive() for other in self.peers))
+        await self.notify()
         try:
             await peer.play(self.scripts[min(peer.number, len(self.scripts) - 1)])
         except ClientGone:
@@ -139,18 +140,20 @@ class Scripted:
         finally:
             peer.ended = True
             writer.close()
-            async with self.changed:
-                self.changed.notify_all()
+            await self.notify()
+
+    async def notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
 
     async def until(self, true: Callable[[Scripted], object], seconds: float = 10.0) -> None:
-        """Return once `true(server)`; it is asked after every message and at the end of every connection."""
+        """Return once `true(server)`; it is asked after every message, at the beginning and the end of every connection."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(lambda: true(self))
 
     async def took(self, message: Taken) -> None:
         self.messages.append(message)
-        async with self.changed:
-            self.changed.notify_all()
+        await self.notify()
 
     def contents(self) -> list[bytes]:
         return [message.content for message in self.messages]
@@ -335,6 +338,17 @@ def at(phase: str, action: bytes | Step | Sequence[Step], nth: int = 1) -> Fault
     return Fault(phase, action, nth)
 
 
+def late(seconds: float, reply: bytes) -> Step:
+    """An action: the reply, after a while."""
+
+    async def step(peer: Peer) -> None:
+        await asyncio.sleep(seconds)
+        await peer.send(reply)
+
+    step.reply = reply  # type: ignore[attr-defined]  # what serve() goes by
+    return step
+
+
 def always(phase: str, action: bytes | Step | Sequence[Step]) -> Fault:
     return Fault(phase, action)
 
@@ -364,7 +378,8 @@ class _Dialogue:
             if fault.phase == phase and fault.nth in (0, times):
                 action = fault.action
         await self.peer.play(action)
-        return action[:1] in (b"2", b"3") if isinstance(action, bytes) else False
+        reply = action if isinstance(action, bytes) else getattr(action, "reply", b"")
+        return reply[:1] in (b"2", b"3")
 
     async def on_ehlo(self, rest: bytes) -> None:
         await self.answer("EHLO", offer("PIPELINING", "8BITMIME"))

@@ -73,5 +73,7 @@ def read_ports(process: subprocess.Popen[str], listeners: int) -> list[int]:
     finally:
         watch.cancel()
     found = [re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line) for line in lines]
-    assert all(found), f"the sink said {lines}"
+    if not all(found):
+        process.kill()
+        raise AssertionError(f"the sink said {lines}")
     return [int(match[1]) for match in found if match]

@@ -10,6 +10,7 @@ import pytest
 
 from bulkmail.errors import ConnectionLost, MessageRefused
 from bulkmail.sink import Refuse, Server, Session
+from bulkmail.sink.stream import AHEAD
 from unit.sink.sink_client import ENVELOPE, HELLO, MAIL, RCPT, Client, until
 
 Run = Callable[[Any], Any]
@@ -233,8 +234,8 @@ def test_a_stream_comes_as_it_is_sent_and_pushes_back(run: Run) -> None:
             await client.say(HELLO + ENVELOPE, 4)
             client.writer.write(b"x" * 40_000_000)
             (connection,) = server.connections
-            await until(lambda: connection._inbox)
-            # One piece is with the hook, a few wait, one is not looked at; the rest is the sockets' and the client's.
+            await until(lambda: connection._stream and len(connection._stream._pieces) == AHEAD)
+            # One piece is with the hook, a few wait, the rest is in the sockets' buffers and the client's.
             assert client.writer.transport.get_write_buffer_size() > 20_000_000
             hooks.go.set()
             assert await client.codes(b"\r\n.\r\n") == [250]

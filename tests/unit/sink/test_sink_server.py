@@ -209,16 +209,21 @@ def test_starttls(run: Run, certificates: Any) -> None:
     run(main())
 
 
-def test_commands_sent_ahead_of_tls_are_not_obeyed(run: Run, certificates: Any) -> None:
+def test_commands_sent_ahead_of_tls_are_not_obeyed(
+    run: Run, certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    injected = b"EHLO evil\r\n" + ENVELOPE + b"evil\r\n.\r\n"
+
     async def main() -> None:
         async with Server(tls_cert=certificates.chain_file) as server, Client(server) as client:
             await client.say(HELLO)
-            assert await client.codes(b"STARTTLS\r\nEHLO evil\r\n" + ENVELOPE + b"evil\r\n.\r\n") == [220]
+            assert await client.codes(b"STARTTLS\r\n" + injected) == [220]
             await client.writer.start_tls(client_tls(certificates), server_hostname="localhost")
             assert await client.codes(b"NOOP\r\n" + MAIL, 2) == [250, 503]
             assert server.messages == []
 
     run(main())
+    assert f"dropped {len(injected)} bytes sent ahead of TLS" in caplog.text
 
 
 def test_a_handshake_that_fails_ends_the_connection_and_nothing_else(run: Run, certificates: Any) -> None:

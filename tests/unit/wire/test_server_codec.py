@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -19,62 +18,9 @@ from bulkmail.wire.server_settings import (
     ServerCounts,
     ServerSettings,
 )
+from unit.wire.server_talk import HELLO, LOGIN, MAIL, OPEN, RCPT, Talk, b64, codes
 
 ALL = ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH
-HELLO = b"EHLO client.test\r\n"
-MAIL = b"MAIL FROM:<a@example.com>\r\n"
-RCPT = b"RCPT TO:<b@example.com>\r\n"
-OPEN = HELLO + MAIL + RCPT + b"DATA\r\n"
-LOGIN = ("user", "pass word")
-
-
-def b64(text: bytes) -> bytes:
-    return b64encode(text)
-
-
-class Talk:
-    """A codec that has greeted; `say` feeds it, answers yes to what it asks, and notes events and replies."""
-
-    def __init__(self, secure: bool = False, local: bool = False, **settings: Any) -> None:
-        self.counts = ServerCounts()
-        self.codec = ServerCodec(ServerSettings("mx.test", **settings), self.counts, secure=secure, local=local)
-        self.codec.start("id")
-        self.greeting = self.codec.output()
-        self.events: list[tuple[Any, ...]] = []
-        self.replies = b""
-
-    def say(self, data: bytes) -> bytes:
-        """The replies to `data`."""
-        self.note(self.codec.feed(data))
-        while self.codec.asking:
-            self.note(self.codec.accept())
-        replies = self.codec.output()
-        self.replies += replies
-        return replies
-
-    def note(self, events: Any) -> None:
-        for event in events:
-            if event[0] == "content" and self.events and self.events[-1][0] == "content":
-                self.events[-1] = ("content", self.events[-1][1] + event[1])
-            else:
-                self.events.append(event)
-
-    def of(self, kind: str) -> list[tuple[Any, ...]]:
-        return [event for event in self.events if event[0] == kind]
-
-    def settled(self) -> tuple[Any, ...]:
-        """All that must not depend on the cuts; of refused messages the content may."""
-        events: list[tuple[Any, ...]] = []
-        for event in self.events:
-            if event[0] == "abort" and events[-1][0] == "content":
-                events.pop()
-            events.append(event)
-        return events, self.replies, self.counts.as_dict(), self.codec.closed, self.codec.user, self.codec.helo
-
-
-def codes(replies: bytes) -> list[int]:
-    return [int(line[:3]) for line in replies.splitlines() if line[3:4] != b"-"]
-
 
 SCRIPTS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "two messages pipelined": (OPEN + b"Hi\r\n..dot\r\n.x\r\n.\r\n" + MAIL + RCPT + b"DATA\r\n.\r\nQUIT\r\n", {}),
@@ -146,7 +92,8 @@ def test_a_session_in_full() -> None:
     talk = Talk()
     assert talk.greeting == b"220 mx.test ESMTP bulkmail sink id\r\n"
     assert talk.say(HELLO) == (
-        b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 67108864\r\n250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
+        b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 67108864\r\n250-ENHANCEDSTATUSCODES\r\n"
+        b"250-8BITMIME\r\n250 SMTPUTF8\r\n"
     )
     assert talk.say(MAIL) == b"250 2.1.0 Ok\r\n"
     assert talk.say(RCPT) == b"250 2.1.5 Ok\r\n"
@@ -229,7 +176,8 @@ def test_helo_gives_no_extensions() -> None:
     (HELLO + MAIL + RCPT + HELLO + b"DATA\r\n", [250, 250, 250, 250, 503]),
     (HELLO + MAIL + b"STARTTLS\r\n", [250, 250, 502]),
     (HELLO + b"RSET x\r\nQUIT x\r\nDATA x\r\nSTARTTLS x\r\n", [250, 501, 501, 501, 501]),
-    (b"NOOP x\r\nHELP\r\nVRFY a@b\r\nRSET\r\nEXPN x\r\nETRN x\r\nWHAT\r\n\r\n", [250, 214, 252, 250, 502, 502, 500, 500]),
+    (b"NOOP x\r\nHELP\r\nVRFY a@b\r\nRSET\r\n", [250, 214, 252, 250]),
+    (b"EXPN x\r\nETRN x\r\nWHAT\r\n\r\n", [502, 502, 500, 500]),
     (b"mail from:<a@b>\r\nehlo me\r\nMaIl FrOm:<a@b>\r\nNoOp\r\n", [503, 250, 250, 250]),
 ])  # fmt: skip
 def test_order(script: bytes, expected: list[int]) -> None:
@@ -302,138 +250,6 @@ def test_no_limit_of_size() -> None:
     talk = Talk(max_size=0)
     assert b"250-SIZE 0\r\n" in talk.say(HELLO)
     assert codes(talk.say(b"MAIL FROM:<a@b> SIZE=999999999999\r\n")) == [250]
-
-
-# --- addresses
-
-
-@pytest.mark.parametrize("path, code", [
-    ("<>", 250), ("<a@b>", 250), ("<a.b+c=d@sub.example.com>", 250), ("<@x.test,@y.test:a@b>", 250), ('<"a b\\"@"@b>', 250),
-    ("<a@[127.0.0.1]>", 250), ("<a@[IPv6:::1]>", 250), ("<a@under_score>", 250), ("<" + "a" * 64 + "@b>", 250),
-    ("a@b", 501), ("<a@b", 501), ("<a@b>x", 501), (" <a@b>", 501), ("", 501), ("<a>", 501), ("<a@>", 501), ("<@b>", 501),
-    ("<a b@c>", 501), ("<a@b c>", 501), ("<.a@b>", 501), ("<a.@b>", 501), ("<a..b@c>", 501), ("<a@b..c>", 501),
-    ("<a@b.>", 501), ("<a@.b>", 501), ("<a@b@c>", 501), ('<"a@b>', 501), ('<"a\\"@b>', 501), ("<a@[]>", 501), ("<a@[x>", 501),
-    ("<a,b@c>", 501), ("<@x,a@b>", 501), ("<@x:>", 501), ("<" + "a" * 65 + "@b>", 501), ("<a@" + "b" * 256 + ">", 501),
-    ("<jürgen@b>", 553),
-])  # fmt: skip
-def test_sender_syntax(path: str, code: int) -> None:
-    assert codes(Talk().say(HELLO + f"MAIL FROM:{path}\r\n".encode())) == [250, code]
-
-
-@pytest.mark.parametrize("path, code", [
-    ("<a@b>", 250), ("<Postmaster>", 250), ("<@x.test:a@b>", 250), ("<>", 501), ("<root>", 501), ("a@b", 501),
-    (" <a@b>", 501), ("<a@b> NOTIFY=NEVER", 555), ("<j\u00fc@b>", 553),
-])  # fmt: skip
-def test_recipient_syntax(path: str, code: int) -> None:
-    assert codes(Talk().say(HELLO + MAIL + f"RCPT TO:{path}\r\n".encode())) == [250, 250, code]
-
-
-def test_addresses_as_events_have_no_brackets_and_no_route() -> None:
-    talk = Talk()
-    talk.say(
-        HELLO + b'MAIL FROM:<@r.test:"a>b"@x.test> BODY=7BIT SIZE=7 SMTPUTF8\r\n' + "RCPT TO:<ü@ü.test>\r\n".encode()
-    )
-    assert talk.events == [
-        ("mail", '"a>b"@x.test', {"BODY": "7BIT", "SIZE": "7", "SMTPUTF8": None}),
-        ("rcpt", "ü@ü.test", {}),
-    ]
-
-
-@pytest.mark.parametrize("words, code", [
-    ("SIZE=10", 250), ("size=10 body=8bitmime", 250), ("SMTPUTF8", 250), (" ", 250), ("SIZE=", 501), ("SIZE", 501),
-    ("SIZE=-1", 501), ("SIZE=1x", 501), ("SIZE=" + "9" * 30, 501), ("BODY=BINARYMIME", 501), ("BODY", 501),
-    ("SMTPUTF8=yes", 555), ("RET=FULL", 555), ("=", 555), ("AUTH=<>", 555),
-])  # fmt: skip
-def test_parameters_of_mail(words: str, code: int) -> None:
-    assert codes(Talk().say(HELLO + f"MAIL FROM:<a@b> {words}\r\n".encode())) == [250, code]
-
-
-def test_an_address_that_is_not_utf8() -> None:
-    assert codes(Talk().say(HELLO + b"MAIL FROM:<\xff@b> SMTPUTF8\r\nMAIL FROM:<a@\xc3(> SMTPUTF8\r\n")) == [
-        250,
-        553,
-        501,
-    ]
-
-
-# --- logins
-
-
-@pytest.mark.parametrize("script, expected", [
-    (b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n", [235]),
-    (b"AUTH PLAIN " + b64(b"other\0user\0pass word") + b"\r\n", [235]),
-    (b"AUTH PLAIN\r\n" + b64(b"\0user\0pass word") + b"\r\n", [334, 235]),
-    (b"AUTH LOGIN\r\n" + b64(b"user") + b"\r\n" + b64(b"pass word") + b"\r\n", [334, 334, 235]),
-    (b"AUTH LOGIN " + b64(b"user") + b"\r\n" + b64(b"pass word") + b"\r\n", [334, 235]),
-    (b"AUTH PLAIN " + b64(b"\0user\0wrong") + b"\r\n" + MAIL, [535, 530]),
-    (b"AUTH PLAIN " + b64(b"user\0pass word") + b"\r\n", [501]),
-    (b"AUTH PLAIN " + b64(b"\0\xff\0x") + b"\r\n", [501]),
-    (b"AUTH PLAIN =\r\n", [501]),
-    (b"AUTH PLAIN a b\r\n", [501]),
-    (b"AUTH PLAIN\r\n*\r\nNOOP\r\n", [334, 501, 250]),
-    (b"AUTH PLAIN\r\nNOOP\nNOOP\r\n", [334, 500, 250]),
-    (b"AUTH LOGIN\r\n" + b"A" * MAX_LINE + b"\r\nNOOP\r\n", [334, 500, 250]),
-    (b"AUTH CRAM-MD5\r\nAUTH\r\nAUTH \xff\r\n", [504, 504, 504]),
-    (b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\nAUTH PLAIN\r\n" + MAIL + b"AUTH PLAIN\r\n", [235, 503, 250, 503]),
-])  # fmt: skip
-def test_login(script: bytes, expected: list[int]) -> None:
-    talk = Talk(auth=LOGIN, secure=True)
-    talk.say(HELLO)
-    assert codes(talk.say(script)) == expected
-    assert talk.codec.user == ("user" if 235 in expected else None)
-
-
-def test_auth_is_offered_in_clear_to_this_machine_only() -> None:
-    plain = b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n"
-    near, far = Talk(auth=LOGIN, local=True), Talk(auth=LOGIN)
-    assert b"250-AUTH PLAIN LOGIN\r\n" in near.say(HELLO)
-    assert codes(near.say(plain)) == [235]
-    assert b"AUTH" not in far.say(HELLO)
-    assert codes(far.say(plain + MAIL)) == [503, 530]
-
-
-def test_wrong_passwords_end_the_connection_in_time() -> None:
-    talk = Talk(auth=LOGIN, secure=True)
-    talk.say(HELLO + (b"AUTH PLAIN " + b64(b"\0user\0x") + b"\r\n") * (MAX_ERRORS + 5))
-    assert talk.codec.closed
-    assert talk.counts.refused == MAX_ERRORS
-
-
-def test_the_caller_judges_a_login() -> None:
-    talk = Talk(ask=ASK_AUTH, local=True)
-    talk.say(HELLO)
-    plain = b"AUTH PLAIN " + b64(b"\0ann\0secret") + b"\r\n"
-    assert talk.codec.feed(plain) == [("auth", "PLAIN", "ann", "secret")]
-    assert talk.codec.asking == ASK_AUTH
-    assert talk.codec.user is None
-    talk.codec.refuse(535, b"5.7.8", b"No")
-    assert talk.codec.output() == b"535 5.7.8 No\r\n"
-    talk.say(plain + MAIL)
-    assert talk.codec.user == "ann"
-
-
-# --- STARTTLS
-
-
-def test_nothing_from_before_tls_survives_it() -> None:
-    talk = Talk(starttls=True, auth=LOGIN, local=True)
-    talk.say(HELLO + b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n")
-    injected = b"EHLO evil\r\n" + MAIL + RCPT + b"DATA\r\nevil\r\n.\r\nRSE"
-    assert codes(talk.say(b"STARTTLS\r\n" + injected)) == [220]
-    assert talk.say(b"T\r\n" + MAIL) == b""
-    assert talk.codec.dropped == len(injected) + 3 + len(MAIL)
-    talk.codec.secured()
-    assert (talk.codec.helo, talk.codec.user, talk.codec.secure) == (None, None, True)
-    assert codes(talk.say(MAIL)) == [503]
-    assert b"STARTTLS" not in talk.say(HELLO)
-    assert codes(talk.say(MAIL + b"RSET\r\nSTARTTLS\r\n")) == [530, 250, 503]
-    assert talk.counts.messages == 0
-
-
-def test_starttls_where_it_is_not_in_order() -> None:
-    assert codes(Talk(starttls=True).say(b"STARTTLS\r\n" + HELLO + MAIL + b"STARTTLS\r\n")) == [503, 250, 250, 503]
-    assert codes(Talk().say(HELLO + b"STARTTLS\r\n")) == [250, 502]
-    assert codes(Talk(secure=True, starttls=True).say(HELLO + b"STARTTLS\r\n")) == [250, 503]
 
 
 # --- questions
