@@ -245,7 +245,12 @@ class Mailer:
     # -- the pool's Source
 
     def backlog(self, pool: Pool) -> int:
-        return int(min(len(self._queue), self._limit.room(asyncio.get_running_loop().time())))
+        now = asyncio.get_running_loop().time()
+        room = self._limit.room(now)
+        if self._queue and room < len(self._queue[0].rcpts):
+            self._wake_in(self._limit.wait(now, len(self._queue[0].rcpts)))  # there may be no session that would ask
+            return 0
+        return int(min(len(self._queue), room))
 
     def take(self, pool: Pool, room: int) -> list[Transaction]:
         taken: list[Transaction] = []

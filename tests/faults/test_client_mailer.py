@@ -381,16 +381,19 @@ def test_a_slow_rate_does_not_open_connections_that_have_nothing_to_do(run):
     assert run(main()) <= 5  # the burst may have one each
 
 
-def test_a_rate_and_a_connection_that_is_lost(run):
+@pytest.mark.parametrize(("rate", "count"), [("200/s", 10), ("4/s", 2)])
+def test_a_rate_and_a_connection_that_is_lost(run, rate, count):
+    """At a slow rate nothing may leave when the lost one comes back, and there is no connection that could ask for it."""
+
     async def main():
-        async with scripted(serving(at("MAIL", reset(), nth=3))) as server:
-            async with Mailer(server.url, rate="200/s", connections=1) as mailer:
-                receipts = await collect(mailer, [message(n) for n in range(10)])
+        async with scripted(serving(at("MAIL", reset(), nth=2)), WELL) as server:
+            async with Mailer(server.url, rate=rate, connections=1) as mailer:
+                receipts = await asyncio.wait_for(collect(mailer, [message(n) for n in range(count)]), 10)
             return receipts, sorted(server.contents())
 
     receipts, contents = run(main())
     assert all(receipt.error is None for receipt in receipts)
-    assert contents == sorted(message(n) for n in range(10))
+    assert contents == sorted(message(n) for n in range(count))
 
 
 # ---- verify

@@ -33,7 +33,7 @@ from bulkmail.wire.client import Transaction
 from unit.job.journal_tools import OFFSET, rows
 
 START = 1_700_000_000.0  # Unix time at which every simulation begins
-MOST_TURNS = 500_000  # of the loop; a run that needs more spins
+MOST_TURNS = 200_000  # of the loop; a run that needs more spins
 BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
 OK, GO, QUEUED = b"250 2.0.0 ok", b"354 go on", b"250 2.0.0 queued as Q%d"
 
@@ -388,8 +388,10 @@ class Simulation:
             made[-1].ids = (self.ledger.name_id(fake.name), 0)
             self.tally.relays[fake.name] = made[-1].tally
         limit = Limit(self.rate)
+        # as job.run does it: a transaction is granted whole
+        batch = min([self.batch, *(one.burst for one in (limit, *(relay.limit for relay in made)) if one.rate)])
         self.scheduler = Scheduler(
-            composer=Composer(FakeCompiled(self.shared, self.bad), self.source, self.batch),  # type: ignore[arg-type]
+            composer=Composer(FakeCompiled(self.shared, self.bad), self.source, batch),  # type: ignore[arg-type]
             relays=made,
             writer=self.writer,  # type: ignore[arg-type]
             tally=self.tally,
