@@ -18,7 +18,7 @@ class Composer:
     def __init__(self, compiled: Compiled, source: Source, batch: int) -> None:
         self.compiled, self.source = compiled, source
         self.per_transaction = batch if compiled.shared else 1
-        self._failures: list[tuple[Work, int, str, MessageError]] = []
+        self._failures: list[tuple[int, str, MessageError]] = []
         self._shared: tuple[bytes, bytes] | None = None
 
     def compose(self, work: Work, places: list[int], date: bytes) -> list[Transaction]:
@@ -29,7 +29,7 @@ class Composer:
         composed = self.compiled.compose(rows, [work.numbers[place] for place in places], date)
         transactions, failed = personal_transactions(composed, work, places)
         for index, error in failed:
-            self._failures.append((work, places[index], rows[index]["email"], error))
+            self._failures.append((places[index], rows[index]["email"], error))
         return transactions
 
     def _compose_shared(
@@ -45,7 +45,7 @@ class Composer:
             for at in range(0, len(places), size)
         ]
 
-    def take_failures(self) -> list[tuple[Work, int, str, MessageError]]:
-        """(chunk in hand, position, address, why) of recipients whose message could not be composed."""
+    def take_failures(self) -> list[tuple[int, str, MessageError]]:
+        """(position, address, why) of recipients whose message could not be composed."""
         taken, self._failures = self._failures, []
         return taken

@@ -1,8 +1,8 @@
 """Which recipient next, by which relay, when; and what each outcome leads to.
 
 It is the `Source` of every relay's pool. Recipients are claimed in the ledger by the batch, and a batch is handed to
-the pools only after its claim is committed; while the writer commits, the batch is composed. Outcomes are committed
-together with the next claim, or by a short timer. There is one commit under way at most. Nothing here runs per
+the pools only after its claim is committed, and composed only then. Outcomes are committed together with the next
+claim, or by a short timer. There is one commit under way at most. Nothing here runs per
 message: plain deliveries are settled in Cython, and the rest is rare.
 """
 
@@ -13,7 +13,7 @@ import copy
 import functools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from bulkmail.job.compose import Composer
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Advance, Chunk
 from bulkmail.job.outcomes import EVERYONE, Outcomes
+from bulkmail.job.pacing import Pacing
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work, settle_delivered
 from bulkmail.job.tally import Tally
@@ -37,7 +38,6 @@ COMMIT_SECONDS = 0.01
 AHEAD_SECONDS = 0.02  # recipients are claimed for this long ahead: what two commits take
 SHARED_AHEAD = 32  # transactions of a shared message that are claimed ahead at most
 PACED_SECONDS = 0.05  # a job with a rate claims this much of it ahead, at least one
-LEAST_WAIT = 0.001  # seconds: the resolution of the loop's timers
 LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
 LEASE_BELOW = 2 * COMMIT_RECIPIENTS
 
@@ -80,12 +80,14 @@ class Scheduler:
         on_event: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.composer, self.relays, self.writer, self.tally, self.limit = composer, relays, writer, tally, limit
+        self.composer, self.relays, self.writer, self.tally = composer, relays, writer, tally
         self.done: asyncio.Future[BulkmailError | None] = self._loop.create_future()
         self._on_event = on_event
+        self._pacing = Pacing(self._loop, limit, relays, self._wake_pools)
         self._by_pool: dict[Pool, Relay] = {}
         self._works: dict[int, Work] = {}  # chunks in hand, oldest first
-        self._ready: deque[Transaction] = deque()  # claimed, committed, composed
+        self._claimed: deque[tuple[Work, list[int]]] = deque()  # positions whose claim is committed
+        self._ready: deque[Transaction] = deque()  # of those, what is composed
         self._dirty: set[Work] = set()
         self._details = DetailBuffer(time.time() - self._loop.time())
         self._outcomes = Outcomes(tally, delays, give_up_after, self._details, composer.compiled.message_id, on_event)
@@ -99,8 +101,6 @@ class Scheduler:
         self._claimed_at = 0.0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._due_timer: asyncio.TimerHandle | None = None
-        self._alarm: asyncio.Handle | None = None  # wakes the pools when the limits allow more
-        self._alarm_at = 0.0
         self._serial = 0
 
     def start(self) -> None:
@@ -111,13 +111,14 @@ class Scheduler:
 
     def backlog(self, pool: Pool) -> int:
         """What could be sent now: enough to say whether another connection would have work."""
-        if self._stopping or pool.dead is not None:
+        if self._stopping or pool.dead is not None or not self._pacing.allows(self._by_pool[pool]):
             return 0
-        wait = self._wait(self._by_pool[pool])
-        if wait > 0:
-            self._wake_pools_in(wait)
-            return 0
-        return len(self._ready) + -(-self._waiting() // self.composer.per_transaction)
+        return -(-(self._held() + self._waiting()) // self.composer.per_transaction)
+
+    def _held(self) -> int:
+        """Recipients that are claimed, committed, and not handed to a pool."""
+        ready = sum(len(tx.rcpts) for tx in self._ready) if self.composer.per_transaction > 1 else len(self._ready)
+        return ready + sum(len(places) for _, places in self._claimed)
 
     def _waiting(self) -> int:
         """Recipients of the chunks in hand that are not claimed yet."""
@@ -129,51 +130,32 @@ class Scheduler:
         relay = self._by_pool[pool]
         if self._stopping or pool.dead is not None:
             return []
+        self._compose_up_to(room)
         taken: list[Transaction] = []
-        ready, now = self._ready, self._loop.time()
-        unlimited = self.limit.rate is None and relay.limit.rate is None
+        ready, now, limited = self._ready, self._loop.time(), self._pacing.limits(relay)
         while ready and len(taken) < room:
             count = len(ready[0].rcpts)
-            if not unlimited and not self._grant(relay, count, now):
-                self._wake_pools_in(self._wait(relay, count))
+            if limited and not self._pacing.grant(relay, count, now):
                 break
             taken.append(ready.popleft())
             self._taken += count
         short = room - len(taken)
-        if short or len(ready) * self.composer.per_transaction < self._ahead / 2:
+        if short or self._held() < self._ahead / 2:
             self._demand = max(self._demand, short * self.composer.per_transaction)
             self._claim()
         return taken
 
-    def _grant(self, relay: Relay, count: int, now: float) -> bool:
-        """All `count` or none, of the relay's limit and of the job's."""
-        mine = relay.limit.grant(count, now)
-        if mine < count:
-            relay.limit.give_back(mine)
-            return False
-        whole = self.limit.grant(count, now)
-        if whole < count:
-            self.limit.give_back(whole)
-            relay.limit.give_back(mine)
-            return False
-        return True
+    def _compose_up_to(self, room: int) -> None:
+        """Compose claimed recipients until `room` transactions are ready.
 
-    def _wait(self, relay: Relay, count: int = 1) -> float:
-        now = self._loop.time()
-        return max(limit.wait(now, count) for limit in (self.limit, relay.limit))
-
-    def _wake_pools_in(self, seconds: float) -> None:
-        """The limits allow more then. One alarm serves all: the earliest."""
-        due = self._loop.time() + max(seconds, LEAST_WAIT)
-        if self._alarm is not None:
-            if self._alarm_at <= due:
-                return
-            self._alarm.cancel()
-        self._alarm, self._alarm_at = self._loop.call_at(due, self._on_alarm), due
-
-    def _on_alarm(self) -> None:
-        self._alarm = None
-        self._wake_pools()
+        No sooner than they are asked for: a message is then still in the processor's cache when it is written.
+        """
+        while self._claimed and len(self._ready) < room:
+            work, places = self._claimed.popleft()
+            most = (room - len(self._ready)) * self.composer.per_transaction
+            if len(places) > most:
+                self._claimed.appendleft((work, places[most:]))
+            self._compose(work, places[:most])
 
     def _wake_pools(self) -> None:
         for relay in self.relays:
@@ -191,7 +173,7 @@ class Scheduler:
             self._commit()
         else:
             self._flush_soon()
-        if self._stopping or not self._ready:
+        if self._stopping or not (self._ready or self._claimed):
             self._look_for_end()
 
     def _count_delivered(
@@ -283,27 +265,20 @@ class Scheduler:
         passed, self._claimed_at = max(now - self._claimed_at, 0.001), now
         size = self.composer.per_transaction
         bound = COMMIT_RECIPIENTS if size == 1 else SHARED_AHEAD * size
-        rate = self._rate()
+        rate = self._pacing.rate()
         if rate is not None:
             bound = min(bound, max(size, int(rate * PACED_SECONDS)))
         wanted = max(self._demand, self._taken * AHEAD_SECONDS / passed, self.composer.per_transaction)
         self._demand = self._taken = 0
         return int(min(bound, wanted))
 
-    def _rate(self) -> float | None:
-        """What job and relays together allow a second, or None."""
-        rates = [relay.limit.rate for relay in self.relays if relay.usable]
-        together = None if None in rates else sum(rate for rate in rates if rate is not None)
-        return min((rate for rate in (self.limit.rate, together) if rate is not None), default=None)
-
     def _claim(self) -> None:
-        """Claim the next recipients, commit that with whatever else is due, and compose them meanwhile."""
+        """Claim the next recipients, and commit that with whatever else is due."""
         if self._committing or self._stopping:
             return
-        waiting = sum(len(tx.rcpts) for tx in self._ready) if self.composer.per_transaction > 1 else len(self._ready)
         self._ahead = self._look_ahead()
         size = self.composer.per_transaction
-        want = -(-(self._ahead - waiting) // size) * size  # whole transactions
+        want = -(-(self._ahead - self._held()) // size) * size  # whole transactions
         picked: list[tuple[Work, list[int]]] = []
         for work in self._works.values():
             if want <= 0:
@@ -327,7 +302,7 @@ class Scheduler:
         self._flush_timer = None
         self._commit()
 
-    def _commit(self, picked: list[tuple[Work, list[int]]] | None = None) -> None:
+    def _commit(self, picked: Iterable[tuple[Work, list[int]]] = ()) -> None:
         if self._committing:
             return
         advance = self._collect()
@@ -335,10 +310,7 @@ class Scheduler:
             self._look_for_end()
             return
         self._committing = True
-        composed: list[Transaction] = []
-        self.writer.submit(advance, lambda error: self._on_commit(error, composed, bool(picked)))
-        if picked:
-            composed += self._compose(picked)
+        self.writer.submit(advance, lambda error: self._on_commit(error, picked))
 
     def _collect(self) -> Advance | None:
         """Everything that has changed since the last commit."""
@@ -366,34 +338,31 @@ class Scheduler:
         return advance
 
     @entry
-    def _on_commit(self, error: BaseException | None, composed: list[Transaction], claimed: bool) -> None:
+    def _on_commit(self, error: BaseException | None, claimed: Iterable[tuple[Work, list[int]]]) -> None:
         self._committing = False
         if error is not None:
             self._ledger_failed(error, "written")
             return
-        self._ready.extend(composed)
+        self._claimed.extend(claimed)
         if not self._stopping:
             self._lease_if_low()
             if claimed:
-                self._wake_pools()  # also if none of the claimed could be composed: they ask again
+                self._wake_pools()
             elif self._demand:
                 self._claim()
         if self._dirty or len(self._details):
             self._flush_soon()
         self._look_for_end()
 
-    def _compose(self, picked: list[tuple[Work, list[int]]]) -> list[Transaction]:
+    def _compose(self, work: Work, places: list[int]) -> None:
         date = formatdate(time.time(), localtime=True).encode()
-        composed: list[Transaction] = []
-        for work, places in picked:
-            try:
-                composed += self.composer.compose(work, places, date)
-            except JournalError as changed:  # the recipients' file is not what it was
-                self._outcomes.release(work, places, self._dirty)
-                self._halt(changed)
-        for work, place, address, error in self.composer.take_failures():
+        try:
+            self._ready.extend(self.composer.compose(work, places, date))
+        except JournalError as changed:  # the recipients' file is not what it was
+            self._outcomes.release(work, places, self._dirty)
+            self._halt(changed)
+        for place, address, error in self.composer.take_failures():
             self._cannot_compose(work, place, address, error)
-        return composed
 
     def _cannot_compose(self, work: Work, place: int, address: str, error: MessageError) -> None:
         self._outcomes.fail(work, place, address, error, self._dirty)
@@ -450,14 +419,15 @@ class Scheduler:
         if self.done.done() or self._committing or self._leasing:
             return
         if self._stopping:
-            if not any(relay.pool.busy() for relay in self.relays):
+            if self._under_way() == self._held():  # no connection has any, nor an outcome that it did not hand over yet
                 self._release()
                 if self._dirty or len(self._details):
                     self._commit()
                 else:
                     self.done.set_result(self._halting)
             return
-        if self._ready or not self._exhausted or self._under_way() or self._waiting() or self._due_timer is not None:
+        held = self._ready or self._claimed or self._waiting() or self._under_way()
+        if held or not self._exhausted or self._due_timer is not None:
             return
         for relay in self.relays:
             self._dirty |= self._outcomes.proved(relay)  # what it refused, it has refused
@@ -478,6 +448,8 @@ class Scheduler:
         while self._ready:
             tx = self._ready.popleft()
             self._outcomes.release(tx.tag, [tx.at] if tx.positions is None else tx.positions, self._dirty)
+        while self._claimed:
+            self._outcomes.release(*self._claimed.popleft(), self._dirty)
         for relay in self.relays:
             self._outcomes.release_unproved(relay, self._dirty)
 

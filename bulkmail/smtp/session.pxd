@@ -24,6 +24,7 @@ cdef class Session:
     cdef object _waiter                 # future of the reply to a single command
     cdef object _changed                # future: see _news
     cdef double _deadline, _timer_at
+    cdef Py_ssize_t _size               # of the content it was given last
     cdef int _fd                        # of a connection in clear, while we may write to it past the transport; or -1
     cdef Py_ssize_t _low_water          # while _paused, more than so many bytes are unsent
     cdef bint _hungry, _dry             # the owner was asked for work; and had better be quick

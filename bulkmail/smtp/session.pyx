@@ -13,8 +13,10 @@ from bulkmail.wire.client cimport AWAIT_NOTHING, AWAIT_VERDICT
 
 # A session that ran dry is given twice as much the next time, up to this many: enough for what a fast server takes
 # between two turns, few enough that a crash leaves few in doubt (docs/architecture.md, "How much can be in doubt").
+# Large messages need fewer, and those that wait should still be in the processor's cache when they are written.
 cdef enum:
     MAX_WINDOW = 16
+    WINDOW_BYTES = 65536
 
 CLOSED_BY_US = "closed by us"      # the reason of an end that is no trouble
 
@@ -152,6 +154,8 @@ cdef class Session:
         self.left -= len(transactions)
         for tx in transactions:
             tx.via = self
+            if tx.body is not None:
+                self._size = PyBytes_GET_SIZE(tx.body)
             self.wire.push(tx, now)
         if self.error is not None:
             self.wire.lost(self.error, 0, now)
@@ -190,7 +194,7 @@ cdef class Session:
         elif not dry or self._dry:
             return False               # it was said, and as urgently
         self._dry = dry
-        if dry and self.window < MAX_WINDOW:
+        if dry and self.window < MAX_WINDOW and self.window * self._size < WINDOW_BYTES:
             self.window *= 2
         self.turn.note(dry)
         return True

@@ -13,7 +13,8 @@ from bulkmail.errors import ConfigError
 
 LOGGER = logging.getLogger("bulkmail.smtp")
 MAX_SHOWN = 500  # of one line; longer ones (policy texts, lists of recipients) are cut
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a server's line must not command the terminal that shows the log
+# A server's line must not command the terminal that shows the log, nor look like two lines.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _files: dict[str, TextIO] = {}
 _numbers = itertools.count(1)
 

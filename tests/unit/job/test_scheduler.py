@@ -156,6 +156,15 @@ def test_a_stop_at_any_moment_ends_the_run_and_the_rest_goes_out_once(when):
     assert simulation.taken + again.taken == everybody(1200)
 
 
+def test_a_stop_just_after_a_reply_came_records_what_it_said():
+    """Outcomes are handed over in batches, some milliseconds late: those of a connection's last message count too."""
+    for when in range(200):
+        simulation = Simulation(60, FakeRelay(url="smtp://relay.test?messages_per_connection=2", latency=0.003))
+        simulation.at = [(0.02 + when / 1000, simulation.stop)]
+        simulation.run().checked()
+        assert simulation.ledger.counts(live=False).in_doubt == 0
+
+
 def test_a_stop_before_the_start_is_a_stop():
     simulation = Simulation(5)
     start = simulation._make_scheduler
