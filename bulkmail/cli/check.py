@@ -12,7 +12,7 @@ from bulkmail.errors import ManifestError
 from . import output, trouble
 
 if TYPE_CHECKING:
-    from bulkmail.job.job import Finding
+    from bulkmail.job.results import Finding
 
 WARNED, BROKEN = 1, 2
 

@@ -80,7 +80,7 @@ def recipients(job: Job, wanted: set[int]) -> Iterator[tuple[int, dict[str, Any]
     """(row number, row) of the good rows; ManifestError for a bad one that is among `wanted`."""
     from bulkmail.job.check import opened_source
 
-    with opened_source(job) as source:
+    with opened_source(job.manifest) as source:
         for batch in source.scan(required=job.compiled.fields):
             bad = [problem for problem in batch.problems if problem[0] in wanted]
             if bad:

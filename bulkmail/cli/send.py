@@ -13,7 +13,8 @@ from . import output, progress, trouble
 from .signals import STOPPED, StopOnSignal
 
 if TYPE_CHECKING:
-    from bulkmail.job.job import Job, Report
+    from bulkmail.job.job import Job
+    from bulkmail.job.results import Report
 
 EXCLUSIVE = ("resume", "fresh", "auto")
 GC_THRESHOLD = 20_000  # objects more than before: two commits' worth of messages and their rows

@@ -3,53 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Self
 
-from bulkmail.errors import BulkmailError, ConfigError, JournalError, ManifestError
+from bulkmail.errors import ConfigError, ManifestError
 from bulkmail.job.manifest import Manifest, load_manifest
+from bulkmail.job.results import Finding, OnEvent, Report
 from bulkmail.message.compiled import Compiled
-
-OnEvent = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that check() has to say. severity: "error", "warning" or "note"."""
-
-    id: str
-    severity: str
-    path: str
-    text: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return dict(vars(self))
-
-
-@dataclass
-class Report:
-    """How a run ended.
-
-    summary    the object that `bulkmail send --json` prints
-    exit_code  0 everybody delivered or suppressed; 1 some failed or in doubt; 3 stopped before the end
-    error      why it stopped, or None
-    """
-
-    summary: dict[str, Any]
-    exit_code: int
-    error: BulkmailError | None = None
-
-    def __str__(self) -> str:
-        s = self.summary
-        text = (
-            f"{s['job']}: {s['state']}. {s['delivered']:,} of {s['recipients']:,} delivered, {s['failed']:,} failed, "
-            f"{s['deferred']:,} deferred, {s['in_doubt']:,} in doubt, {s['pending']:,} pending, "
-            f"{s['suppressed']:,} suppressed, in {s['seconds']:.1f} s ({s['messages_per_second']:,.0f} a second)."
-        )
-        return f"{text} Stopped: {self.error}." if self.error is not None else text
 
 
 class Job:
@@ -117,7 +77,7 @@ class Job:
         """Everything that can be found without connecting: every row of the recipients against the message."""
         from bulkmail.job.check import check_job
 
-        return check_job(self)
+        return check_job(self.manifest, self.compiled)
 
     # -- sending
 
@@ -184,9 +144,9 @@ class Job:
         if limit is not None and limit < 1:
             raise ConfigError(f"limit is {limit}, expected at least 1")
         if test_to is not None:
-            return await rehearsal.send_test(self, test_to, limit or 1)
+            return await rehearsal.send_test(self.manifest, self.compiled, test_to, limit or 1)
         if dry_run:
-            return rehearsal.dry_run(self, limit)
+            return rehearsal.dry_run(self.manifest, self.compiled, limit)
         journal = self.manifest.journal
         begin = "resume" if resume or (auto and journal.exists()) else "fresh" if fresh else "new"
         run = self._run = Run(self.manifest, self.compiled, on_event)
@@ -207,11 +167,3 @@ class Job:
     def progress(self) -> dict[str, Any]:
         """The summary as it stands now; {} before the run has begun."""
         return self._run.tally.summary() if self._run is not None and self._run.tally is not None else {}
-
-
-def journal_exists(path: Path) -> JournalError:
-    """What to do about a journal that is there already."""
-    return JournalError(
-        f"{path}: there is a journal already; --resume goes on with it, "
-        "--fresh keeps it under a dated name and starts anew"
-    )

@@ -5,32 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, ManifestError, MessageError
 from bulkmail.job.check import opened_source
 from bulkmail.job.fill import CountingFiller, Filling
-from bulkmail.job.job import Report
 from bulkmail.job.ledger import Counts
+from bulkmail.job.manifest import Manifest
+from bulkmail.job.results import Report
 from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
+from bulkmail.message.compiled import Compiled
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
 from bulkmail.wire.client import Transaction
 
-if TYPE_CHECKING:
-    from bulkmail.job.job import Job
 
-
-def dry_run(job: Job, limit: int | None) -> Report:
+def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:
     """Scan, leave out, compose; nobody is sent to. They are pending then, or failed if they cannot be composed."""
     counts = Counts()
-    tally = Tally(job.manifest.job, "", counts)
-    with opened_source(job) as source:
-        Filling(source, job.manifest.recipients, job.compiled, limit).run(_Counting(counts))
-        failed = _compose_all(job, source, counts.pending)
+    tally = Tally(manifest.job, "", counts)
+    with opened_source(manifest) as source:
+        Filling(source, manifest.recipients, compiled, limit).run(_Counting(counts))
+        failed = _compose_all(compiled, source, counts.pending)
     counts.pending -= failed
     counts.failed += failed
     tally.end("finished")
@@ -51,18 +50,18 @@ class _Counting(CountingFiller):
         return 0
 
 
-def _compose_all(job: Job, source: Any, most: int) -> int:
+def _compose_all(compiled: Compiled, source: Any, most: int) -> int:
     """How many of the first `most` good rows cannot be composed."""
-    if job.compiled.shared:
-        job.compiled.compose_shared(formatdate().encode())
+    if compiled.shared:
+        compiled.compose_shared(formatdate().encode())
         return 0
     failed = seen = 0
-    for batch in source.scan(header_fields=job.compiled.header_fields, required=job.compiled.fields):
+    for batch in source.scan(header_fields=compiled.header_fields, required=compiled.fields):
         bad = {index for index, _ in batch.failed}
         good = [index for index in range(len(batch.rows)) if index not in bad][: most - seen]
         rows, numbers = [batch.rows[i] for i in good], [batch.numbers[i] for i in good]
         failed += sum(
-            isinstance(item, MessageError) for item in job.compiled.compose(rows, numbers, formatdate().encode())
+            isinstance(item, MessageError) for item in compiled.compose(rows, numbers, formatdate().encode())
         )
         seen += len(good)
         if seen >= most:
@@ -70,16 +69,16 @@ def _compose_all(job: Job, source: Any, most: int) -> int:
     return failed
 
 
-async def send_test(job: Job, address: str, count: int) -> Report:
+async def send_test(manifest: Manifest, compiled: Compiled, address: str, count: int) -> Report:
     """Render the first `count` recipients' messages and deliver them to `address` by the first relay that works."""
     try:
         rcpt = address_bytes(check_address(address))
     except ValueError as why_not:
         raise ConfigError(f"--test-to {address!r} is not an address: {why_not}") from None
-    transactions = [Transaction(sender, [rcpt], body) for sender, body in _first_messages(job, count)]
-    tally = Tally(job.manifest.job, "", Counts(pending=len(transactions)))
+    transactions = [Transaction(sender, [rcpt], body) for sender, body in _first_messages(manifest, compiled, count)]
+    tally = Tally(manifest.job, "", Counts(pending=len(transactions)))
     error: BulkmailError | None = None
-    for relay in job.manifest.relays:
+    for relay in manifest.relays:
         try:
             await _deliver(relay, transactions)
             error = None
@@ -98,15 +97,15 @@ async def send_test(job: Job, address: str, count: int) -> Report:
     return Report(tally.summary(), 3 if stopped else 1 if tally.counts.failed else 0, error)
 
 
-def _first_messages(job: Job, count: int) -> list[tuple[bytes, bytes]]:
+def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, bytes]]:
     date = formatdate(time.time(), localtime=True).encode()
-    with opened_source(job) as source:
-        for batch in source.scan(max(count, 1), required=job.compiled.fields, header_fields=job.compiled.header_fields):
-            if batch.problems and job.manifest.recipients.bad_rows == "stop":
+    with opened_source(manifest) as source:
+        for batch in source.scan(max(count, 1), required=compiled.fields, header_fields=compiled.header_fields):
+            if batch.problems and manifest.recipients.bad_rows == "stop":
                 raise source.bad_rows(batch.problems)
-            if job.compiled.shared:
-                return [job.compiled.compose_shared(date)] * min(count, len(batch.rows))
-            composed = job.compiled.compose(batch.rows[:count], batch.numbers[:count], date)
+            if compiled.shared:
+                return [compiled.compose_shared(date)] * min(count, len(batch.rows))
+            composed = compiled.compose(batch.rows[:count], batch.numbers[:count], date)
             messages = []
             for item in composed:
                 if isinstance(item, MessageError):

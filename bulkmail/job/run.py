@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from bulkmail.errors import BulkmailError, ConnectionLost, JournalError
 from bulkmail.job.compose import Composer
 from bulkmail.job.fill import Filling
-from bulkmail.job.job import Report, journal_exists
 from bulkmail.job.journal import Journal
 from bulkmail.job.journal_file import set_aside
 from bulkmail.job.manifest import Manifest
 from bulkmail.job.recipients import Source, open_source
 from bulkmail.job.relay import Relay
+from bulkmail.job.results import OnEvent, Report
 from bulkmail.job.scheduler import Scheduler
 from bulkmail.job.settle import keep_freed_memory
 from bulkmail.job.tally import Tally
@@ -33,7 +31,7 @@ class Run:
     """Made for one run. open() does all that can fail before anything is sent; send() sends."""
 
     def __init__(
-        self, manifest: Manifest, compiled: Compiled, on_event: Callable[[dict[str, Any]], None] | None
+        self, manifest: Manifest, compiled: Compiled, on_event: OnEvent | None
     ) -> None:
         self.manifest, self.compiled, self.on_event = manifest, compiled, on_event
         self.tally: Tally | None = None
@@ -52,7 +50,10 @@ class Run:
         if not path.parent.is_dir():
             raise JournalError(f"{path}: the journal's folder {path.parent} does not exist; make it first")
         if begin == "new" and path.exists():
-            raise journal_exists(path)
+            raise JournalError(
+                f"{path}: there is a journal already; --resume goes on with it, "
+                "--fresh keeps it under a dated name and starts anew"
+            )
         if begin == "resume" and not path.exists():
             raise JournalError(f"{path}: there is no journal to resume; leave --resume out, or use --auto")
         resume = begin == "resume"

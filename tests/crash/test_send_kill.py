@@ -52,7 +52,11 @@ def write_job(folder: Path, port: int, **more) -> Path:
             file.write(json.dumps({"email": f"user{i}@example.test", "name": f"Name {i}"}) + "\n")
     manifest = {
         "job": "kill",
-        "message": {"from": "news@example.com", "subject": "Hello {{ name }}", "text": "Dear {{ name }},\n" + "words " * 200},
+        "message": {
+            "from": "news@example.com",
+            "subject": "Hello {{ name }}",
+            "text": "Dear {{ name }},\n" + "words " * 200,
+        },
         "recipients": "recipients.jsonl",
         "relays": [{"name": "sink", "url": f"smtp://127.0.0.1:{port}", "connections": CONNECTIONS}],
         **more,
@@ -64,7 +68,10 @@ def write_job(folder: Path, port: int, **more) -> Path:
 
 def send(manifest: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [*BULKMAIL, "send", str(manifest), "--json", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*BULKMAIL, "send", str(manifest), "--json", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -125,7 +132,9 @@ def test_resend_sends_again_only_to_those_in_doubt(tmp_path, sink):
     port, got = sink
     manifest = write_job(tmp_path, port)
     kill_at(send(manifest), got, 3000)
-    status = subprocess.run([*BULKMAIL, "status", str(tmp_path / "kill.journal"), "--json"], capture_output=True, check=True)
+    status = subprocess.run(
+        [*BULKMAIL, "status", str(tmp_path / "kill.journal"), "--json"], capture_output=True, check=True
+    )
     in_doubt = json.loads(status.stdout)["in_doubt"]
     assert 0 < in_doubt <= MOST_IN_DOUBT
     summary = finish(send(manifest, "--resume", "--in-doubt", "resend"))
@@ -140,7 +149,9 @@ def test_a_slow_job_leaves_hardly_anyone_in_doubt(tmp_path, sink):
     port, got = sink
     manifest = write_job(tmp_path, port, limits={"rate": "100/s"})
     kill_at(send(manifest), got, 30)
-    status = subprocess.run([*BULKMAIL, "status", str(tmp_path / "kill.journal"), "--json"], capture_output=True, check=True)
+    status = subprocess.run(
+        [*BULKMAIL, "status", str(tmp_path / "kill.journal"), "--json"], capture_output=True, check=True
+    )
     assert json.loads(status.stdout)["in_doubt"] <= 2 * (100 * 0.05 + 1) + CONNECTIONS
 
 

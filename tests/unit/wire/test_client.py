@@ -16,7 +16,12 @@ def tx(number=0, rcpts=1, body=BODY, flags=0, sender=b"news@example.test"):
 
 
 def envelope(number=0, rcpts=1, sender=b"news@example.test"):
-    lines = [b"MAIL FROM:<%s>" % sender, *(b"RCPT TO:<u%d-%d@example.test>" % (number, i) for i in range(rcpts)), b"DATA", b""]
+    lines = [
+        b"MAIL FROM:<%s>" % sender,
+        *(b"RCPT TO:<u%d-%d@example.test>" % (number, i) for i in range(rcpts)),
+        b"DATA",
+        b"",
+    ]
     return b"\r\n".join(lines)
 
 
@@ -307,7 +312,14 @@ def test_without_pipelining_there_is_one_command_at_a_time():
         client.feed(reply, 1.0)
         written.append(out(client))
     mail = b"MAIL FROM:<news@example.test>\r\n"
-    assert written == [mail, b"RCPT TO:<u0-0@example.test>\r\n", b"RCPT TO:<u0-1@example.test>\r\n", b"DATA\r\n", BODY, mail]
+    assert written == [
+        mail,
+        b"RCPT TO:<u0-0@example.test>\r\n",
+        b"RCPT TO:<u0-1@example.test>\r\n",
+        b"DATA\r\n",
+        BODY,
+        mail,
+    ]
     (one,) = done(client)
     assert one.reply.code == 250
     assert list(one.rejected) == [1]
