@@ -98,7 +98,8 @@ class Job:
 
         resume    go on with an existing journal; fresh: put the old one aside; auto: resume if there is one
         in_doubt  "skip" leaves those whose end the last run did not see; "resend" sends to them again
-        on_event  is called with a dict for each event (docs/manifest.md), from the thread that runs the job
+        on_event  is called with a dict for each event (docs/manifest.md), from the thread that runs the job; if it
+                  raises, the run stops as by stop(), and run() raises that
         limit     the first `limit` recipients only
         dry_run   everything but the network and the journal
         test_to   render the first recipients (limit, 1 by default), deliver to this address; no journal
@@ -153,7 +154,10 @@ class Job:
         run.open(begin, in_doubt, limit, "power" if power else "process")
         if self._stops:
             run.stop()
-        return await run.send()
+        try:
+            return await run.send()
+        finally:
+            self._stops = 0
 
     def stop(self) -> None:
         """Begin nothing more: what is in flight is finished and recorded. A second call abandons that too.

@@ -230,15 +230,28 @@ def set_aside(path: Path, now: float | None = None) -> Path:
     lock = RunLock(path)
     try:
         target = _free_name(path, time.localtime(now))
-        with guard(path):
-            _move_spool(path, target)
-            for suffix in ("", "-wal", "-shm"):
-                part = path.with_name(path.name + suffix)
-                if part.exists():
-                    part.rename(target.with_name(target.name + suffix))
+        _move(path, target)
         return target
     finally:
         lock.release()
+
+
+def bring_back(aside: Path, path: Path) -> None:
+    """Undo set_aside: the new job could not begin, and what it left at `path` is gone."""
+    lock = RunLock(path)
+    try:
+        _move(aside, path)
+    finally:
+        lock.release()
+
+
+def _move(path: Path, target: Path) -> None:
+    with guard(path):
+        _move_spool(path, target)
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(target.with_name(target.name + suffix))
 
 
 def _free_name(path: Path, when: time.struct_time) -> Path:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
-from typing import Any
 
 from bulkmail.address import address_bytes, check_address
-from bulkmail.errors import BulkmailError, ConfigError, ManifestError, MessageError
+from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused, ManifestError, MessageError
 from bulkmail.job.check import opened_source
 from bulkmail.job.fill import CountingFiller, Filling
 from bulkmail.job.ledger import Counts
 from bulkmail.job.manifest import Manifest
+from bulkmail.job.recipients import Source
 from bulkmail.job.results import Report
+from bulkmail.job.rows import unpack_rows
+from bulkmail.job.settle import flags_of
 from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
 from bulkmail.message.compiled import Compiled
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.client import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
 
 
 def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:
@@ -28,45 +31,36 @@ def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report
     counts = Counts()
     tally = Tally(manifest.job, "", counts)
     with opened_source(manifest) as source:
-        Filling(source, manifest.recipients, compiled, limit).run(_Counting(counts))
-        failed = _compose_all(compiled, source, counts.pending)
-    counts.pending -= failed
-    counts.failed += failed
+        Filling(source, manifest.recipients, compiled, limit).run(_Composing(counts, compiled, source))
     tally.end("finished")
     return Report(tally.summary(), 1 if counts.failed else 0)
 
 
-class _Counting(CountingFiller):
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
+class _Composing(CountingFiller):
+    """Composes, as it is filled, all that would be sent."""
+
+    def __init__(self, counts: Counts, compiled: Compiled, source: Source) -> None:
+        self._counts, self._compiled, self._source = counts, compiled, source
+        self._date = formatdate(localtime=True).encode()
+        if compiled.shared:
+            compiled.compose_shared(self._date)
 
     def add_chunk(
         self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None
     ) -> int:
-        states = outcome or b"." * n
-        self._counts.pending += states.count(b".")
-        self._counts.suppressed += states.count(b"S")
-        self._counts.failed += states.count(b"F")
+        if outcome is None:
+            failed = 0 if self._compiled.shared else self._impossible(*unpack_rows(packed))
+            self._counts.pending += n - failed
+            self._counts.failed += failed
+        else:
+            self._counts.suppressed += outcome.count(b"S")
+            self._counts.failed += outcome.count(b"F")
         return 0
 
-
-def _compose_all(compiled: Compiled, source: Any, most: int) -> int:
-    """How many of the first `most` good rows cannot be composed."""
-    if compiled.shared:
-        compiled.compose_shared(formatdate().encode())
-        return 0
-    failed = seen = 0
-    for batch in source.scan(header_fields=compiled.header_fields, required=compiled.fields):
-        bad = {index for index, _ in batch.failed}
-        good = [index for index in range(len(batch.rows)) if index not in bad][: most - seen]
-        rows, numbers = [batch.rows[i] for i in good], [batch.numbers[i] for i in good]
-        failed += sum(
-            isinstance(item, MessageError) for item in compiled.compose(rows, numbers, formatdate().encode())
-        )
-        seen += len(good)
-        if seen >= most:
-            break
-    return failed
+    def _impossible(self, numbers: list[int], offsets: list[int]) -> int:
+        """How many of these rows cannot be composed."""
+        composed = self._compiled.compose(self._source.read(offsets), numbers, self._date)
+        return sum(isinstance(item, MessageError) for item in composed)
 
 
 async def send_test(manifest: Manifest, compiled: Compiled, address: str, count: int) -> Report:
@@ -75,26 +69,49 @@ async def send_test(manifest: Manifest, compiled: Compiled, address: str, count:
         rcpt = address_bytes(check_address(address))
     except ValueError as why_not:
         raise ConfigError(f"--test-to {address!r} is not an address: {why_not}") from None
-    transactions = [Transaction(sender, [rcpt], body) for sender, body in _first_messages(manifest, compiled, count)]
+    transactions = [
+        Transaction(sender, [rcpt], body, flags_of(sender, [rcpt], body))
+        for sender, body in _first_messages(manifest, compiled, count)
+    ]
     tally = Tally(manifest.job, "", Counts(pending=len(transactions)))
-    error: BulkmailError | None = None
-    for relay in manifest.relays:
+    error = await _deliver_by_any(manifest.relays, transactions)
+    for tx in transactions:
+        state, why = _ending(tx)
+        error = error or why
+        tally.move("pending", state)
+        tally.counts.attempts += state != "pending"
+        if state == "delivered":
+            tally.sent += 1
+            tally.counts.bytes += len(tx.body or b"")
+    counts = tally.counts
+    tally.end("stopped" if counts.pending else "finished")
+    return Report(tally.summary(), 3 if counts.pending else 1 if counts.failed or counts.in_doubt else 0, error)
+
+
+async def _deliver_by_any(relays: Sequence[RelaySpec], transactions: list[Transaction]) -> BulkmailError | None:
+    """By the first relay; what it does not take, by the next. Why there was none for the rest, or None."""
+    left, error = transactions, None
+    for relay in relays:
         try:
-            await _deliver(relay, transactions)
-            error = None
-            break
+            await _deliver(relay, [tx.again() if tx.state == NOT_TAKEN else tx for tx in left])
         except BulkmailError as failure:
             error = failure
-    for tx in transactions:
-        why = refusal(tx) if tx.state else error
-        refused = bool(tx.rejected) or why is not None
-        if tx.state:
-            tally.move("pending", "failed" if refused else "delivered")
-            tally.sent += not refused
-        error = error or why or (BulkmailError(f"the test was refused: {tx.rejected[0]}") if tx.rejected else None)
-    stopped = bool(tally.counts.pending)
-    tally.end("stopped" if stopped else "finished")
-    return Report(tally.summary(), 3 if stopped else 1 if tally.counts.failed else 0, error)
+        left = [tx for tx in left if tx.state in (WAITING, NOT_TAKEN)]
+        if not left:
+            return None
+    return error
+
+
+def _ending(tx: Transaction) -> tuple[str, BulkmailError | None]:
+    """(the recipient's state, why it is not delivered)"""
+    if tx.state == WAITING:
+        return "pending", None
+    why = refusal(tx)
+    if tx.rejected:
+        why = EnvelopeRefused(f"the test was refused: {tx.rejected[0]}", reply=tx.rejected[0], command="RCPT")
+    if why is None:
+        return "delivered", None
+    return {NOT_TAKEN: "pending", IN_DOUBT: "in_doubt"}.get(tx.state, "failed"), why
 
 
 def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, bytes]]:

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 from bulkmail.errors import BulkmailError, ConnectionLost, JournalError
 from bulkmail.job.compose import Composer
 from bulkmail.job.fill import Filling
 from bulkmail.job.journal import Journal
-from bulkmail.job.journal_file import set_aside
+from bulkmail.job.journal_file import bring_back, set_aside
 from bulkmail.job.manifest import Manifest
+from bulkmail.job.outcomes import unsent_event
 from bulkmail.job.recipients import Source, open_source
 from bulkmail.job.relay import Relay
+from bulkmail.job.report import iter_report
 from bulkmail.job.results import OnEvent, Report
 from bulkmail.job.scheduler import Scheduler
 from bulkmail.job.settle import keep_freed_memory
@@ -30,10 +33,11 @@ SIDECARS = ("", "-wal", "-shm", ".lock", ".recipients")  # what stands beside a 
 class Run:
     """Made for one run. open() does all that can fail before anything is sent; send() sends."""
 
-    def __init__(
-        self, manifest: Manifest, compiled: Compiled, on_event: OnEvent | None
-    ) -> None:
-        self.manifest, self.compiled, self.on_event = manifest, compiled, on_event
+    def __init__(self, manifest: Manifest, compiled: Compiled, on_event: OnEvent | None) -> None:
+        self.manifest, self.compiled = manifest, compiled
+        self.on_event = self._tell if on_event is not None else None
+        self._listener = on_event
+        self._listener_error: Exception | None = None
         self.tally: Tally | None = None
         self._journal: Journal = None  # type: ignore[assignment]  # set by open()
         self._source: Source = None  # type: ignore[assignment]
@@ -41,6 +45,7 @@ class Run:
         self._relays: list[Relay] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_wanted = self._abandon_wanted = False
+        self._filled = False  # by this run
 
     # -- before anything is sent
 
@@ -56,9 +61,16 @@ class Run:
             )
         if begin == "resume" and not path.exists():
             raise JournalError(f"{path}: there is no journal to resume; leave --resume out, or use --auto")
-        resume = begin == "resume"
-        if begin == "fresh" and path.exists():
-            set_aside(path)
+        aside = set_aside(path) if begin == "fresh" and path.exists() else None
+        try:
+            self._open(path, begin == "resume", in_doubt, limit, level)
+        except BaseException:
+            if aside is not None and not path.exists():
+                bring_back(aside, path)
+            raise
+        self.tally = Tally(self.manifest.job, str(path), self._journal.counts(live=True))
+
+    def _open(self, path: Path, resume: bool, in_doubt: str, limit: int | None, level: str) -> None:
         self._source = open_source(self.manifest.recipients, spool_dir=path.parent, stem=path.name, reuse=resume)
         try:
             if resume:
@@ -68,7 +80,6 @@ class Run:
         except BaseException:
             self._source.close()
             raise
-        self.tally = Tally(self.manifest.job, str(path), self._journal.counts(live=True))
 
     def _begin(self, path: Path, level: str, limit: int | None) -> None:
         self._journal = Journal.create(
@@ -96,6 +107,7 @@ class Run:
     def _fill(self, limit: int | None) -> None:
         with self._journal.fill() as filler:
             Filling(self._source, self.manifest.recipients, self.compiled, limit).run(filler)
+        self._filled = True
 
     def _resume(self, path: Path, in_doubt: str, level: str, limit: int | None) -> None:
         self._journal = Journal.open(path, manifest_digest=self.manifest.digest, pin=self._source.pin, level=level)
@@ -119,15 +131,30 @@ class Run:
             self._make_relays()
             self._scheduler = self._make_scheduler(writer)
             self._event("started")
+            self._tell_decided()
             self._scheduler.start()
             if self._stop_wanted:
                 self._do_stop()
-            error = await self._scheduler.done
+            error = await asyncio.shield(self._scheduler.done)  # a cancelled task would cancel it too
             await self._close_pools()
+        except BaseException:
+            await self._abandon()
+            raise
         finally:
             await writer.close()
             report = self._end(error)
+        if self._listener_error is not None:
+            raise self._listener_error
         return report
+
+    async def _abandon(self) -> None:
+        """Cancelled, or a bug of ours: hang up, and record what is known."""
+        self._abandon_wanted = True
+        if self._scheduler is not None:
+            self._do_stop()
+            with contextlib.suppress(Exception):
+                await self._scheduler.done
+            await self._close_pools()
 
     def _make_relays(self) -> None:
         limits, retry = self.manifest.limits, self.manifest.retry
@@ -144,11 +171,8 @@ class Run:
         manifest = self.manifest
         limit = Limit(manifest.limits.rate.per_second if manifest.limits.rate else None)
         batch = min(spec.endpoint.options.batch for spec in manifest.relays)
-        paced = limit.rate is not None or any(relay.limit.rate for relay in self._relays)
-        if paced:  # a transaction is granted whole, so it is no larger than what may leave at once
-            batch = min(
-                [batch, limit.burst if limit.rate else batch, *(r.limit.burst for r in self._relays if r.limit.rate)]
-            )
+        # a transaction is granted whole, so it is no larger than what may leave at once
+        batch = min([batch, *(one.burst for one in (limit, *(relay.limit for relay in self._relays)) if one.rate)])
         assert self.tally is not None
         scheduler = Scheduler(
             composer=Composer(self.compiled, self._source, batch),
@@ -161,6 +185,7 @@ class Run:
             on_event=self.on_event,
         )
         for relay in self._relays:
+            paced = limit.rate is not None or relay.limit.rate is not None
             relay.pool = Pool(relay.spec.endpoint, scheduler, name=relay.name, limit=relay.connections, paced=paced)
         return scheduler
 
@@ -170,6 +195,9 @@ class Run:
     def _end(self, error: BulkmailError | None) -> Report:
         """Record how it ended. A journal that cannot say so any more is itself the error."""
         assert self.tally is not None
+        if isinstance(error, JournalError):
+            with contextlib.suppress(JournalError):  # what it holds is where the next run goes on
+                self.tally.counts = self._journal.counts(live=False)
         counts = self.tally.counts
         finished = error is None and not (counts.pending or counts.deferred)
         self.tally.end("finished" if finished else "stopped")
@@ -189,9 +217,30 @@ class Run:
         with contextlib.suppress(JournalError):  # it is committed, or its failure is the error already
             self._journal.close()
 
+    # -- events
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """A listener that fails stops the run in good order; its exception is raised at the end."""
+        if self._listener is None:
+            return
+        try:
+            self._listener(event)
+        except Exception as error:
+            self._listener, self._listener_error = None, error
+            self.stop()
+
     def _event(self, name: str) -> None:
         if self.on_event and self.tally is not None:
             self.on_event({"ts": time.time(), "event": name, **self.tally.summary()})
+
+    def _tell_decided(self) -> None:
+        """Those who were decided while the list was read: left out, or impossible to send to."""
+        if self.on_event is None or not self._filled:
+            return
+        for state in ("suppressed", "failed"):
+            for row in iter_report(self.manifest.journal, state):
+                why = row["reply"] or row["class"] or ""
+                self.on_event(unsent_event(state, time.time(), row["recipient"], 0, why))
 
     # -- stopping
 
@@ -200,7 +249,8 @@ class Run:
         self._stop_wanted = True
         self._abandon_wanted = self._abandon_wanted or abandon
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._do_stop)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+                self._loop.call_soon_threadsafe(self._do_stop)
 
     def _do_stop(self) -> None:
         if self._scheduler is None:

@@ -118,21 +118,27 @@ def settle_delivered(list finished, DetailBuffer details not None, int relay, in
 
 
 
-cdef inline int flags_of(bytes sender, bytes rcpt):
-    # what is composed for one recipient is ASCII but for addresses: those two, and the recipient's in a header
-    return 0 if rcpt.isascii() and sender.isascii() else UTF8 | EIGHT_BIT
+cpdef int flags_of(bytes sender, list rcpts, bytes body):
+    """The flags of a Transaction: what it needs of the server."""
+    cdef int flags = 0 if body.isascii() else EIGHT_BIT
+    return flags if sender.isascii() and all([rcpt.isascii() for rcpt in rcpts]) else flags | UTF8
 
 
 def personal_transactions(list composed, Work work not None, list places):
     """(transactions, [(index, exception)]) of composed messages: each (sender, rcpt, body), or an exception."""
     cdef list made = [], failed = []
     cdef Py_ssize_t index
+    cdef int flags, same = -1
     cdef bytes sender, rcpt, body
     for index in range(len(composed)):
         item = composed[index]
         if type(item) is tuple:
             sender, rcpt, body = item
-            made.append(Transaction(sender, [rcpt], body, flags_of(sender, rcpt), work, places[index]))
+            if same < 0:
+                # What is composed is ASCII but for addresses in headers; a ready message is what it is, in every copy.
+                same = 0 if body.isascii() else EIGHT_BIT
+            flags = same if rcpt.isascii() and sender.isascii() else UTF8 | EIGHT_BIT
+            made.append(Transaction(sender, [rcpt], body, flags, work, places[index]))
         else:
             failed.append((index, item))
     return made, failed
@@ -140,10 +146,6 @@ def personal_transactions(list composed, Work work not None, list places):
 
 def shared_transaction(bytes sender, bytes body, list rcpts, Work work not None, list places):
     """One message to all `rcpts`, which stand at `places` of the chunk."""
-    cdef int flags = 0 if body.isascii() else EIGHT_BIT
-    cdef Transaction tx
-    if not sender.isascii() or not all([rcpt.isascii() for rcpt in rcpts]):
-        flags |= UTF8
-    tx = Transaction(sender, rcpts, body, flags, work, -1)
+    cdef Transaction tx = Transaction(sender, rcpts, body, flags_of(sender, rcpts, body), work, -1)
     tx.positions = places
     return tx

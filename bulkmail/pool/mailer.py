@@ -285,13 +285,13 @@ class Mailer:
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
         hopeless = error.scope == JOB or (isinstance(error, AuthError | TlsError) and error.permanent)
         # one connection that was lost may be chance; nothing that answers is not worth waiting for
-        if not pool.sessions and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost)):
+        if not pool.connected and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost)):
             self._fail_queue(error)
         return None if hopeless else PAUSES[min(failures, len(PAUSES)) - 1]
 
     def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
         # a Mailer's user is told by receipts
-        if name == "disconnected" and isinstance(pool.dead, BulkmailError) and not pool.sessions:
+        if isinstance(pool.dead, BulkmailError) and not pool.connected:
             self._fail_queue(pool.dead)
 
     def _fail_queue(self, error: BulkmailError) -> None:

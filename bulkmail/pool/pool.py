@@ -13,7 +13,7 @@ from bulkmail.errors import BulkmailError, ConnectionLost
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
-from bulkmail.wire.client import DONE, Transaction
+from bulkmail.wire.client import Transaction
 
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
@@ -73,6 +73,9 @@ class Pool:
         self._turn = Turn(self._loop, self.pump, TURN_SECONDS)
         self._idle: dict[Session, None] = {}  # have room and were given nothing
         self._spent: set[Session] = set()  # have had all the messages that one connection may carry
+        # begun since the last failure, which ends an era: once one of these has carried something, all is well
+        self._newer: set[Session] = set()
+        self._era = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._closing_tasks: set[asyncio.Task[None]] = set()
         # a session logged in since the last failure, or there is no login: only then are several opened at once
@@ -92,7 +95,7 @@ class Pool:
         """Hand over what finished, fill what has room, open and close connections."""
         finished, ended = self._turn.take_done(), self._turn.take_ended()
         if finished:
-            if self.failures and any(tx.state == DONE for tx in finished):
+            if self.failures and any(session.wire.completed for session in self._newer):
                 self.failures = 0
             self.source.settle(self, finished)
         for session in ended:
@@ -108,13 +111,14 @@ class Pool:
     def _forget(self, session: Session) -> None:
         self._idle.pop(session, None)
         self._spent.discard(session)
+        self._newer.discard(session)
         if session in self.sessions:
             self.sessions.discard(session)
             self.source.event(self, "disconnected", session, session.error)
             if isinstance(session.error, BulkmailError) and str(session.error) != CLOSED_BY_US:
                 self.last_error = session.error
-                if session.wire.completed == 0 and session.wire.begun:
-                    # a relay that takes connections and drops them at the first MAIL is as good as down
+                if session.wire.completed == 0 and (session.wire.begun or self.source.backlog(self)):
+                    # a relay that takes connections and drops them before the first message is as good as down
                     self._on_failure(session.error)
 
     def _fill(self) -> None:
@@ -151,23 +155,22 @@ class Pool:
         if most <= 0:
             return
         for _ in range(min(most, self.source.backlog(self) - opening)):
-            task = self._loop.create_task(self._open())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._opening.add(self._loop.create_task(self._open()))
 
     async def _open(self) -> None:
+        era, failure = self._era, None
         try:
             session = await open_session(self.endpoint, self._turn)
-        except BulkmailError as error:
-            self._on_failure(error)
-            return
         except Exception as error:
-            # a fault of our own must not leave the work waiting for a connection for ever
-            wrapped = BulkmailError(f"{type(error).__name__}: {error}", permanent=True)
-            wrapped.__cause__ = error
-            self._on_failure(wrapped)
+            failure = _as_ours(error)
+        finally:
+            self._opening -= {asyncio.current_task()}
+        if failure is not None:
+            self._on_failure(failure)
             return
-        self._proved = True
+        if era == self._era:
+            self._proved = True
+            self._newer.add(session)
         session.left = self.endpoint.options.messages_per_connection or NO_LIMIT
         self.sessions.add(session)
         self._idle[session] = None
@@ -178,16 +181,21 @@ class Pool:
         self._turn.note(True)
 
     def _on_failure(self, error: BulkmailError) -> None:
-        self.failures += 1
         self._proved = False
+        self._newer.clear()
+        self._era += 1
         self.last_error = error
         self.source.event(self, "connect_failed", None, error)
-        if self._closing or self.dead is not None or self._retry is not None:
+        if self._closing or self.dead is not None:
             return
+        if self._retry is None:
+            self.failures += 1
+        elif self.connected:
+            return  # several were opened together, and failed together: that is one failure
         pause = self.source.failed(self, error, self.failures)
         if pause is None:
             self.dead = error
-        else:
+        elif self._retry is None:
             self._retry = self._loop.call_later(pause, self._try_again)
 
     def _try_again(self) -> None:
@@ -198,6 +206,7 @@ class Pool:
         """QUIT and forget; nothing is under way on it."""
         self._idle.pop(session, None)
         self._spent.discard(session)
+        self._newer.discard(session)
         self.sessions.discard(session)
         self.source.event(self, "disconnected", session, None)
         task = self._loop.create_task(close_politely(session))
@@ -221,6 +230,11 @@ class Pool:
         self._watch_idle()
 
     # -- the end
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session, or one on the way."""
+        return bool(self.sessions or self._opening)
 
     def busy(self) -> int:
         """Transactions that the sessions hold."""
@@ -252,3 +266,12 @@ class Pool:
                 self._retire(session)
         self.pump()
         await asyncio.gather(*self._closing_tasks, return_exceptions=True)
+
+
+def _as_ours(error: Exception) -> BulkmailError:
+    """A fault of our own must not leave the work waiting for a connection for ever: it ends the pool."""
+    if isinstance(error, BulkmailError):
+        return error
+    wrapped = BulkmailError(f"{type(error).__name__}: {error}", permanent=True)
+    wrapped.__cause__ = error
+    return wrapped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ipaddress
+import os
 import socket
 import ssl
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
     if sock is None:
         sock = await net_dial.dial(endpoint.host, endpoint.port, options=options)
     session = Session(loop, turn, options.command_timeout, options.data_timeout, trace)
+    identity = _identity(sock)
     try:
         await _attach(loop, session, endpoint, sock)
         info = await _negotiate(session, endpoint, with_login=with_login)
@@ -84,14 +86,33 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
             raise session.error  # it ended behind its last reply
     except BaseException as error:
         session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
-        if session.transport is None:
-            sock.close()
+        _let_go(sock, identity, session.transport is None)
         if isinstance(error, ConnectionLost) and isinstance(error.__cause__, ssl.SSLError):
             # with TLS 1.3 a server refuses a client's certificate when the client thinks that all is well
             raise net_tls.tls_error(error.__cause__, endpoint.host, options) from error.__cause__
         raise
     session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
     return session
+
+
+def _identity(sock: socket.socket) -> int:
+    """A number that no other open file has, or 0: it is closed, or the system (Windows) has no such number."""
+    try:
+        return os.fstat(sock.fileno()).st_ino
+    except OSError:
+        return 0
+
+
+def _let_go(sock: socket.socket, identity: int, ours: bool) -> None:
+    """Close a socket that was given to create_connection in vain; ours: no transport has it.
+
+    uvloop may have closed the descriptor without telling the socket object (a reset or a cancellation before it has
+    taken the object over). Its close would then hit whatever file has got that number since.
+    """
+    if identity and sock.fileno() >= 0 and _identity(sock) != identity:
+        sock.detach()
+    elif ours:
+        sock.close()
 
 
 async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: Endpoint, sock: socket.socket) -> None:
@@ -105,10 +126,8 @@ async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: E
     context = net_tls.client_context(options, endpoint.host)
     name = net_tls.server_hostname(options, endpoint.host)
     try:
-        await asyncio.wait_for(
-            loop.create_connection(lambda: session, sock=sock, ssl=context, server_hostname=name),
-            options.connect_timeout,
-        )
+        async with asyncio.timeout(options.connect_timeout):
+            await loop.create_connection(lambda: session, sock=sock, ssl=context, server_hostname=name)
     except TimeoutError as error:
         raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
     except (ssl.SSLError, OSError) as error:

@@ -410,10 +410,16 @@ cdef class Session:
         self.transport.pause_reading()
         self._fd = -1
         try:
-            self.transport = await asyncio.wait_for(
-                self._loop.start_tls(self.transport, self, context, server_hostname=server_hostname), seconds)
+            # not wait_for(), which in Python 3.11 swallows a cancellation that comes with the result
+            async with asyncio.timeout(seconds):
+                transport = await self._loop.start_tls(
+                    self.transport, self, context, server_hostname=server_hostname)
         except TimeoutError:
             raise TimedOut("timed out in the TLS handshake", phase="connect") from None
+        if transport is None:
+            # asyncio, when the connection is lost in the very moment that the handshake is done
+            raise ConnectionResetError("the connection was lost")
+        self.transport = transport
         if self.wire.reader.pending() or self.wire.replies:
             raise ProtocolError("the server sent text before the TLS handshake was done", command="STARTTLS")
         self.wire.extensions = {}

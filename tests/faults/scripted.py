@@ -147,7 +147,7 @@ class Scripted:
             self.changed.notify_all()
 
     async def until(self, true: Callable[[Scripted], object], seconds: float = 10.0) -> None:
-        """Return once `true(server)`; it is asked after every message, at the beginning and the end of every connection."""
+        """Return once `true(server)`; it is asked whenever a connection begins or ends or a message was taken."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(lambda: true(self))
 
@@ -303,10 +303,14 @@ async def _read(peer: Peer) -> bytes:
 
 def start_tls(context: ssl.SSLContext) -> Step:
     async def step(peer: Peer) -> None:
+        plain = peer.writer.transport
         try:
             await peer.writer.start_tls(context)
         except (OSError, ssl.SSLError):
             raise ClientGone from None
+        if peer.writer.transport is None:  # asyncio, when the client ends in the moment that the handshake is done
+            peer.writer._transport = plain  # type: ignore[attr-defined]  # its __del__ asks it
+            raise ClientGone
 
     return step
 

@@ -10,7 +10,15 @@ import traceback
 
 import pytest
 
-from bulkmail.errors import AuthError, AuthUnavailable, BulkmailError, ConfigError, ConnectionLost, ProtocolError, TimedOut
+from bulkmail.errors import (
+    AuthError,
+    AuthUnavailable,
+    BulkmailError,
+    ConfigError,
+    ConnectionLost,
+    ProtocolError,
+    TimedOut,
+)
 from bulkmail.smtp import auth
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
@@ -84,12 +92,14 @@ def test_the_old_form_of_the_announcement(run):
 def test_a_login_by_hand(run):
     async def main():
         script = [*hello("AUTH PLAIN"), heard(f"AUTH PLAIN {PLAIN}"), send(b"535 5.7.8 no\r\n")]
-        async with scripted([*script, heard(f"AUTH PLAIN {PLAIN}"), send(OK), serve()]) as server:
-            async with Connection(server.url) as connection:
-                with pytest.raises(AuthError):
-                    await connection.login(USER, SECRET)
-                await connection.login(USER, SECRET)  # a refusal leaves the connection as it was
-                return connection.info.auth, (await connection.noop()).code
+        async with (
+            scripted([*script, heard(f"AUTH PLAIN {PLAIN}"), send(OK), serve()]) as server,
+            Connection(server.url) as connection,
+        ):
+            with pytest.raises(AuthError):
+                await connection.login(USER, SECRET)
+            await connection.login(USER, SECRET)  # a refusal leaves the connection as it was
+            return connection.info.auth, (await connection.noop()).code
 
     assert run(main()) == ("plain", 250)
 
@@ -118,7 +128,13 @@ def test_refused(run, line, permanent):
 
 @pytest.mark.parametrize(
     ("offer", "options"),
-    [((), {}), (("AUTH CRAM-MD5",), {}), (("AUTH",), {}), (("AUTH PLAIN",), {"auth": "login"}), (("AUTH PLAINER",), {})],
+    [
+        ((), {}),
+        (("AUTH CRAM-MD5",), {}),
+        (("AUTH",), {}),
+        (("AUTH PLAIN",), {"auth": "login"}),
+        (("AUTH PLAINER",), {}),
+    ],
     ids=["no AUTH", "another", "empty", "not the one asked for", "a longer name"],
 )
 def test_unavailable_is_an_error_and_nothing_is_sent(run, offer, options):
@@ -227,7 +243,13 @@ def test_a_registered_mechanism(run, monkeypatch):
     auth.register_auth("X-Test", respond)
 
     async def main():
-        script = [*hello("AUTH X-TEST"), heard("AUTH X-TEST"), send(b"334 YWJj\r\n"), heard(b64("cba" + SECRET)), send(OK)]
+        script = [
+            *hello("AUTH X-TEST"),
+            heard("AUTH X-TEST"),
+            send(b"334 YWJj\r\n"),
+            heard(b64("cba" + SECRET)),
+            send(OK),
+        ]
         async with scripted([*script, serve()]) as server, Connection(server.url) as connection:
             await auth.authenticate(connection._session, "X-TEST", auth.Credentials(USER, SECRET))
             return (await connection.noop()).code
@@ -298,7 +320,15 @@ def test_the_wire_log_masks_secrets_and_messages(run, caplog, tmp_path):
     run(main(wire_log=True))
     for shown in (wire_log.read_text(), "\n".join(record.getMessage() for record in caplog.records)):
         assert not [secret for secret in (*SECRETS, b64(USER), "classified", "private") if secret in shown]
-        for line in ("S: 220 ", "C: EHLO ", "C: AUTH LOGIN ***", "C: ***", "S: 235 ", "C: RCPT TO:<bob@example.test>", "S: 354"):
+        for line in (
+            "S: 220 ",
+            "C: EHLO ",
+            "C: AUTH LOGIN ***",
+            "C: ***",
+            "S: 235 ",
+            "C: RCPT TO:<bob@example.test>",
+            "S: 354",
+        ):
             assert line in shown
         assert shown.count("C: QUIT") == 1 and "message, " in shown
     assert all(record.cid.startswith("c") for record in caplog.records if record.name == "bulkmail.smtp")

@@ -19,7 +19,7 @@ MAIL_NO, DATA_NO, DOT_NO = b"550 5.7.1 not you\r\n", b"451 4.3.0 not now\r\n", b
 
 @dataclass(frozen=True)
 class Plan:
-    """What the server will say to one message. rcpts: of each recipient, whether it is known; empty_data: 354 to nobody."""
+    """What the server will say to one message. rcpts: which recipients it knows; empty_data: 354 though to nobody."""
 
     rcpts: tuple[bool, ...] = (True,)
     mail: bool = True

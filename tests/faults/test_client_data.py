@@ -9,14 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkmail.errors import BulkmailError, ConfigError, ConnectionLost, EnvelopeRefused, MessageRefused, ProtocolError, TimedOut
+from bulkmail.errors import (
+    BulkmailError,
+    ConfigError,
+    ConnectionLost,
+    EnvelopeRefused,
+    MessageRefused,
+    ProtocolError,
+    TimedOut,
+)
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
 from faults.scripted import always, at, close, expect, hang, hello, reset, scripted, send, serve, skip, take, wait
 
 SOON = 0.1
 ANN = Envelope("news@example.test", ["ann@example.test"])
-GO = [*hello("PIPELINING"), expect(rb"MAIL .*"), expect(rb"RCPT .*"), expect(rb"DATA"), send(b"250 ok\r\n250 ok\r\n354 go\r\n")]
+GO = [
+    *hello("PIPELINING"),
+    expect(rb"MAIL .*"),
+    expect(rb"RCPT .*"),
+    expect(rb"DATA"),
+    send(b"250 ok\r\n250 ok\r\n354 go\r\n"),
+]
 
 
 def as_list(data):
@@ -221,7 +235,9 @@ def test_a_server_that_stops_reading(run):
     assert (type(error), error.phase, error.command) == (TimedOut, "data", "DATA")
 
 
-@pytest.mark.parametrize(("line", "kind"), [(b"552 5.3.4 too big\r\n", MessageRefused), (b"421 4.3.2 bye\r\n", ConnectionLost)])
+@pytest.mark.parametrize(
+    ("line", "kind"), [(b"552 5.3.4 too big\r\n", MessageRefused), (b"421 4.3.2 bye\r\n", ConnectionLost)]
+)
 def test_a_refusal_in_the_middle_of_a_stream(run, line, kind):
     error = run(cut_short([*GO, take(1000), send(line), hang()], endless()))
     assert type(error) is kind and error.reply.code == int(line[:3])
@@ -260,13 +276,15 @@ def test_a_long_stream_waits_for_the_server_instead_of_filling_the_memory(run):
 
     async def main():
         rest = size * pieces + len(b".\r\n") - 1000
-        async with scripted([*GO, take(1000), wait(resume), skip(rest), send(b"250 ok\r\n"), serve()]) as server:
-            async with Connection(server.url) as connection:
-                sending = asyncio.ensure_future(connection.send(ANN, source()))
-                await asyncio.sleep(0.2)
-                early = asked
-                resume.set()
-                return early, (await sending).bytes
+        async with (
+            scripted([*GO, take(1000), wait(resume), skip(rest), send(b"250 ok\r\n"), serve()]) as server,
+            Connection(server.url) as connection,
+        ):
+            sending = asyncio.ensure_future(connection.send(ANN, source()))
+            await asyncio.sleep(0.2)
+            early = asked
+            resume.set()
+            return early, (await sending).bytes
 
     resume = asyncio.Event()
     early, total = run(main())
@@ -314,7 +332,9 @@ def test_a_send_cancelled_while_it_drains(run):
 
 def test_a_cancelled_command_closes_the_connection_since_its_reply_would_be_taken_for_the_next_one(run):
     async def main():
-        async with scripted([*hello("PIPELINING"), expect(rb"NOOP"), wait(2 * SOON), send(b"250 noop\r\n"), serve()]) as server:
+        async with scripted(
+            [*hello("PIPELINING"), expect(rb"NOOP"), wait(2 * SOON), send(b"250 noop\r\n"), serve()]
+        ) as server:
             connection = Connection(server.url)
             await connection.connect()
             with pytest.raises(TimeoutError):
@@ -346,9 +366,11 @@ def test_a_second_command_at_the_same_time_is_our_own_mistake_and_changes_nothin
 
 def test_a_message_that_is_sent_while_a_command_is_awaited_waits_for_it(run):
     async def main():
-        async with scripted([*hello("PIPELINING"), serve(at("NOOP", [wait(0.05), send(b"250 slow\r\n")]))]) as server:
-            async with Connection(server.url) as connection:
-                return await asyncio.gather(connection.noop(), connection.send(ANN, b"x\r\n"))
+        async with (
+            scripted([*hello("PIPELINING"), serve(at("NOOP", [wait(0.05), send(b"250 slow\r\n")]))]) as server,
+            Connection(server.url) as connection,
+        ):
+            return await asyncio.gather(connection.noop(), connection.send(ANN, b"x\r\n"))
 
     noop, receipt = run(main())
     assert str(noop) == "250 slow" and receipt.accepted
@@ -381,10 +403,12 @@ def test_leaving_the_block_by_an_exception_closes_without_ceremony(run):
 
 def test_waiting_for_the_end_may_be_given_up(run):
     async def main():
-        async with scripted([*hello("PIPELINING"), serve(always("QUIT", b"221 bye\r\n"))]) as server:
-            async with Connection(server.url) as connection:
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(connection.wait_closed(), 0.05)
-                assert (await connection.send(ANN, b"x\r\n")).accepted
+        async with (
+            scripted([*hello("PIPELINING"), serve(always("QUIT", b"221 bye\r\n"))]) as server,
+            Connection(server.url) as connection,
+        ):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(connection.wait_closed(), 0.05)
+            assert (await connection.send(ANN, b"x\r\n")).accepted
 
     run(main())

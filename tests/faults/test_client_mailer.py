@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from email.message import EmailMessage
 
 import pytest
 
 import bulkmail
-from bulkmail.errors import AuthError, ConfigError, ConnectionLost, EnvelopeRefused, InDoubt, MessageError, MessageRefused
+from bulkmail.errors import (
+    AuthError,
+    EnvelopeRefused,
+    InDoubt,
+    MessageRefused,
+)
 from bulkmail.pool.mailer import AHEAD, Mailer
-from bulkmail.smtp.envelope import Envelope, Receipt
+from bulkmail.smtp.envelope import Envelope
+from faults.mails import WELL, by_index, collect, message, serving
 from faults.scripted import always, at, close, expect, hang, hello, late, reset, scripted, send, serve
-
-WELL = [*hello("PIPELINING", "8BITMIME"), serve()]
-
-
-def serving(*faults):
-    return [*hello("PIPELINING"), serve(*faults)]
-
-
-def message(number, to="ann@example.test"):
-    return f"From: news@example.test\r\nTo: {to}\r\nSubject: {number}\r\nMessage-ID: <{number}@example.test>\r\n\r\nhello\r\n".encode()
-
-
-async def collect(mailer, messages):
-    return [receipt async for receipt in mailer.send_many(messages)]
-
-
-def by_index(receipts):
-    ordered = sorted(receipts, key=lambda receipt: receipt.index)
-    assert [receipt.index for receipt in ordered] == list(range(len(ordered)))
-    return ordered
 
 
 async def asynchronous(items):
@@ -78,7 +63,12 @@ def test_an_empty_input(run):
 
 def test_every_kind_of_message(run):
     plain = EmailMessage()
-    plain["From"], plain["To"], plain["Bcc"], plain["Subject"] = "a@example.test", "b@example.test", "c@example.test", "x"
+    plain["From"], plain["To"], plain["Bcc"], plain["Subject"] = (
+        "a@example.test",
+        "b@example.test",
+        "c@example.test",
+        "x",
+    )
     plain.set_content("grüße")
     own = bulkmail.Message(to="d@example.test", subject="y", text="hello")
     envelope = Envelope("e@example.test", ["f@example.test"])
@@ -126,7 +116,11 @@ def test_a_bad_message_costs_itself_alone(run):
 
 def test_refusals_and_doubt_are_in_the_receipts(run):
     async def main():
-        faults = [at("RCPT", b"550 5.1.1 no\r\n", nth=2), at("dot", b"554 5.7.1 spam\r\n", nth=2), at("dot", reset(), nth=4)]
+        faults = [
+            at("RCPT", b"550 5.1.1 no\r\n", nth=2),
+            at("dot", b"554 5.7.1 spam\r\n", nth=2),
+            at("dot", reset(), nth=4),
+        ]
         async with scripted(serving(*faults), WELL) as server, Mailer(server.url, connections=1) as mailer:
             return by_index(await collect(mailer, (message(n) for n in range(8)))), server.contents()
 
@@ -218,24 +212,6 @@ def test_a_caller_that_leaves_early_stops_the_input(run):
     assert later == 0 and read < 50
 
 
-def test_closing_in_the_middle_of_send_many_ends_it_and_opens_nothing_new(run):
-    async def main():
-        async with scripted(serving(always("dot", late(0.01, b"250 ok\r\n")))) as server:
-            mailer, receipts = Mailer(server.url, connections=1), []
-            with pytest.raises(ConnectionLost, match="closed"):
-                async for receipt in mailer.send_many(message(n) for n in range(10_000)):
-                    receipts.append(receipt)
-                    if len(receipts) == 5:
-                        await mailer.close()
-            await asyncio.sleep(0.05)
-            return receipts, len(server.messages), len(server.peers)
-
-    receipts, arrived, opened = run(main())
-    assert opened == 1
-    by_index(receipts)
-    assert arrived == sum(receipt.error is None for receipt in receipts) >= 5
-
-
 def test_two_runs_on_one_mailer_at_the_same_time(run):
     async def main():
         async with scripted(WELL) as server, Mailer(server.url, connections=2) as mailer:
@@ -286,9 +262,11 @@ def test_a_split_message_of_which_a_part_was_in_doubt_is_sent_again_to_nobody(ru
     people = [f"u{n}@example.test" for n in range(4)]
 
     async def main():
-        async with scripted(serving(at("dot", reset(), nth=2)), WELL) as server:
-            async with Mailer(server.url, connections=1, batch=2) as mailer:
-                return await mailer.send(message(1), envelope=Envelope("news@example.test", people)), server.addressees()
+        async with (
+            scripted(serving(at("dot", reset(), nth=2)), WELL) as server,
+            Mailer(server.url, connections=1, batch=2) as mailer,
+        ):
+            return await mailer.send(message(1), envelope=Envelope("news@example.test", people)), server.addressees()
 
     receipt, arrived = run(main())
     assert receipt.accepted == arrived == people[:2]
@@ -322,80 +300,6 @@ def test_what_an_envelope_insists_on(run, options, offered, expected):
     assert run(main())
 
 
-# ---- rates
-
-
-def timed(times):
-    """A reply to MAIL that notes when it came and for how many recipients it could be."""
-
-    async def step(peer):
-        times.append(asyncio.get_running_loop().time())
-        await peer.send(b"250 ok\r\n")
-
-    step.reply = b"250 ok\r\n"
-    return step
-
-
-@pytest.mark.parametrize("connections", [1, 3])
-@pytest.mark.parametrize(("rate", "burst", "count"), [("20/s", 2, 10), ("100/s", 10, 50)])
-def test_the_rate_is_kept_as_the_server_sees_it(run, connections, rate, burst, count):
-    times = []
-
-    async def main():
-        async with scripted(serving(always("RCPT", timed(times)))) as server:
-            async with Mailer(server.url, connections=connections, rate=rate) as mailer:
-                return await collect(mailer, [message(n) for n in range(count)])
-
-    receipts = run(main())
-    assert all(receipt.error is None for receipt in receipts) and len(times) == count
-    per_second = float(rate.partition("/")[0])
-    jitter = 0.02  # seconds that one message may be held up on the way, and the next not
-    for first in range(count):
-        for last in range(first, count):
-            assert last - first + 1 <= per_second * (times[last] - times[first] + jitter) + burst + 1e-6
-    ideal = (count - burst) / per_second
-    assert ideal - jitter <= times[-1] - times[0] < ideal * 1.5 + 0.2
-
-
-def test_the_rate_counts_recipients_and_splits_what_is_above_its_burst(run):
-    people = [f"u{n}@example.test" for n in range(12)]
-    times = []
-
-    async def main():
-        async with scripted(serving(always("RCPT", timed(times)))) as server:
-            async with Mailer(server.url, rate="40/s", connections=2) as mailer:
-                await mailer.send(message(1), envelope=Envelope("news@example.test", people))
-            return [len(m.rcpts) for m in server.messages]
-
-    sizes = run(main())
-    assert sizes == [4, 4, 4]  # the burst of 40/s is 4
-    assert times[-1] - times[0] >= 8 / 40 - 0.02
-
-
-def test_a_slow_rate_does_not_open_connections_that_have_nothing_to_do(run):
-    async def main():
-        async with scripted(WELL) as server, Mailer(server.url, rate="50/s", connections=10) as mailer:
-            await collect(mailer, [message(n) for n in range(20)])
-            return len(server.peers)
-
-    assert run(main()) <= 5  # the burst may have one each
-
-
-@pytest.mark.parametrize(("rate", "count"), [("200/s", 10), ("4/s", 2)])
-def test_a_rate_and_a_connection_that_is_lost(run, rate, count):
-    """At a slow rate nothing may leave when the lost one comes back, and there is no connection that could ask for it."""
-
-    async def main():
-        async with scripted(serving(at("MAIL", reset(), nth=2)), WELL) as server:
-            async with Mailer(server.url, rate=rate, connections=1) as mailer:
-                receipts = await asyncio.wait_for(collect(mailer, [message(n) for n in range(count)]), 10)
-            return receipts, sorted(server.contents())
-
-    receipts, contents = run(main())
-    assert all(receipt.error is None for receipt in receipts)
-    assert contents == sorted(message(n) for n in range(count))
-
-
 # ---- verify
 
 
@@ -409,68 +313,3 @@ def test_verify_says_what_the_server_offers_and_what_is_wrong(run):
             return info.extensions, bytes(server.peers[0].said).split(b"\r\n")[1:]
 
     assert run(main()) == ({"SIZE": "100"}, [b"QUIT", b""])
-
-
-# ---- bulkmail.send, which is not async
-
-
-@pytest.fixture
-def relay():
-    """An obliging server in a thread: bulkmail.send runs a loop of its own."""
-    started, servers = threading.Event(), []
-
-    async def main():
-        async with scripted(WELL) as server:
-            servers.append(server)
-            stop.append((asyncio.get_running_loop(), asyncio.Event()))
-            started.set()
-            await stop[0][1].wait()
-
-    stop = []
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    started.wait(10)
-    yield servers[0]
-    loop, event = stop[0]
-    loop.call_soon_threadsafe(event.set)
-    thread.join(10)
-
-
-def test_send_takes_the_envelope_from_the_message_the_argument_or_an_envelope(relay):
-    receipts = [
-        bulkmail.send(message(0), via=relay.url),
-        bulkmail.send(message(1), to="bob@example.test", via=relay.url),
-        bulkmail.send(message(2), to=["cy@example.test", "di@example.test"], via=relay.url, name="me.example.test"),
-        bulkmail.send(message(3), envelope=Envelope("", ["eve@example.test"]), via=relay.url),
-    ]
-    assert all(type(receipt) is Receipt for receipt in receipts)
-    assert [receipt.accepted for receipt in receipts] == [
-        ["ann@example.test"],
-        ["bob@example.test"],
-        ["cy@example.test", "di@example.test"],
-        ["eve@example.test"],
-    ]
-    assert [m.sender for m in relay.messages] == [b"news@example.test"] * 3 + [b""]
-    assert all(bytes(peer.said).endswith(b"QUIT\r\n") for peer in relay.peers)
-
-
-def test_send_raises_what_is_wrong(relay, free_port):
-    with pytest.raises(bulkmail.ConnectError):
-        bulkmail.send(message(0), via=f"smtp://127.0.0.1:{free_port()}")
-    with pytest.raises(EnvelopeRefused, match="no From"):
-        bulkmail.send(b"Subject: x\r\n\r\n", to="bob@example.test", via=relay.url)
-    with pytest.raises(EnvelopeRefused, match="no recipients"):
-        bulkmail.send(b"From: a@example.test\r\n\r\n", via=relay.url)
-    with pytest.raises(ConfigError, match="conections"):
-        bulkmail.send(message(0), via=relay.url, conections=1)
-    with pytest.raises(MessageError):
-        bulkmail.send(42, via=relay.url)
-    assert relay.messages == []
-
-
-def test_send_within_a_running_loop_says_what_to_use_instead():
-    async def main():
-        with pytest.raises(RuntimeError, match="event loop"):
-            bulkmail.send(message(0), via="smtp://127.0.0.1:1")
-
-    asyncio.run(main())

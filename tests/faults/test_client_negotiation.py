@@ -17,8 +17,23 @@ from bulkmail.errors import (
     ResolveError,
     TimedOut,
 )
+from bulkmail.smtp import open as opening
 from bulkmail.smtp.connection import Connection
-from faults.scripted import GREETING, close, drip, expect, hang, hello, offer, reset, scripted, send, serve, silence
+from faults.scripted import (
+    GREETING,
+    close,
+    drip,
+    expect,
+    hang,
+    hello,
+    offer,
+    reset,
+    scripted,
+    send,
+    serve,
+    silence,
+    start_tls,
+)
 
 SOON = 0.1  # seconds: the deadline in tests of silence
 EHLO = expect(rb"EHLO .*")
@@ -60,9 +75,11 @@ def test_a_name_that_does_not_resolve(run):
 
 def test_a_url_without_scheme_is_a_host(run):
     async def main():
-        async with scripted([*hello(), serve()]) as server:
-            async with Connection(f"127.0.0.1:{server.port}") as connection:
-                return connection.peer == f"127.0.0.1:{server.port}"
+        async with (
+            scripted([*hello(), serve()]) as server,
+            Connection(f"127.0.0.1:{server.port}") as connection,
+        ):
+            return connection.peer == f"127.0.0.1:{server.port}"
 
     assert run(main())
 
@@ -102,7 +119,13 @@ def test_hung_up_on_in_the_greeting(run, before, end):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"HTTP/1.1 400 Bad Request\r\n", b"\x16\x03\x01\x02\x00\x01\n", b"220-a\r\n250 b\r\n", b"999 x\r\n", b"x" * 70_000],
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"\x16\x03\x01\x02\x00\x01\n",
+        b"220-a\r\n250 b\r\n",
+        b"999 x\r\n",
+        b"x" * 70_000,
+    ],
     ids=["http", "tls", "two codes", "no such code", "endless line"],
 )
 def test_a_greeting_that_is_no_smtp(run, garbage):
@@ -112,9 +135,11 @@ def test_a_greeting_that_is_no_smtp(run, garbage):
 
 def test_a_greeting_of_many_lines_and_one_sent_with_the_ehlo_reply(run):
     async def main(greeting):
-        async with scripted([send(greeting), EHLO, send(offer("SIZE 1000")), serve()]) as server:
-            async with Connection(server.url) as connection:
-                return connection.info
+        async with (
+            scripted([send(greeting), EHLO, send(offer("SIZE 1000")), serve()]) as server,
+            Connection(server.url) as connection,
+        ):
+            return connection.info
 
     info = run(main(b"220-one\r\n220 two\r\n"))
     assert info.greeting == "one two" and info.extensions == {"SIZE": "1000"} and info.tls is None and info.auth is None
@@ -127,9 +152,11 @@ def test_a_greeting_of_many_lines_and_one_sent_with_the_ehlo_reply(run):
 def test_helo_where_ehlo_is_not_known(run, code):
     async def main():
         script = [send(GREETING), EHLO, send(b"%d 5.5.1 what?\r\n" % code), expect(rb"HELO me\.example\.test")]
-        async with scripted([*script, send(b"250 hello\r\n"), serve()]) as server:
-            async with Connection(server.url, name="me.example.test") as connection:
-                return connection.extensions
+        async with (
+            scripted([*script, send(b"250 hello\r\n"), serve()]) as server,
+            Connection(server.url, name="me.example.test") as connection,
+        ):
+            return connection.extensions
 
     assert run(main()) == {}
 
@@ -208,16 +235,19 @@ def test_an_own_name_without_being_told(run):
 
 @pytest.mark.parametrize(
     "script",
-    [[hang()], [send(GREETING), hang()], [*hello("AUTH PLAIN"), hang()], [*hello("STARTTLS"), expect(rb"STARTTLS"), hang()]],
+    [
+        [hang()],
+        [send(GREETING), hang()],
+        [*hello("AUTH PLAIN"), hang()],
+        [*hello("STARTTLS"), expect(rb"STARTTLS"), hang()],
+    ],
     ids=["greeting", "EHLO", "AUTH", "STARTTLS"],
 )
 def test_a_cancelled_connect_leaves_nothing_open(run, script):
     async def main():
         async with scripted(script) as server:
-            user = "" if script[0] is None else "user:secret@"
-            connection = Connection(server.url.replace("//", f"//{user}"))
+            connection = Connection(server.url.replace("//", "//user:secret@"))
             task = asyncio.ensure_future(connection.connect())
-            await server.until(lambda s: s.peers or True)
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -227,6 +257,54 @@ def test_a_cancelled_connect_leaves_nothing_open(run, script):
                 await connection.noop()
 
     run(main())
+
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+def test_connect_cancelled_at_each_await(run, certificates, implicit, monkeypatch):
+    """After one turn of the loop, after two, and so on until it is through: never a connection or descriptor is left."""
+    dialled = []
+
+    async def dial(*args, **options):
+        dialled.append(await real_dial(*args, **options))
+        return dialled[-1]
+
+    async def main():
+        context = certificates.server_context()
+        login = [expect(rb"AUTH PLAIN \S+"), send(b"235 ok\r\n"), serve()]
+        upgrade = [
+            expect(rb"STARTTLS"),
+            send(b"220 go\r\n"),
+            start_tls(context),
+            EHLO,
+            send(offer("AUTH PLAIN")),
+            *login,
+        ]
+        script = [*hello("AUTH PLAIN"), *login] if implicit else [*hello("STARTTLS"), *upgrade]
+        async with scripted(script, implicit_tls=context if implicit else None) as server:
+            url = server.url.replace("//", "//ann:secret@")
+            for turns in range(1000):
+                connection = Connection(url, ca_file=str(certificates.ca_file))
+                task = asyncio.ensure_future(connection.connect())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if task.done():
+                    await connection.quit()
+                    break
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                with pytest.raises(ConnectionLost):
+                    await connection.noop()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert [sock.fileno() for sock in dialled] == [-1] * len(dialled)
+                dialled.clear()
+            await server.until(lambda s: not any(peer.alive() for peer in s.peers))
+            return turns
+
+    real_dial = opening.net_dial.dial
+    monkeypatch.setattr(opening.net_dial, "dial", dial)
+    assert run(main()) > 15
 
 
 # ---- a socket that is given
@@ -277,7 +355,7 @@ def test_a_given_unix_socket(run):
 def test_a_given_socket_that_cannot_be_connected(run, free_port):
     async def main():
         sock = socket.socket()
-        with pytest.raises(ConnectError, match="127.0.0.1"):
+        with pytest.raises(ConnectError, match=r"127\.0\.0\.1"):
             await Connection(f"smtp://127.0.0.1:{free_port()}", socket=sock).connect()
         return sock.fileno()
 

@@ -20,33 +20,30 @@ from bulkmail.errors import (
     TlsError,
 )
 from bulkmail.pool.mailer import Mailer
-from bulkmail.smtp.envelope import Envelope
-from faults.scripted import always, at, close, expect, hang, hello, late, reset, scripted, send, serve, wait
+from faults.mails import WELL, mail, send_all, serving, subject
+from faults.scripted import (
+    ClientGone,
+    Peer,
+    Scripted,
+    always,
+    at,
+    close,
+    expect,
+    hang,
+    hello,
+    late,
+    reset,
+    scripted,
+    send,
+    serve,
+    wait,
+)
 
 SOON = 0.1
-WELL = [*hello("PIPELINING"), serve()]
 LATER = b"421 4.3.2 going down\r\n"
 
 
-def mail(number, to=None):
-    """(Envelope, content) of a message that can be told from the others."""
-    return Envelope("news@example.test", [to or f"u{number}@example.test"]), b"Subject: %d\r\n\r\n" % number
-
-
 UMLAUT = mail(0, to="ü@example.test")
-
-
-def subject(number):
-    return b"Subject: %d\r\n\r\n" % number
-
-
-async def send_all(mailer, count):
-    """Receipt or error of each of `count` messages that are sent at the same time."""
-    return await asyncio.gather(*(mailer.send(m, envelope=e) for e, m in map(mail, range(count))), return_exceptions=True)
-
-
-def serving(*faults):
-    return [*hello("PIPELINING"), serve(*faults)]
 
 
 # ---- how many connections
@@ -106,6 +103,19 @@ def test_without_a_limit_one_connection_carries_all(run):
     assert run(main()) == (1, 150)
 
 
+def test_a_relay_that_allows_fewer_is_not_asked_over_and_over(run):
+    async def main():
+        slow = serving(always("dot", late(0.02, b"250 ok\r\n")))
+        async with scripted(slow, slow, [send(b"421 4.7.0 too many connections\r\n"), close()]) as server:
+            async with Mailer(server.url, connections=10) as mailer:
+                results = await send_all(mailer, 60)
+            return results, len(server.peers)
+
+    results, attempts = run(main())
+    assert all(getattr(result, "accepted", None) for result in results)
+    assert attempts <= 10 + 4  # eight refusals at first, then growing pauses
+
+
 # ---- idle and stale connections
 
 
@@ -126,7 +136,8 @@ def test_an_idle_connection_says_goodbye_after_its_time(run):
 @pytest.mark.parametrize("end", [close(), reset(), send(b"421 4.4.2 idle too long\r\n")], ids=["close", "reset", "421"])
 def test_a_connection_that_the_server_ended_while_idle_is_replaced(run, end):
     async def main():
-        async with scripted([*hello("PIPELINING"), serve(at("dot", [send(b"250 ok\r\n"), wait(ending), end]))], WELL) as server:
+        ends_later = at("dot", [send(b"250 ok\r\n"), wait(ending), end])
+        async with scripted(serving(ends_later), WELL) as server:
             async with Mailer(server.url, connections=1) as mailer:
                 first = await send_all(mailer, 1)
                 ending.set()
@@ -232,6 +243,17 @@ def test_421_at_the_dot_is_a_refusal_and_not_sent_again(run):
     assert sorted(contents) == [subject(1), subject(2)]
 
 
+def test_a_server_that_hangs_up_before_any_message_is_as_good_as_down(run):
+    async def main():
+        async with scripted([*hello("PIPELINING"), close()]) as server:
+            async with Mailer(server.url, connections=1) as mailer:
+                results = await asyncio.wait_for(send_all(mailer, 3), 20)
+            return results, len(server.peers)
+
+    results, attempts = run(main())
+    assert all(type(result) is ConnectionLost for result in results) and attempts <= 6
+
+
 @pytest.mark.parametrize("phase", ["MAIL", "RCPT"])
 def test_a_server_that_drops_every_message_gives_up_on_it_in_the_end(run, phase):
     async def main():
@@ -260,9 +282,11 @@ def test_one_message_that_kills_connections_does_not_take_the_others_along(run):
             await peer.send(b"221 bye\r\n" if line == b"QUIT" else b"250 ok\r\n")
 
     async def main():
-        async with scripted([*hello(), answering]) as server:
-            async with Mailer(server.url, connections=2) as mailer:
-                return await asyncio.wait_for(send_all(mailer, 8), 20), len(server.messages)
+        async with (
+            scripted([*hello(), answering]) as server,
+            Mailer(server.url, connections=2) as mailer,
+        ):
+            return await asyncio.wait_for(send_all(mailer, 8), 20), len(server.messages)
 
     results, arrived = run(main())
     failed = [n for n, result in enumerate(results) if isinstance(result, BulkmailError)]
@@ -289,8 +313,6 @@ def test_a_relay_that_is_down_fails_at_once_and_may_come_back(run, free_port):
 
 
 async def obliging(reader, writer):
-    from faults.scripted import ClientGone, Peer, Scripted
-
     peer = Peer(Scripted([], 0, "smtp"), 0, reader, writer)
     try:
         await peer.play(WELL)
@@ -353,9 +375,11 @@ def test_a_login_that_is_refused_later_lets_the_good_connections_finish_and_leav
 
 def test_options_that_cannot_be_used_fail_the_messages_instead_of_keeping_them(run, tmp_path):
     async def main(**options):
-        async with scripted([*hello("STARTTLS"), expect(rb"STARTTLS"), send(b"220 go\r\n"), hang()]) as server:
-            async with Mailer(server.url, **options) as mailer:
-                return await asyncio.wait_for(send_all(mailer, 2), 5)
+        async with (
+            scripted([*hello("STARTTLS"), expect(rb"STARTTLS"), send(b"220 go\r\n"), hang()]) as server,
+            Mailer(server.url, **options) as mailer,
+        ):
+            return await asyncio.wait_for(send_all(mailer, 2), 5)
 
     for options in ({"wire_log": str(tmp_path / "no" / "wire.log")}, {"ca_file": str(tmp_path / "no.pem")}):
         assert [type(result) for result in run(main(**options))] == [ConfigError] * 2
@@ -399,81 +423,3 @@ def test_a_message_that_is_refused_here_on_a_fresh_connection(run):
             return len(server.peers)
 
     assert run(main()) == 1
-
-
-# ---- the end
-
-
-def test_closing_waits_for_what_is_being_sent_and_fails_what_was_not_begun(run):
-    async def main():
-        slow = always("dot", late(0.05, b"250 ok\r\n"))
-        async with scripted(serving(slow)) as server:
-            mailer = Mailer(server.url, connections=1)
-            sending = asyncio.ensure_future(send_all(mailer, 40))
-            await server.until(lambda s: s.messages)
-            await mailer.close()
-            results = await asyncio.wait_for(sending, 5)
-            with pytest.raises(ConnectionLost, match="closed"):
-                await mailer.send(b"late", envelope=mail(1)[0])
-            await server.until(lambda s: s.peers[0].ended)
-            kinds = Counter(type(result).__name__ for result in results)
-            return kinds, len(server.messages), bytes(server.peers[0].said).endswith(b"QUIT\r\n"), len(server.peers)
-
-    kinds, arrived, goodbye, opened = run(main())
-    assert set(kinds) == {"Receipt", "ConnectionLost"} and kinds.total() == 40
-    assert kinds["Receipt"] == arrived and goodbye and opened == 1
-
-
-def test_leaving_the_block_by_an_exception_does_not_wait(run):
-    async def main():
-        async with scripted(serving(always("dot", hang()))) as server:
-            with pytest.raises(KeyError):
-                async with Mailer(server.url, connections=1) as mailer:
-                    sending = asyncio.ensure_future(send_all(mailer, 3))
-                    await asyncio.sleep(0.05)
-                    raise KeyError
-            return [type(result) for result in await asyncio.wait_for(sending, 5)]
-
-    assert run(main()) == [InDoubt, ConnectionLost, ConnectionLost]
-
-
-def test_closing_may_be_given_up_and_then_ends_at_once(run):
-    async def main():
-        async with scripted(serving(always("dot", hang()))) as server:
-            mailer = Mailer(server.url, connections=1)
-            sending = asyncio.ensure_future(send_all(mailer, 2))
-            await asyncio.sleep(0.05)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(mailer.close(), SOON)
-            results = await asyncio.wait_for(sending, 5)
-            await server.until(lambda s: not s.peers[0].alive())
-            return [type(result) for result in results]
-
-    assert run(main()) == [InDoubt, ConnectionLost]
-
-
-def test_closing_while_connections_are_being_opened(run):
-    async def main():
-        async with scripted([hang()]) as server:
-            mailer = Mailer(server.url, connections=4)
-            sending = asyncio.ensure_future(send_all(mailer, 4))
-            await asyncio.sleep(0.05)
-            await asyncio.wait_for(mailer.close(), 5)
-            await server.until(lambda s: not any(peer.alive() for peer in s.peers))
-            return [str(result) for result in await asyncio.wait_for(sending, 5)]
-
-    assert run(main()) == ["the Mailer is closed"] * 4
-
-
-def test_a_cancelled_send_is_not_sent_if_it_was_not_begun(run):
-    async def main():
-        async with scripted(serving(at("dot", late(0.1, b"250 ok\r\n"), nth=1))) as server:
-            async with Mailer(server.url, connections=1) as mailer:
-                tasks = [asyncio.ensure_future(mailer.send(m, envelope=e)) for e, m in map(mail, range(20))]
-                await asyncio.sleep(0.05)
-                tasks[15].cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-            return [n for n, r in enumerate(results) if isinstance(r, asyncio.CancelledError)], server.contents()
-
-    cancelled, contents = run(main())
-    assert cancelled == [15] and sorted(contents) == sorted(subject(n) for n in range(20) if n != 15)

@@ -10,10 +10,33 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from bulkmail.errors import AuthUnavailable, BulkmailError, ConfigError, ConnectionLost, ProtocolError, TimedOut, TlsError
+from bulkmail.errors import (
+    AuthUnavailable,
+    BulkmailError,
+    ConfigError,
+    ConnectionLost,
+    ProtocolError,
+    TimedOut,
+    TlsError,
+)
+from bulkmail.smtp import open as opening
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
-from faults.scripted import GREETING, close, expect, hang, hello, offer, reset, scripted, send, serve, start_tls, take, wait
+from faults.scripted import (
+    GREETING,
+    close,
+    expect,
+    hang,
+    hello,
+    offer,
+    reset,
+    scripted,
+    send,
+    serve,
+    start_tls,
+    take,
+    wait,
+)
 
 SOON = 0.15
 ANN = Envelope("news@example.test", ["ann@example.test"])
@@ -83,7 +106,13 @@ def test_require_asks_even_where_it_is_not_offered(run, tls):
     script = [*hello(), *upgraded(context)[3:]]
     assert run(use(script, tls="require", **trust))[0] == "TLSv1.3"
     error, said = run(failure([*hello(), expect(rb"STARTTLS"), send(b"502 5.5.1 what?\r\n"), hang()], tls="require"))
-    assert (type(error), error.code, error.scope, error.command, error.reply.code) == (TlsError, "ETLS", "relay", "STARTTLS", 502)
+    assert (type(error), error.code, error.scope, error.command, error.reply.code) == (
+        TlsError,
+        "ETLS",
+        "relay",
+        "STARTTLS",
+        502,
+    )
     assert b"MAIL" not in said[0] and not error.permanent
 
 
@@ -200,6 +229,24 @@ def test_a_broken_handshake_of_implicit_tls(run, broken):
 
     error, _ = run(failure(broken, url=smtps, connect_timeout=SOON))
     assert (isinstance(error, TimedOut) and error.phase == "connect") or type(error) is TlsError
+
+
+@BREAKS
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_after_a_broken_handshake_no_socket_object_holds_a_closed_descriptor(run, broken, scheme, monkeypatch):
+    """Collected as garbage it would close it again, and by then the number may be that of another connection."""
+    dialled = []
+
+    async def dial(*args, **options):
+        dialled.append(await real_dial(*args, **options))
+        return dialled[-1]
+
+    real_dial = opening.net_dial.dial
+    monkeypatch.setattr(opening.net_dial, "dial", dial)
+    script = broken if scheme == "smtps" else [*ASK, send(READY), *broken]
+    run(failure(script, url=lambda url: url.replace("smtp:", f"{scheme}:"), connect_timeout=SOON))
+    (sock,) = dialled
+    assert sock.fileno() == -1
 
 
 def test_a_server_in_clear_where_tls_is_expected(run):

@@ -225,7 +225,11 @@ def test_sends_in_turn_and_at_the_same_time(run, extensions):
 
 def test_a_refused_one_amid_others_does_not_touch_them(run):
     async def main():
-        faults = [at("RCPT", b"550 no\r\n", nth=2), at("dot", b"554 spam\r\n", nth=3), at("MAIL", b"550 not you\r\n", nth=5)]
+        faults = [
+            at("RCPT", b"550 no\r\n", nth=2),
+            at("dot", b"554 spam\r\n", nth=3),
+            at("MAIL", b"550 not you\r\n", nth=5),
+        ]
         async with scripted([*hello("PIPELINING"), serve(*faults)]) as server, Connection(server.url) as connection:
             sending = (connection.send(ANN, b"%d\r\n" % n) for n in range(6))
             results = await asyncio.gather(*sending, return_exceptions=True)
@@ -238,11 +242,13 @@ def test_a_refused_one_amid_others_does_not_touch_them(run):
 
 def test_a_loss_amid_several_says_of_each_what_is_known(run):
     async def main():
-        async with scripted([*hello("PIPELINING"), serve(at("dot", reset(), nth=2))]) as server:
-            async with Connection(server.url) as connection:
-                sending = (connection.send(ANN, b"%d\r\n" % n) for n in range(4))
-                results = await asyncio.gather(*sending, return_exceptions=True)
-                return [type(result).__name__ for result in results], server.contents()
+        async with (
+            scripted([*hello("PIPELINING"), serve(at("dot", reset(), nth=2))]) as server,
+            Connection(server.url) as connection,
+        ):
+            sending = (connection.send(ANN, b"%d\r\n" % n) for n in range(4))
+            results = await asyncio.gather(*sending, return_exceptions=True)
+            return [type(result).__name__ for result in results], server.contents()
 
     results, contents = run(main())
     assert results == ["Receipt", "InDoubt", "ConnectionLost", "ConnectionLost"]
@@ -286,7 +292,11 @@ def test_what_cannot_be_sent_is_refused_here(run, envelope, data, error):
         (ANN, "grüß\r\n".encode(), b"MAIL FROM:<news@example.test> BODY=8BITMIME"),
         (ANN, "grüß", b"MAIL FROM:<news@example.test> BODY=8BITMIME"),
         (Envelope("", ["ann@example.test"]), b"", b"MAIL FROM:<>"),
-        (Envelope("a@example.test", ["b@example.test"], body="8bitmime"), b"", b"MAIL FROM:<a@example.test> BODY=8BITMIME"),
+        (
+            Envelope("a@example.test", ["b@example.test"], body="8bitmime"),
+            b"",
+            b"MAIL FROM:<a@example.test> BODY=8BITMIME",
+        ),
         (Envelope("a@example.test", ["b@example.test"], body="7bit"), "ü".encode(), b"MAIL FROM:<a@example.test>"),
         (Envelope("ü@example.test", ["b@example.test"]), b"", "MAIL FROM:<ü@example.test> SMTPUTF8".encode()),
         (Envelope("a@bücher.example", ["b@example.test"]), b"", b"MAIL FROM:<a@xn--bcher-kva.example>"),
@@ -339,12 +349,14 @@ def test_single_commands_and_their_refusal(run, verb):
 
 def test_asking_whether_a_sender_is_allowed(run):
     async def main():
-        async with scripted([*hello(), serve(at("MAIL", b"550 5.7.1 not you\r\n", nth=2))]) as server:
-            async with Connection(server.url) as connection:
-                assert (await connection.mail("a@example.test")).code == 250
-                with pytest.raises(EnvelopeRefused, match="not you"):
-                    await connection.mail("b@example.test")
-                return (await connection.send(ANN, TEXT)).accepted
+        async with (
+            scripted([*hello(), serve(at("MAIL", b"550 5.7.1 not you\r\n", nth=2))]) as server,
+            Connection(server.url) as connection,
+        ):
+            assert (await connection.mail("a@example.test")).code == 250
+            with pytest.raises(EnvelopeRefused, match="not you"):
+                await connection.mail("b@example.test")
+            return (await connection.send(ANN, TEXT)).accepted
 
     assert run(main()) == ["ann@example.test"]
 
@@ -391,7 +403,9 @@ def test_quit_answered_by_silence_or_a_reset_ends_all_the_same(run, monkeypatch)
         run(main(end))
 
 
-@pytest.mark.parametrize("end", [close(), reset(), send(LATER), send(b"nonsense\r\n")], ids=["close", "reset", "421", "garbage"])
+@pytest.mark.parametrize(
+    "end", [close(), reset(), send(LATER), send(b"nonsense\r\n")], ids=["close", "reset", "421", "garbage"]
+)
 def test_wait_closed_raises_what_the_server_did(run, end):
     async def main():
         async with scripted([*hello(), wait(0.01), end]) as server:

@@ -47,6 +47,11 @@ main([arg for arg in sys.argv[1:] if arg != "stubborn"])
 """
 
 
+def hear_sighup() -> None:
+    """A test run under nohup ignores SIGHUP, and its children would too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start():
     started = []
@@ -55,6 +60,7 @@ def start():
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *args],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            preexec_fn=hear_sighup if os.name == "posix" else None,
         )  # fmt: skip
         started.append(process)
         assert process.stdout.readline() == "ready\n"

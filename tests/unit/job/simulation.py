@@ -51,9 +51,10 @@ class Drop:
 
 DROP, DROP_TAKEN = Drop(), Drop(taken=True)
 
-# (relay's name, phase, about) -> a reply without CRLF, a Drop, or None for the usual answer. Phases: "connect" (about the
-# number of the connection), "mail" and "rcpt" (an address), "data" and "dot" (the recipients so far, a tuple).
-Answer = Callable[[str, str, Any], "bytes | Drop | None"]
+# (relay's name, phase, about) -> a reply without CRLF, a Drop, or None for the usual answer. Phases: "connect" (about
+# the number of the connection; an error refuses it), "mail" and "rcpt" (an address), "data" and "dot" (a tuple of the
+# recipients so far).
+Answer = Callable[[str, str, Any], "bytes | Drop | BulkmailError | None"]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -415,7 +416,9 @@ class Simulation:
             raise refused
         if refused is not None:
             raise ConnectError(f"{endpoint.host} refused us: {refused!r}")
-        session = Session(asyncio.get_running_loop(), turn, endpoint.options.command_timeout, endpoint.options.data_timeout)
+        session = Session(
+            asyncio.get_running_loop(), turn, endpoint.options.command_timeout, endpoint.options.data_timeout
+        )
         session.connection_made(FakeTransport(self, fake, session))
         session.data_received(b"220 ready\r\n")
         await session.greeting(30.0)

@@ -1,4 +1,4 @@
-"""What each answer of a relay leads to: retried when, failed when, in doubt, never sent twice; and what is told of it."""
+"""What each answer of a relay leads to: retried when, failed when, in doubt, never sent twice; what is told of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def everybody(count):
 
 
 def at_rcpt(replies):
-    """Answer RCPTs of a row number by what `replies` has for it: a reply, or replies one after the other (None: taken)."""
+    """Answer RCPTs of a row number by what `replies` has for it: a reply, or several, one after the other, then yes."""
     left = {number: list(reply) if isinstance(reply, list) else reply for number, reply in replies.items()}
 
     def answer(relay, phase, about):
@@ -237,7 +237,10 @@ def test_each_recipient_has_one_event_an_attempt_with_all_that_is_known():
     simulation = Simulation(30, answer=at_rcpt(replies), bad=[9], delays=(60.0,)).run().checked()
     told = simulation.named("delivered", "deferred", "failed", "in_doubt")
     assert Counter(event["event"] for event in told) == {"delivered": 27, "deferred": 2, "failed": 3}
-    assert {(e["recipient"], e["attempt"]) for e in told if e["recipient"] == address(5)} == {(address(5), 1), (address(5), 2)}
+    assert {(e["recipient"], e["attempt"]) for e in told if e["recipient"] == address(5)} == {
+        (address(5), 1),
+        (address(5), 2),
+    }
     keys = {"ts", "event", "recipient", "attempt", "relay", "egress", "code", "enhanced", "reply", "message_id", "ms"}
     assert all(set(event) == keys for event in told)
     refused = next(event for event in told if event["recipient"] == address(2))
@@ -253,7 +256,10 @@ def test_each_recipient_has_one_event_an_attempt_with_all_that_is_known():
 def test_connections_are_told_too():
     answer = lambda relay, phase, about: ConnectionLost("no") if phase == "connect" and about == 1 else None  # noqa: E731
     simulation = Simulation(5, FakeRelay(url="smtp://relay.test?connections=1"), answer=answer).run()
-    assert [event["event"] for event in simulation.events if "connect" in event["event"]][:2] == ["connect_failed", "connected"]
+    assert [event["event"] for event in simulation.events if "connect" in event["event"]][:2] == [
+        "connect_failed",
+        "connected",
+    ]
     failed = simulation.named("connect_failed")[0]
     assert (failed["relay"], failed["error"]) == ("main", "no")
 

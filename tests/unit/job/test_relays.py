@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -11,7 +12,6 @@ from bulkmail.errors import (
     AuthUnavailable,
     ConfigError,
     ConnectError,
-    ConnectionLost,
     EnvelopeRefused,
     TimedOut,
     TlsError,
@@ -34,8 +34,9 @@ def auth_error(code=535):
     return AuthError("the server refused the login", reply=Reply(code, ["5.7.8 no"]), command="AUTH")
 
 
-def down(*names, error=ConnectError("connection refused")):
-    return lambda relay, phase, about: error if phase == "connect" and relay in names else None
+def down(*names, error=None):
+    refused = error or ConnectError("connection refused")
+    return lambda relay, phase, about: refused if phase == "connect" and relay in names else None
 
 
 def tries(simulation, relay="main"):
@@ -53,7 +54,7 @@ def test_a_relay_that_is_down_is_tried_with_growing_pauses_until_the_patience_en
     assert simulation.counts == {"recipients": 10, "pending": 10}
     at = tries(simulation)
     assert 299 <= at[-1] <= 301
-    pauses = [later - sooner for sooner, later in zip(at, at[1:], strict=False) if later > sooner]
+    pauses = [later - sooner for sooner, later in pairwise(at) if later > sooner]
     assert pauses[:-1] == sorted(pauses[:-1])
     assert max(pauses) <= LONGEST_PAUSE + 0.1
     assert len(at) < 40
@@ -114,7 +115,9 @@ def test_a_relay_that_refuses_further_connections_is_not_given_up_while_one_work
             return ConnectError("421 too many connections")
         return None
 
-    simulation = Simulation(3000, FakeRelay(url="smtp://relay.test?connections=10", patience=5.0, latency=0.1), answer=answer)
+    simulation = Simulation(
+        3000, FakeRelay(url="smtp://relay.test?connections=10", patience=5.0, latency=0.1), answer=answer
+    )
     simulation.run().checked()
     assert simulation.error is None
     assert simulation.taken == everybody(3000)
@@ -144,7 +147,9 @@ def test_what_trying_again_cannot_help_is_tried_once(error):
     assert simulation.counts == {"recipients": 100, "pending": 100}
 
 
-@pytest.mark.parametrize("error", [auth_error(454), TlsError("handshake failed"), TimedOut("no greeting", phase="greeting")])
+@pytest.mark.parametrize(
+    "error", [auth_error(454), TlsError("handshake failed"), TimedOut("no greeting", phase="greeting")]
+)
 def test_what_may_pass_is_tried_again(error):
     fake = FakeRelay(url="smtp://user:pw@relay.test?connections=20", patience=10.0)
     simulation = Simulation(100, fake, answer=down("main", error=error)).run().checked()

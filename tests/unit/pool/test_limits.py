@@ -13,7 +13,9 @@ from bulkmail.pool.limits import Limit
 RATES = st.one_of(st.floats(0.001, 10), st.floats(10, 100_000), st.integers(1, 5000).map(float))
 # (seconds until the next request, how many it wants, whether what was granted is given back)
 REQUESTS = st.lists(st.tuples(st.floats(0, 5), st.integers(0, 500), st.booleans()), min_size=1, max_size=60)
-STARTS = st.sampled_from([0.0, 1.0, 5e5, 1e7])  # loop.time() counts from the machine's start, here up to four months ago
+STARTS = st.sampled_from(
+    [0.0, 1.0, 5e5, 1e7]
+)  # loop.time() counts from the machine's start, here up to four months ago
 
 
 @settings(max_examples=400)
@@ -65,7 +67,9 @@ def test_a_pause_is_good_for_one_burst_and_no_more(rate, wanted, start):
     assert limit.grant(10_000_000, later) == limit.burst
 
 
-@pytest.mark.parametrize(("rate", "burst"), [(0.01, 1), (1, 1), (10, 1), (19, 1), (20, 2), (300, 30), (100_000, 10_000)])
+@pytest.mark.parametrize(
+    ("rate", "burst"), [(0.01, 1), (1, 1), (10, 1), (19, 1), (20, 2), (300, 30), (100_000, 10_000)]
+)
 def test_the_burst_is_a_tenth_of_a_second_s_worth_and_at_least_one(rate, burst):
     assert Limit(rate).burst == burst and Limit(rate).grant(1 << 40, 5.0) == burst
 

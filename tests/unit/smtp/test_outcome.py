@@ -45,7 +45,11 @@ def test_delivered_to_some():
     assert result.error is None and result.accepted == PEOPLE[1:]
     ((rejected,),) = [result.rejected]
     assert rejected.address == PEOPLE[0] and rejected.reply.enhanced == "5.1.1"
-    assert (type(rejected.error), rejected.error.scope, rejected.error.permanent) == (EnvelopeRefused, "recipient", True)
+    assert (type(rejected.error), rejected.error.scope, rejected.error.permanent) == (
+        EnvelopeRefused,
+        "recipient",
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,9 @@ def test_what_is_not_there_yet_is_refused_and_not_ignored(options):
         Envelope(**{"sender": "a@b", "recipients": ["c@d"], **options})
 
 
-@pytest.mark.parametrize("address", ["", "a", "a@b\r\nDATA", "a b@c", "<a@b>", "a@b>\r\nRCPT TO:<c@d", "a@b\0", "@x:a@b"])
+@pytest.mark.parametrize(
+    "address", ["", "a", "a@b\r\nDATA", "a b@c", "<a@b>", "a@b>\r\nRCPT TO:<c@d", "a@b\0", "@x:a@b"]
+)
 def test_no_address_breaks_out_of_its_command(address):
     with pytest.raises(EnvelopeRefused) as caught:
         wire_address(address)

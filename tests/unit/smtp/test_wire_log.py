@@ -32,7 +32,9 @@ def test_lines_of_both_sides(traced):
     assert lines() == ["S: 220-mx", "S: 220 hi", "C: MAIL FROM:<a@b>", "C: RCPT TO:<c@d>", "C: DATA"]
 
 
-@pytest.mark.parametrize("command", [b"AUTH PLAIN AGEAYg==\r\n", b"auth plain AGEAYg==\r\n", b"AUTH PLAIN  AGEAYg==\r\n"])
+@pytest.mark.parametrize(
+    "command", [b"AUTH PLAIN AGEAYg==\r\n", b"auth plain AGEAYg==\r\n", b"AUTH PLAIN  AGEAYg==\r\n"]
+)
 def test_an_initial_response_is_masked(traced, command):
     trace, lines = traced
     trace("C", command)
@@ -79,12 +81,12 @@ def test_the_logger_gets_the_connection_with_each_record(caplog):
 
 
 def test_connections_share_a_file(tmp_path):
-    path = str(tmp_path / "wire.log")
-    (one, first), (other, second) = make_trace(path), make_trace(path)
+    path = tmp_path / "wire.log"
+    (one, first), (other, second) = make_trace(str(path)), make_trace(str(path))
     first("C", b"NOOP\r\n")
     second("C", b"RSET\r\n")
-    wirelog._files.pop(path).close()
-    assert [line.split(" ", 2)[1:] for line in open(path).read().splitlines()] == [[one, "C: NOOP"], [other, "C: RSET"]]
+    wirelog._files.pop(str(path)).close()
+    assert [line.split(" ", 2)[1:] for line in path.read_text().splitlines()] == [[one, "C: NOOP"], [other, "C: RSET"]]
 
 
 @pytest.mark.parametrize("path", ["missing/wire.log", "."])
