@@ -64,7 +64,8 @@ def send(manifest: str, **options: Any) -> int:
         except KeyboardInterrupt:
             trouble.say("stopped before anything was sent")
             return STOPPED
-    if report is None:
+    if report is None:  # there may be a journal or not
+        trouble.say(f"stopped before the end; to go on: bulkmail send {shlex.quote(manifest)} --auto")
         return STOPPED
     tell_end(report, manifest, options)
     return report.exit_code
@@ -127,7 +128,8 @@ def keep_garbage_cheap() -> None:
 def run(job: Job, options: dict[str, Any], stopper: StopOnSignal) -> Report | None:
     """Run `job` under signals, with its events and progress. None: it broke after it had started; that was said.
 
-    What `Job.run` raises it raises before anything is sent; a job that stops later has a report.
+    What `Job.run` raises it raises before anything is sent; a job that stops later has a report. A disk that fills is
+    no bad input, whenever it happens.
     """
     named = {name: options[name] for name in (*EXCLUSIVE, "in_doubt", "limit", "dry_run", "test_to")}
     with event_writer(options["events"]) as events:
@@ -141,10 +143,17 @@ def run(job: Job, options: dict[str, Any], stopper: StopOnSignal) -> Report | No
             with progress.shown(job, not options["no_progress"]):
                 return job.run(**named)
         except Exception as error:
-            if not job.progress().get("attempts"):
+            if not job.progress().get("attempts") and not disk_failed(error):
                 raise
             trouble.tell(error)
             return None
+
+
+def disk_failed(error: Exception) -> bool:
+    """Whether the job can go on once there is room again, although nothing was sent yet."""
+    from bulkmail.job.ledger import JournalFault
+
+    return isinstance(error, JournalFault)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from bulkmail.job.compose import Composer
 from bulkmail.job.fill import Filling
 from bulkmail.job.journal import Journal
 from bulkmail.job.journal_file import bring_back, set_aside
+from bulkmail.job.ledger import JournalFault
 from bulkmail.job.manifest import Manifest
 from bulkmail.job.outcomes import unsent_event
 from bulkmail.job.recipients import Source, open_source
@@ -92,6 +93,9 @@ class Run:
         )
         try:
             self._fill(limit)
+        except JournalFault:
+            self._journal.close()
+            raise  # the disk is full: --resume begins with filling anew
         except BaseException:
             self._journal.close()
             for suffix in SIDECARS:

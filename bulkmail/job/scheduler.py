@@ -419,12 +419,11 @@ class Scheduler:
         if self.done.done() or self._committing or self._leasing:
             return
         if self._stopping:
-            if self._under_way() == self._held():  # no connection has any, nor an outcome that it did not hand over yet
-                self._release()
-                if self._dirty or len(self._details):
-                    self._commit()
-                else:
-                    self.done.set_result(self._halting)
+            self._release()  # at once: whoever is killed while the last replies are awaited leaves only those in doubt
+            if self._dirty or len(self._details):
+                self._commit()
+            elif not self._under_way():
+                self.done.set_result(self._halting)
             return
         held = self._ready or self._claimed or self._waiting() or self._under_way()
         if held or not self._exhausted or self._due_timer is not None:

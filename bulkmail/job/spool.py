@@ -15,7 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bulkmail.errors import JournalError, ManifestError
+from bulkmail.errors import ManifestError
+from bulkmail.job.ledger import JournalFault
 
 BLOCK = 1 << 20  # bytes held in memory at a time; larger ones copy no faster
 GZIP_MAGIC = b"\x1f\x8b"
@@ -50,7 +51,7 @@ def write_spool(content: Iterable[bytes], target: Path, *, keep: bool) -> Path:
 
     keep     a spool of an earlier run is there: it stays, and content that differs from it is refused
     raises   ManifestError  the content cannot be read, or differs; the folder is missing
-             JournalError   the disk is full or fails
+             JournalFault   the disk is full or fails
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -96,9 +97,9 @@ def _write(content: Iterable[bytes], part: Path) -> str:
     return str(digest.hexdigest())
 
 
-def _refused(error: OSError, target: Path) -> ManifestError | JournalError:
+def _refused(error: OSError, target: Path) -> ManifestError | JournalFault:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-        return JournalError(f"cannot write {target}: {error.strerror}")
+        return JournalFault(f"cannot write {target}: {error.strerror}")
     if not target.parent.is_dir():
         return ManifestError(
             f"the folder {target.parent} for the journal does not exist; it is not made for you", path="$.journal"

@@ -127,7 +127,13 @@ async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: E
     name = net_tls.server_hostname(options, endpoint.host)
     try:
         async with asyncio.timeout(options.connect_timeout):
-            await loop.create_connection(lambda: session, sock=sock, ssl=context, server_hostname=name)
+            await loop.create_connection(
+                lambda: session,
+                sock=sock,
+                ssl=context,
+                server_hostname=name,
+                ssl_handshake_timeout=2 * options.connect_timeout,  # the loop's own, 60 seconds, must not come first
+            )
     except TimeoutError as error:
         raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
     except (ssl.SSLError, OSError) as error:

@@ -412,8 +412,9 @@ cdef class Session:
         try:
             # not wait_for(), which in Python 3.11 swallows a cancellation that comes with the result
             async with asyncio.timeout(seconds):
+                # the loop has a deadline of its own, 60 seconds, which must not come first
                 transport = await self._loop.start_tls(
-                    self.transport, self, context, server_hostname=server_hostname)
+                    self.transport, self, context, server_hostname=server_hostname, ssl_handshake_timeout=2 * seconds)
         except TimeoutError:
             raise TimedOut("timed out in the TLS handshake", phase="connect") from None
         if transport is None:

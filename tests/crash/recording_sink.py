@@ -1,4 +1,4 @@
-"""A server that knows nothing of bulkmail and writes down who got a message, before it says 250: the truth of a crash test.
+"""A server that knows nothing of bulkmail and writes down who got a message, before its 250: the truth of a crash test.
 
 `python recording_sink.py LOG` prints its port; a line of LOG is the recipients of one message.
 """

@@ -6,6 +6,7 @@ as sent before it was, and lost it; or sent it again after a restart; or could n
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -131,9 +132,7 @@ def account(sink: Sink, summary: dict[str, Any], journal: Path) -> None:
     assert max(sink.taken.values()) == 1, "somebody was sent to twice"
     assert summary["delivered"] + summary["in_doubt"] == RECIPIENTS == summary["recipients"]
     said = states(journal)
-    assert Counter(said.values()) == {
-        state: summary[state] for state in ("delivered", "in_doubt") if summary[state]
-    }
+    assert Counter(said.values()) == {state: summary[state] for state in ("delivered", "in_doubt") if summary[state]}
     for address, state in said.items():
         assert state == "in_doubt" or sink.taken[address] == 1, f"{address} is called delivered and is not"
     assert set(sink.taken) <= set(said)
@@ -152,7 +151,9 @@ def test_nobody_is_lost_and_nobody_is_sent_to_twice(tmp_path, sink, seed):
     summary = finish(send(manifest, "--resume"))
     assert summary["in_doubt"] == doubt[-1]
     account(sink, summary, journal)
-    print(f"in doubt after each kill: {[b - a for a, b in zip(doubt, doubt[1:], strict=False)]}, allowed {MOST_IN_DOUBT}")
+    print(
+        f"in doubt after each kill: {[b - a for a, b in itertools.pairwise(doubt)]}, allowed {MOST_IN_DOUBT}"
+    )
 
 
 def test_a_shared_message_is_as_safe(tmp_path, sink):
@@ -195,7 +196,8 @@ def test_killed_while_the_recipients_are_read_in_nothing_was_sent(tmp_path, sink
     rows, wanted = 150_000, 300
     with (tmp_path / "long.jsonl").open("w") as file:
         file.writelines(
-            f'{{"email":"u{i}@{"wanted" if i % (rows // wanted) == 0 else "gone"}.test","name":"N"}}\n' for i in range(rows)
+            f'{{"email":"u{i}@{"wanted" if i % (rows // wanted) == 0 else "gone"}.test","name":"N"}}\n'
+            for i in range(rows)
         )
     (tmp_path / "gone.txt").write_text("gone.test\n")
     recipients = {"file": "long.jsonl", "suppress": ["gone.txt"]}

@@ -308,9 +308,9 @@ def start_tls(context: ssl.SSLContext) -> Step:
             await peer.writer.start_tls(context)
         except (OSError, ssl.SSLError):
             raise ClientGone from None
-        if peer.writer.transport is None:  # asyncio, when the client ends in the moment that the handshake is done
-            peer.writer._transport = plain  # type: ignore[attr-defined]  # its __del__ asks it
-            raise ClientGone
+        finally:
+            if peer.writer.transport is None:  # asyncio, when the client ends in the moment that the handshake is done
+                peer.writer._transport = plain  # type: ignore[attr-defined]  # its __del__ asks it
 
     return step
 

@@ -50,6 +50,7 @@ class Model:
         return out
 
     def content(self, line: bytes) -> bytes:
+        assert self.accepted or line == b".", "a message for nobody"
         if line != b".":
             return b""
         self.reading = self.mailing = False

@@ -261,7 +261,7 @@ def test_a_cancelled_connect_leaves_nothing_open(run, script):
 
 @pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
 def test_connect_cancelled_at_each_await(run, certificates, implicit, monkeypatch):
-    """After one turn of the loop, after two, and so on until it is through: never a connection or descriptor is left."""
+    """After one turn of the loop, after two, and so on until it is through: no connection or descriptor is left."""
     dialled = []
 
     async def dial(*args, **options):

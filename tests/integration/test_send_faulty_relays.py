@@ -48,7 +48,9 @@ def expected(rows):
 
 
 @pytest.mark.parametrize(
-    "switches", [[], ["-p"], ["-8"], ["-e"], ["-f", "ehlo"], ["-q", "quit"], ["-Q", "quit"], ["-f", "quit"]], ids=" ".join
+    "switches",
+    [[], ["-p"], ["-8"], ["-e"], ["-f", "ehlo"], ["-q", "quit"], ["-Q", "quit"], ["-f", "quit"]],
+    ids=" ".join,
 )
 def test_everybody_is_delivered(start_smtp_sink, tmp_path, switches):
     sink = start_smtp_sink(*switches, keep=True)

@@ -71,7 +71,10 @@ def test_a_personalised_newsletter_arrives_byte_by_byte(start_postfix, certifica
     assert (done.returncode, done.stderr) == (0, "")
     got = {email.message_from_bytes(raw)["Delivered-To"]: raw for raw in server.wait_for(COUNT)}
     assert set(got) == {person["email"] for person in people()}
-    report = {row["recipient"]: row for row in map(json.loads, bulkmail("report", "news.journal", cwd=tmp_path).stdout.splitlines())}
+    report = {
+        row["recipient"]: row
+        for row in map(json.loads, bulkmail("report", "news.journal", cwd=tmp_path).stdout.splitlines())
+    }
     for person in people():
         check_message(got[person["email"]], person, report[person["email"]], tmp_path, server)
 
@@ -87,9 +90,14 @@ def check_message(raw, person, row, folder, server):
     assert message["From"].addresses[0].display_name == "Exämple News"
     assert message["List-Unsubscribe"] == f"<https://example.test/u/{number}>"
     half = "second half" if number > 30 else "first half"
-    escaped = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;").replace('"', "&#34;")
+    escaped = (
+        name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;").replace('"', "&#34;")
+    )
     html = message.get_body(("html",)).get_content()
-    assert f"<p>Dear {escaped},</p>\n.a line that begins with a dot, and one of exactly one:\n.\n<p>{half}: {number}</p>" in html
+    assert (
+        f"<p>Dear {escaped},</p>\n.a line that begins with a dot, and one of exactly one:\n.\n<p>{half}: {number}</p>"
+        in html
+    )
     assert "façade, naïve – € 5" in html
     text = message.get_body(("plain",)).get_content()
     assert text == TEXT.replace("{{ name }}", name).replace("{{ number }}", str(number))
@@ -118,7 +126,12 @@ def test_preview_is_what_is_sent(start_postfix, tmp_path):
 
 
 def test_a_shared_message_goes_to_many_at_a_time(start_postfix, tmp_path):
-    server = start_postfix(settings={"smtpd_recipient_restrictions": "check_recipient_access inline:{reader7@example.test=REJECT}, permit_mynetworks, reject"})
+    server = start_postfix(
+        settings={
+            "smtpd_recipient_restrictions": "check_recipient_access inline:{reader7@example.test=REJECT}, "
+            "permit_mynetworks, reject"
+        }
+    )
     message = {"from": "news@example.test", "to": "list@example.test", "subject": "Same", "text": "For all.\n"}
     rows = "".join(f"reader{n}@example.test\n" for n in range(1, 251))
     write_job(tmp_path, server.url, rows, message=message, recipients={"file": "list.jsonl", "format": "text"})
@@ -141,7 +154,11 @@ def test_a_server_that_takes_fewer_recipients_at_a_time_gets_the_rest_later(star
     server = start_postfix(settings={"smtpd_recipient_limit": "20"})
     message = {"from": "news@example.test", "subject": "Same", "text": "For all.\n"}
     rows = "".join(f"reader{n}@example.test\n" for n in range(1, 61))
-    keys = {"message": message, "recipients": {"file": "list.jsonl", "format": "text"}, "retry": {"delays": ["100ms"] * 4}}
+    keys = {
+        "message": message,
+        "recipients": {"file": "list.jsonl", "format": "text"},
+        "retry": {"delays": ["100ms"] * 4},
+    }
     write_job(tmp_path, server.url, rows, **keys)
     done = bulkmail("send", "news.json", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

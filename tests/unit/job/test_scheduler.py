@@ -173,6 +173,22 @@ def test_a_stop_just_after_a_reply_came_records_what_it_said():
         assert simulation.ledger.counts(live=False).in_doubt == 0
 
 
+def test_a_stop_leaves_at_most_what_is_under_way_in_doubt_while_it_waits_for_it():
+    """Supervisors kill whoever does not end soon after the first signal."""
+    simulation = Simulation(2000, FakeRelay(url="smtp://relay.test?connections=10", latency=5.0), commit_seconds=0.002)
+    seen = []
+
+    def look():
+        seen.append(simulation.ledger.counts(live=False).in_doubt)
+
+    simulation.at = [(29.0, look), (29.5, simulation.stop), (29.51, look), (29.9, look)]
+    simulation.run().checked()
+    assert seen[0] > 20
+    assert 0 < seen[1] <= 20
+    assert seen[1] == seen[2]
+    assert simulation.ledger.counts(live=False).in_doubt == 0
+
+
 def test_a_stop_before_the_start_is_a_stop():
     simulation = Simulation(5)
     start = simulation._make_scheduler
