@@ -146,9 +146,7 @@ def _message(model: models.Message) -> MessageSpec:
         reply_to=model.reply_to,
         attachments=tuple(attachment.spec() for attachment in model.attachments),
         headers=dict(model.headers),
-        list_unsubscribe=(
-            None if not given else ListUnsubscribe(given.url, given.mailto, given.one_click)
-        ),
+        list_unsubscribe=(None if not given else ListUnsubscribe(given.url, given.mailto, given.one_click)),
         list_id=model.list_id,
         feedback_id=model.feedback_id,
         envelope_from=model.envelope_from,

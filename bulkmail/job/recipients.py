@@ -195,7 +195,7 @@ class Source:
             return ManifestError(sentences[0], path="$.recipients")
         text = "\n".join(f"  {sentence}" for sentence in sentences)
         return ManifestError(
-            f"{self.name} has {total} bad rows; mend them, or skip them with \"bad_rows\": \"skip\":\n{text}",
+            f'{self.name} has {total} bad rows; mend them, or skip them with "bad_rows": "skip":\n{text}',
             path="$.recipients",
             problems=[("$.recipients", sentence) for sentence in sentences],
         )

@@ -27,6 +27,7 @@ from bulkmail.job.writer import Writer
 from bulkmail.message.compiled import Compiled
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
+from bulkmail.smtp.wirelog import make_trace
 
 SIDECARS = ("", "-wal", "-shm", ".lock", ".recipients")  # what stands beside a journal, and goes with it
 
@@ -51,8 +52,12 @@ class Run:
     # -- before anything is sent
 
     def open(self, begin: str, in_doubt: str, limit: int | None, level: str) -> None:
-        """begin: "new", "fresh" or "resume". Raises ManifestError or JournalError; nothing is left open then."""
+        """begin: "new", "fresh" or "resume". Raises ConfigError or JournalError; nothing is left open then."""
         path = self.manifest.journal
+        for relay in self.manifest.relays:
+            make_trace(
+                relay.endpoint.options.wire_log
+            )  # a log that cannot be written is bad usage, not a relay's fault
         if not path.parent.is_dir():
             raise JournalError(f"{path}: the journal's folder {path.parent} does not exist; make it first")
         if begin == "new" and path.exists():

@@ -36,13 +36,14 @@ SECONDS = 60.0
 class Sink:
     """A recording sink that runs; what it took is counted as its log grows."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *seed: str) -> None:
+        """seed: of its faults; none without it."""
         self._path = folder / "taken.log"
         self._path.touch()
         self._read = 0
         self.taken: Counter[str] = Counter()
         program = Path(__file__).with_name("recording_sink.py")
-        self.process = subprocess.Popen([sys.executable, program, self._path], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([sys.executable, program, self._path, *seed], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
 
@@ -151,9 +152,29 @@ def test_nobody_is_lost_and_nobody_is_sent_to_twice(tmp_path, sink, seed):
     summary = finish(send(manifest, "--resume"))
     assert summary["in_doubt"] == doubt[-1]
     account(sink, summary, journal)
-    print(
-        f"in doubt after each kill: {[b - a for a, b in itertools.pairwise(doubt)]}, allowed {MOST_IN_DOUBT}"
-    )
+    print(f"in doubt after each kill: {[b - a for a, b in itertools.pairwise(doubt)]}, allowed {MOST_IN_DOUBT}")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_relay_on_a_bad_day_and_kills_together(tmp_path, seed):
+    """Connections drop, recipients are refused for now or for good, replies are lost; and then the mailer is killed."""
+    sink = Sink(tmp_path, str(seed))
+    try:
+        retry = {"delays": ["100ms", "300ms", "1s"], "patience": "20s"}
+        manifest, journal = write_job(tmp_path, sink.port, retry=retry), tmp_path / "kill.journal"
+        for kill in sorted(random.Random(seed).sample(range(200, RECIPIENTS - 6000), 2)):
+            kill_when(send(manifest, "--auto"), lambda kill=kill: sink.look() >= kill)
+        summary = finish(send(manifest, "--resume"))
+        sink.look()
+        said = states(journal)
+    finally:
+        sink.end()
+    assert max(sink.taken.values()) == 1, "somebody was sent to twice"
+    assert summary["delivered"] + summary["failed"] + summary["in_doubt"] == RECIPIENTS
+    assert summary["failed"] > 0
+    for address, state in said.items():
+        assert state == "in_doubt" or sink.taken[address] == (state == "delivered"), (address, state)
+    print(f"delivered {summary['delivered']}, failed {summary['failed']}, in doubt {summary['in_doubt']}")
 
 
 def test_a_shared_message_is_as_safe(tmp_path, sink):

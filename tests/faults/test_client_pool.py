@@ -53,8 +53,8 @@ UMLAUT = mail(0, to="ü@example.test")
 def test_never_more_connections_than_allowed(run, limit):
     async def main():
         slow = always("dot", late(0.002, b"250 ok\r\n"))
-        drops = at("MAIL", reset(), nth=4)
-        async with scripted(serving(slow, drops)) as server:
+        drops, lingers = at("MAIL", reset(), nth=4), always("QUIT", late(0.02, b"221 bye\r\n"))
+        async with scripted(serving(slow, drops, lingers)) as server:
             async with Mailer(server.url, connections=limit, messages_per_connection=3) as mailer:
                 results = await send_all(mailer, 40)
             return results, server.most, len(server.peers)

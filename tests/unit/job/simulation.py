@@ -31,15 +31,11 @@ from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.client import Transaction
 from unit.job.journal_tools import OFFSET, rows
+from unit.job.virtual_loop import START as START
+from unit.job.virtual_loop import Clock, VirtualLoop
 
-START = 1_700_000_000.0  # Unix time at which every simulation begins
-MOST_TURNS = 200_000  # of the loop; a run that needs more spins
 BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
 OK, GO, QUEUED = b"250 2.0.0 ok", b"354 go on", b"250 2.0.0 queued as Q%d"
-
-
-class Stalled(AssertionError):
-    """Nothing is ready and no timer is set: the run would wait for ever."""
 
 
 class Drop:
@@ -55,55 +51,6 @@ DROP, DROP_TAKEN = Drop(), Drop(taken=True)
 # the number of the connection; an error refuses it), "mail" and "rcpt" (an address), "data" and "dot" (a tuple of the
 # recipients so far).
 Answer = Callable[[str, str, Any], "bytes | Drop | BulkmailError | None"]
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its time is a number that jumps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-        self.turns = 0
-        self.problem: BaseException | None = None  # that a callback ended with
-        self.set_exception_handler(self._note_problem)
-
-    def _note_problem(self, _: Any, context: dict[str, Any]) -> None:
-        self.problem = self.problem or context.get("exception") or AssertionError(context["message"])
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        self.turns += 1
-        if self.problem is not None:
-            problem, self.problem = self.problem, None
-            raise problem
-        if self.turns > MOST_TURNS:
-            raise Stalled(f"the loop spins at {self.now - 1000:.3f} s")
-        if not self._ready:  # type: ignore[attr-defined]
-            times = [handle.when() for handle in self._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
-            if not times and not self._stopping:  # type: ignore[attr-defined]
-                raise Stalled(f"nothing is left to wait for at {self.now - 1000:.3f} s")
-            if times:
-                self.now = max(self.now, min(times))
-        super()._run_once()  # type: ignore[misc]
-
-
-class Clock:
-    """Stands in for the module `time` where the job asks it."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def time(self) -> float:
-        return START + self._loop.now - 1000
-
-    def monotonic(self) -> float:
-        return self._loop.now
-
-    @staticmethod
-    def strftime(*args: Any) -> str:
-        return ""
 
 
 class FakeWriter:
