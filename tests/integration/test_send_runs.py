@@ -316,4 +316,5 @@ def test_sigterm_twice_leaves_a_hanging_relay_and_only_its_transactions_in_doubt
     write_job(tmp_path, server.url, 100)
     code, counts = send(tmp_path, "--resume")
     assert code == 1
-    assert counts == {"delivered": status["pending"], "in_doubt": status["in_doubt"]}
+    # how many were claimed ahead and not given back before the second signal is a matter of milliseconds
+    assert Counter(counts) == Counter(delivered=status["pending"], in_doubt=status["in_doubt"])

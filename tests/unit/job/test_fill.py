@@ -1,0 +1,117 @@
+"""The one pass before anything is sent: who gets into the ledger, in which state, and what stops it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bulkmail.errors import ManifestError
+from bulkmail.job.fill import MAX_PROBLEMS, Filling
+from bulkmail.job.memory_ledger import MemoryLedger
+from bulkmail.job.recipients import open_source
+from bulkmail.job.specs import RecipientsSpec
+from bulkmail.message.compile import compile_message
+from bulkmail.message.spec import MessageSpec
+
+MESSAGE = MessageSpec(from_="news@example.com", subject="Hello {{ name }}", text="Dear {{ name }}")
+
+
+def row(number, name="N"):
+    return f'{{"email":"r{number}@example.com","name":"{name}"}}\n'
+
+
+def fill(folder, rows, limit=None, **spec):
+    path = folder / "list.jsonl"
+    path.write_text(rows)
+    ledger = MemoryLedger()
+    spec = RecipientsSpec(path, **spec)
+    with open_source(spec, spool_dir=folder, stem="journal") as source, ledger.fill() as filler:
+        Filling(source, spec, compile_message(MESSAGE, job="job"), limit).run(filler)
+    return ledger
+
+
+def shown(ledger):
+    """Row number -> state."""
+    return {
+        number: chr(byte)
+        for chunk in ledger.chunks.values()
+        for number, byte in zip(chunk.numbers, chunk.outcome, strict=True)
+    }
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 1001, 2500])
+def test_rows_are_cut_into_chunks_of_a_thousand(tmp_path, count):
+    ledger = fill(tmp_path, "".join(map(row, range(count))))
+    assert [chunk.n for chunk in ledger.chunks.values()] == [1000] * (count // 1000) + [count % 1000] * bool(
+        count % 1000
+    )
+    assert list(shown(ledger)) == list(range(1, count + 1))
+    assert ledger.counts().pending == count
+
+
+def test_who_is_decided_stands_apart_from_who_is_sent_to(tmp_path):
+    (tmp_path / "gone.txt").write_text("r3@example.com\n")
+    rows = row(1) + row(2, "two\\nlines") + row(3) + row(1) + row(4)
+    ledger = fill(tmp_path, rows, deduplicate=True, suppress=(tmp_path / "gone.txt",))
+    assert shown(ledger) == {1: ".", 2: "F", 3: "S", 4: "S", 5: "."}
+    assert all(len(set(chunk.outcome)) == 1 for chunk in ledger.chunks.values())
+    (trouble,) = ledger.troubles
+    assert (trouble.recipient, trouble.number, trouble.class_, trouble.attempt) == ("r2@example.com", 2, "message", 0)
+
+
+def test_who_is_suppressed_does_not_also_fail(tmp_path):
+    (tmp_path / "gone.txt").write_text("example.com\n")
+    ledger = fill(tmp_path, row(1, "two\\nlines"), suppress=(tmp_path / "gone.txt",))
+    assert shown(ledger) == {1: "S"}
+    assert ledger.troubles == []
+
+
+def test_skipped_bad_rows_have_failed_in_their_place(tmp_path):
+    ledger = fill(tmp_path, row(1) + "oops\n" + row(3) + "{}\n", bad_rows="skip")
+    assert shown(ledger) == {1: ".", 3: ".", 2: "F", 4: "F"}
+    assert {(t.number, t.class_, t.recipient) for t in ledger.troubles} == {(2, "bad_row", ""), (4, "bad_row", "")}
+    assert ledger.counts().recipients == 4
+
+
+@pytest.mark.parametrize("limit", range(1, 12))
+def test_limit_counts_every_row_good_or_bad(tmp_path, limit):
+    (tmp_path / "gone.txt").write_text("r2@example.com\n")
+    lines = [row(1), row(2), "oops\n", row(4), row(5, "a\\nb"), "{}\n", row(7), row(1), row(9)]
+    options = {"bad_rows": "skip", "deduplicate": True, "suppress": (tmp_path / "gone.txt",)}
+    whole = shown(fill(tmp_path, "".join(lines), **options))
+    assert shown(fill(tmp_path, "".join(lines), limit=limit, **options)) == {
+        n: s for n, s in whole.items() if n <= limit
+    }
+
+
+def test_a_bad_row_behind_the_limit_does_not_matter(tmp_path):
+    assert shown(fill(tmp_path, row(1) + row(2) + "oops\n", limit=2)) == {1: ".", 2: "."}
+    with pytest.raises(ManifestError, match="row 3"):
+        fill(tmp_path, row(1) + row(2) + "oops\n", limit=3)
+
+
+def test_a_bad_row_at_the_end_takes_everything_back(tmp_path):
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(map(row, range(3000))) + "oops\n")
+    spec, ledger = RecipientsSpec(path), MemoryLedger()
+    compiled = compile_message(MESSAGE, job="job")
+    source = open_source(spec, spool_dir=tmp_path, stem="journal")
+    with source, pytest.raises(ManifestError, match="row 3001"), ledger.fill() as filler:
+        Filling(source, spec, compiled, None).run(filler)
+    assert not ledger.chunks and not ledger.filled
+
+
+def test_bad_rows_without_end_are_counted_and_not_kept(tmp_path):
+    with pytest.raises(ManifestError, match=f"{3 * MAX_PROBLEMS} bad rows"):
+        fill(tmp_path, "oops\n" * 3 * MAX_PROBLEMS)
+
+
+def test_nobody_is_no_job(tmp_path):
+    with pytest.raises(ManifestError, match="no recipients") as raised:
+        fill(tmp_path, "\n")
+    assert raised.value.path == "$.recipients"
+
+
+def test_a_job_of_none_but_suppressed_is_one(tmp_path):
+    (tmp_path / "gone.txt").write_text("example.com\n")
+    ledger = fill(tmp_path, row(1) + row(2), suppress=(tmp_path / "gone.txt",))
+    assert ledger.counts().suppressed == ledger.counts().recipients == 2
