@@ -13,7 +13,7 @@ from integration.sink_program import sink
 
 MOST_GROWTH = 10 << 10  # KiB, for 200,000 recipients more: some 50 bytes each; one that was kept would need far more
 MOST = 150 << 10
-# The command in a process that says at its end what it needed. (ru_maxrss would count the process that it is forked from.)
+# The command in a process that says at its end what it needed. (ru_maxrss would count the process it is forked from.)
 PROGRAM = """
 import sys
 from bulkmail.cli import main
