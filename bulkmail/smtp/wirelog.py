@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import re
@@ -33,6 +34,7 @@ def make_trace(target: Any) -> tuple[str, Callable[[str, bytes], None] | None]:
     try:
         if path not in _files:
             _files[path] = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  kept open for all connections
+            atexit.register(_files[path].close)
     except OSError as error:
         raise ConfigError(f"option 'wire_log': {path} cannot be written: {error.strerror}") from error
     file = _files[path]
