@@ -50,7 +50,6 @@ class Connection:
         self._endpoint: Endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
         self._given = socket
         self._session: Session | None = None
-        self._greeting = ""
         self._info: ServerInfo | None = None
         self.id = ""
 
