@@ -13,11 +13,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
+from urllib.parse import quote
 
 from bulkmail.errors import ConfigError
 from bulkmail.urlparts import (
     as_ip,
     decoded,
+    host_and_port,
     listed,
     masked,
     nearest,
@@ -28,8 +30,7 @@ from bulkmail.urlparts import (
     split_url,
 )
 
-RELAY_PORTS: Final = {"smtp": 587, "smtps": 465}
-LATER_RELAY_SCHEMES: Final = ("lmtp", "lmtp+unix")
+RELAY_PORTS: Final = {"smtp": 587, "smtps": 465, "lmtp": 24, "lmtp+unix": 0}
 PROXY_PORTS: Final = {"http": 80, "socks5": 1080, "socks5h": 1080, "socks": 1080}
 LATER_PROXY_SCHEMES: Final = ("https", "socks4", "socks4a")
 AUTH_METHODS: Final = ("auto", "plain", "login")
@@ -364,11 +365,23 @@ class Endpoint:
     options: Options = Options()
 
     @property
+    def lmtp(self) -> bool:
+        """LMTP (RFC 2033): a verdict for each recipient."""
+        return self.scheme.startswith("lmtp")
+
+    @property
+    def place(self) -> str:
+        """Where it is, for sentences: "relay.example:587", or the path of a socket."""
+        return self.path or host_and_port(self.host, self.port)
+
+    @property
     def implicit_tls(self) -> bool:
         """TLS from the first byte, as opposed to STARTTLS."""
         return self.scheme == "smtps"
 
     def __str__(self) -> str:
+        if self.path is not None:
+            return f"{self.scheme}://{quote(self.path)}"
         return shown_url(self.scheme, self.user, self.password, self.host, self.port)
 
 
@@ -377,16 +390,18 @@ def parse_endpoint(url: str, **options: object) -> Endpoint:
 
     raises  ConfigError  naming the part or the option; never with the password
     """
-    parts = split_url(url, "relay URL", RELAY_PORTS, LATER_RELAY_SCHEMES, "smtp://user:password@host:587")
+    parts = split_url(url, "relay URL", RELAY_PORTS, (), "smtp://user:password@host:587", with_path=("lmtp+unix",))
     values = parse_options(_query(parts.query)) | parse_options(options)
     host = parts.host or "localhost"
-    endpoint = Endpoint(parts.scheme, host, parts.port, None, parts.user, parts.password, Options(**values))
+    endpoint = Endpoint(parts.scheme, host, parts.port, parts.path, parts.user, parts.password, Options(**values))
     _check_endpoint(endpoint)
     return endpoint
 
 
 def _check_endpoint(endpoint: Endpoint) -> None:
     tls = endpoint.options.tls
+    if endpoint.path is not None and endpoint.options.proxy is not None:
+        raise ConfigError(f"{endpoint}: a socket of this machine cannot be reached through a proxy")
     if endpoint.implicit_tls and tls in ("never", "opportunistic"):
         raise ConfigError(f"{endpoint}: smtps:// is TLS from the start, tls={tls} is for smtp://")
     if endpoint.user is not None and endpoint.password is None:

@@ -36,7 +36,10 @@ _MAY_HOLD_AT = frozenset(("proxy", "ca_file", "cert_file", "key_file", "wire_log
 
 @dataclass(frozen=True)
 class UrlParts:
-    """Scheme in lower case, user and password percent-decoded, host "" if there is none, query as it was written."""
+    """Scheme in lower case, user and password percent-decoded, host "" if there is none, query as it was written.
+
+    path: of a scheme that names a socket by its path instead of a host, decoded; else None
+    """
 
     scheme: str
     user: str | None
@@ -44,13 +47,22 @@ class UrlParts:
     host: str
     port: int
     query: str
+    path: str | None = None
 
 
-def split_url(url: object, what: str, ports: Mapping[str, int], later: tuple[str, ...], example: str) -> UrlParts:
+def split_url(
+    url: object,
+    what: str,
+    ports: Mapping[str, int],
+    later: tuple[str, ...],
+    example: str,
+    with_path: tuple[str, ...] = (),
+) -> UrlParts:
     """The parts of a URL whose scheme is one of `ports` (scheme -> default port).
 
     what     how errors call it, such as "relay URL"
     later    schemes that are known and refused as "not in this version yet"
+    with_path   schemes that are followed by the path of a socket, and by no host
     raises   ConfigError  never with the password or what may be a piece of it
     """
     if not isinstance(url, str):
@@ -65,11 +77,22 @@ def split_url(url: object, what: str, ports: Mapping[str, int], later: tuple[str
     authority, path, query = _sections(rest)
     if _unprintable(url) or _raw_credentials(path, query):
         raise ConfigError(f"{shown}: a space, '/', '?', '#' or '@' in user, password or option must be percent-encoded")
+    if scheme in with_path:
+        return UrlParts(scheme, None, None, "", ports[scheme], query, _socket_path(authority, path, shown))
     if path not in ("", "/"):
         raise ConfigError(f"{shown}: nothing but options (?name=value) can follow the host")
     user, password, host_port = _login(authority, shown)
     host, port = _host_and_port(host_port, shown)
     return UrlParts(scheme, user, password, host, ports[scheme] if port is None else port, query)
+
+
+def _socket_path(authority: str, path: str, shown: str) -> str:
+    if authority or not path.strip("/"):
+        raise ConfigError(f"{shown}: expected the path of a socket after three slashes, as in lmtp+unix:///run/lmtp")
+    found = decoded(path, f"{shown}: the path")
+    if "\0" in found:
+        raise ConfigError(f"{shown}: the path has a NUL")
+    return found
 
 
 def _login(authority: str, shown: str) -> tuple[str | None, str | None, str]:

@@ -7,7 +7,7 @@
 /* Sends buffers[0..count) in order, count <= BM_GATHER_MAX. Returns how many bytes the kernel took (it may be fewer than
  * given), or -1 if none, for whatever reason: the caller then leaves it to the event loop's transport, which also finds
  * out what is wrong. Never blocks, never raises SIGPIPE, needs no GIL. On Windows always -1. */
-#define BM_GATHER_MAX 8
+#define BM_GATHER_MAX 64
 
 #ifdef _WIN32
 static inline ptrdiff_t bm_gather(int fd, const char *const *buffers, const size_t *sizes, int count)

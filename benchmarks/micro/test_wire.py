@@ -6,8 +6,9 @@ Each round handles ROUND messages, so a figure in microseconds divided by that i
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bulkmail.wire.client import DONE, Client, Transaction
+from bulkmail.wire.client import Client
 from bulkmail.wire.reply import ReplyReader
+from bulkmail.wire.transaction import DONE, Transaction
 
 ROUND = 1000
 REPLIES = {

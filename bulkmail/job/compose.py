@@ -9,7 +9,7 @@ from bulkmail.errors import MessageError
 from bulkmail.job.recipients import Source
 from bulkmail.job.settle import Work, personal_transactions, shared_transaction
 from bulkmail.message.compiled import Compiled
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.transaction import Transaction
 
 
 class Composer:

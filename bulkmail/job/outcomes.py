@@ -22,8 +22,8 @@ from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work
 from bulkmail.job.tally import Tally
 from bulkmail.smtp.outcome import refusal
-from bulkmail.wire.client import DONE, IN_DOUBT, NOT_TAKEN, Transaction
 from bulkmail.wire.reply import Reply
+from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
 
 EVERYONE = 100  # refused one after the other with none taken before: the relay refuses everyone
 MOVE_RECIPIENTS = 512  # deferred recipients are moved to retry chunks when so many wait,

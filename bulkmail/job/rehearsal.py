@@ -23,7 +23,7 @@ from bulkmail.message.compiled import Compiled
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
-from bulkmail.wire.client import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
+from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
 
 
 def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:

@@ -30,7 +30,7 @@ from bulkmail.job.writer import Writer
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.session import Session
-from bulkmail.wire.client import NOT_TAKEN, Transaction
+from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
 # What one commit may cover, and how long an outcome may wait for one: docs/architecture.md, "How much can be in doubt".
 COMMIT_RECIPIENTS = 512

@@ -3,7 +3,7 @@ from typing import Any
 from bulkmail.errors import MessageError
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Chunk
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.transaction import Transaction
 
 def keep_freed_memory() -> None: ...
 

@@ -5,7 +5,7 @@
 from cpython.bytearray cimport PyByteArray_AS_STRING
 
 from bulkmail.job.detail cimport DetailBuffer
-from bulkmail.wire.client cimport EIGHT_BIT, TX_DONE, UTF8, Transaction
+from bulkmail.wire.transaction cimport EIGHT_BIT, TX_DONE, UTF8, Transaction
 
 
 cdef extern from "memory.h":

@@ -47,6 +47,28 @@ async def dial(
     return await _connect(host_and_port(host, port), addresses, options, deadline, loop)
 
 
+async def dial_unix(path: str, *, options: Options) -> socket.socket:
+    """A non-blocking socket, connected to the Unix socket at `path`. Raises ConnectError, TimedOut(phase="connect")."""
+    family = getattr(socket, "AF_UNIX", None)
+    if family is None:
+        raise ConnectError(f"{path}: this system has no Unix sockets", permanent=True)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        async with asyncio.timeout(options.connect_timeout):
+            await asyncio.get_running_loop().sock_connect(sock, path)
+    except TimeoutError:
+        sock.close()
+        raise TimedOut(f"{path}: no connection within {options.connect_timeout:g} s", phase="connect") from None
+    except OSError as error:
+        sock.close()
+        raise ConnectError(f"{path}: cannot connect: {_reason(error)}") from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 async def _through_proxy(
     proxy: ProxyUrl, host: str, port: int, options: Options, loop: asyncio.AbstractEventLoop
 ) -> socket.socket:

@@ -25,7 +25,7 @@ from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
 from bulkmail.wire.body import encode_message
-from bulkmail.wire.client import NOT_TAKEN, Transaction
+from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
 CLOSED = "the Mailer is closed"
 MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often

@@ -13,7 +13,7 @@ from bulkmail.errors import BulkmailError, ConnectionLost
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.transaction import Transaction
 
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay

@@ -24,11 +24,12 @@ from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo, transaction_fl
 from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
-from bulkmail.wire.body import encode_body, encode_message, end_body
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
+from bulkmail.wire.transaction import Transaction
 
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
+SMALLEST_PIECE = 16 * 1024  # what is written at once: a BDAT, and its reply, for each line would be a waste
 
 
 class Connection:
@@ -260,17 +261,30 @@ def _content(data: Any) -> bytes | None:
 
 async def _stream(session: Session, tx: Transaction, data: Any) -> int:
     """Send the content of `tx` as the server asks for it; its size."""
-    carry = size = 0
+    size = 0
 
     async def pieces() -> AsyncIterator[bytes]:
-        nonlocal carry, size
-        async for piece in _chunks(data):
+        nonlocal size
+        async for piece in _gathered(_chunks(data)):
             size += len(piece)
-            encoded, carry = encode_body(piece, carry)
-            yield encoded
+            yield piece
 
-    await session.stream(tx, pieces(), lambda: end_body(carry))
+    await session.stream(tx, pieces())
     return size
+
+
+async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of at least SMALLEST_PIECE, but for the last: a source may yield line by line."""
+    held: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        held.append(bytes(piece))
+        size += len(piece)
+        if size >= SMALLEST_PIECE:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held, size = [], 0
+    if size:
+        yield b"".join(held)
 
 
 async def _chunks(data: Any) -> AsyncIterator[bytes]:

@@ -76,7 +76,7 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
     options = endpoint.options
     cid, trace = make_trace(options.wire_log)
     if sock is None:
-        sock = await net_dial.dial(endpoint.host, endpoint.port, options=options)
+        sock = await _dial(endpoint)
     session = Session(loop, turn, options.command_timeout, options.data_timeout, trace)
     identity = _identity(sock)
     try:
@@ -93,6 +93,12 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
         raise
     session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
     return session
+
+
+async def _dial(endpoint: Endpoint) -> socket.socket:
+    if endpoint.path is not None:
+        return await net_dial.dial_unix(endpoint.path, options=endpoint.options)
+    return await net_dial.dial(endpoint.host, endpoint.port, options=endpoint.options)
 
 
 def _identity(sock: socket.socket) -> int:
@@ -145,8 +151,9 @@ async def _negotiate(session: Session, endpoint: Endpoint, *, with_login: bool) 
     greeting = await session.greeting(options.greeting_timeout)
     if greeting.code != 220:
         raise ConnectError(
-            f"{endpoint.host} refused us in its greeting: {greeting}", reply=greeting, command="greeting"
+            f"{endpoint.place} refused us in its greeting: {greeting}", reply=greeting, command="greeting"
         )
+    session.wire.lmtp = endpoint.lmtp
     await _hello(session, options)
     if endpoint.scheme != "smtps":
         await _start_tls(session, endpoint)
@@ -158,26 +165,28 @@ async def _negotiate(session: Session, endpoint: Endpoint, *, with_login: bool) 
 
 def server_info(session: Session, greeting: str, used: str | None) -> ServerInfo:
     peer = session.transport.get_extra_info("peername")
-    host = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
+    host = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
     tls = session.transport.get_extra_info("ssl_object")
     return ServerInfo(greeting, dict(session.wire.extensions), host, tls.version() if tls else None, used)
 
 
 async def _hello(session: Session, options: Any) -> None:
-    """EHLO, or HELO where the server does not know it (RFC 5321 section 3.2)."""
+    """EHLO, or HELO where the server does not know it (RFC 5321 section 3.2); LHLO by LMTP (RFC 2033 section 4.1)."""
     name = (options.name or await ehlo_name(session.transport.get_extra_info("socket"))).encode("ascii", "replace")
-    reply = await session.call(b"EHLO " + name + b"\r\n", "EHLO")
-    if reply.code in (500, 501, 502, 504, 550):
+    verb = "LHLO" if session.wire.lmtp else "EHLO"
+    reply = await session.call(verb.encode() + b" " + name + b"\r\n", verb)
+    if reply.code in (500, 501, 502, 504, 550) and verb == "EHLO":
         refused = reply
         reply = await session.call(b"HELO " + name + b"\r\n", "HELO")
         if reply.code != 250:
             raise ConnectError(f"the server refused EHLO ({refused}) and HELO ({reply})", reply=reply, command="HELO")
         session.wire.extensions = {}
     elif reply.code != 250:
-        raise ConnectError(f"the server refused EHLO: {reply}", reply=reply, command="EHLO")
+        raise ConnectError(f"the server refused {verb}: {reply}", reply=reply, command=verb)
     else:
         session.wire.extensions = parse_extensions(reply)
     session.wire.pipelining = options.pipelining and "PIPELINING" in session.wire.extensions
+    session.wire.chunking = options.chunking and "CHUNKING" in session.wire.extensions
 
 
 async def _start_tls(session: Session, endpoint: Endpoint) -> None:
@@ -228,6 +237,8 @@ async def log_in(session: Session, endpoint: Endpoint, user: str, password: str,
 def _loopback(session: Session, endpoint: Endpoint) -> bool:
     """Behind a proxy no target counts as loopback: what is near the proxy is not near us."""
     peer = session.transport.get_extra_info("peername")
+    if endpoint.path is not None:
+        return True
     if endpoint.options.proxy or not isinstance(peer, tuple):
         return False
     return ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback

@@ -6,7 +6,7 @@ import re
 
 from bulkmail.errors import MESSAGE, BulkmailError, EnvelopeRefused, MessageRefused
 from bulkmail.smtp.envelope import Receipt, Rejected
-from bulkmail.wire.client import DONE, Transaction
+from bulkmail.wire.transaction import DONE, Transaction
 
 HEADER_SEARCHED = 64 * 1024  # bytes of a message that are searched for its Message-ID; no header is longer
 HEADER_END = re.compile(rb"\n\r?\n")

@@ -1,4 +1,5 @@
-from bulkmail.wire.client cimport Client, Transaction
+from bulkmail.wire.client cimport Client
+from bulkmail.wire.transaction cimport Transaction
 
 cdef class Turn:
     cdef readonly list done
@@ -24,7 +25,7 @@ cdef class Session:
     cdef object _waiter                 # future of the reply to a single command
     cdef object _changed                # future: see _news
     cdef double _deadline, _timer_at
-    cdef Py_ssize_t _size               # of the content it was given last
+    cdef Py_ssize_t _size, _rcpts       # of the transaction that it was given last
     cdef int _fd                        # of a connection in clear, while we may write to it past the transport; or -1
     cdef Py_ssize_t _low_water          # while _paused, more than so many bytes are unsent
     cdef bint _hungry, _dry             # the owner was asked for work; and had better be quick
@@ -34,7 +35,9 @@ cdef class Session:
     cdef _flush(self)
     cdef object _gather(self, object out)
     cdef _received(self, double now)
+    cdef Py_ssize_t _send(self, list pieces, Py_ssize_t first, Py_ssize_t count)
     cdef bint _offer(self)
+    cdef _widen(self)
     cdef _notify(self)
     cdef _loss(self, str what)
     cdef str _waiting_for(self)

@@ -5,18 +5,28 @@
 #           the Turn that all sessions of a pool share, whose owner is called once a turn of the loop at most.
 # Errors    whatever ends the connection is kept as `error` and settles all that was under way (wire.Client.lost).
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 
 import asyncio
 
 from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
-from bulkmail.wire.client cimport AWAIT_NOTHING, AWAIT_VERDICT
+from bulkmail.wire.flight cimport AWAIT_NOTHING, AWAIT_VERDICT
 
 # A session that ran dry is given twice as much the next time, up to this many: enough for what a fast server takes
 # between two turns, few enough that a crash leaves few in doubt (docs/architecture.md, "How much can be in doubt").
-# Large messages need fewer, and those that wait should still be in the processor's cache when they are written.
+# Large messages need fewer, and those that wait should still be in the processor's cache when they are written. A shared
+# message counts by its recipients.
 cdef enum:
     MAX_WINDOW = 16
     WINDOW_BYTES = 65536
+    WINDOW_RCPTS = 512
+
+# By BDAT the window is what may be at the server without an answer. Where an answer takes longer than SLOW seconds it is
+# the line that needs filling: 64 messages of 4 KB in 100 ms are 640 messages a second over one connection.
+cdef enum:
+    MAX_LONG_WINDOW = 64
+    LONG_WINDOW_BYTES = 262144
+cdef double SLOW = 0.02
 
 CLOSED_BY_US = "closed by us"      # the reason of an end that is no trouble
 
@@ -139,6 +149,8 @@ cdef class Session:
     def resume_writing(self):
         self._paused = False
         self._notify()
+        if self.error is None:
+            self._offer()
 
     # -- transactions
 
@@ -155,7 +167,7 @@ cdef class Session:
         for tx in transactions:
             tx.via = self
             if tx.body is not None:
-                self._size = PyBytes_GET_SIZE(tx.body)
+                self._size, self._rcpts = PyBytes_GET_SIZE(tx.body), len(tx.rcpts)
             self.wire.push(tx, now)
         if self.error is not None:
             self.wire.lost(self.error, 0, now)
@@ -185,19 +197,25 @@ cdef class Session:
     cdef bint _offer(self):
         """Ask the owner for work if there is room for it."""
         cdef bint dry
-        if self.left <= 0 or self.wire.queued() * 2 > self.window:
+        if self.left <= 0 or self._paused or self.wire.ahead() * 2 > self.window:
             return False
-        dry = self.wire.load() <= 1
+        dry = self.wire.load() <= (0 if self.wire.chunking else 1)
         if not self._hungry:
             self._hungry = True
             self.turn.hungry.append(self)
         elif not dry or self._dry:
             return False               # it was said, and as urgently
         self._dry = dry
-        if dry and self.window < MAX_WINDOW and self.window * self._size < WINDOW_BYTES:
-            self.window *= 2
+        if dry:
+            self._widen()
         self.turn.note(dry)
         return True
+
+    cdef _widen(self):
+        cdef bint slow = self.wire.chunking and self.wire.took > SLOW
+        if (self.window < (MAX_LONG_WINDOW if slow else MAX_WINDOW) and self.window * self._rcpts < WINDOW_RCPTS
+                and self.window * self._size < (LONG_WINDOW_BYTES if slow else WINDOW_BYTES)):
+            self.window *= 2
 
     def room(self):
         """How many transactions it wants now."""
@@ -220,25 +238,33 @@ cdef class Session:
             self.transport.writelines(out)
 
     cdef object _gather(self, object out):
-        """Write with one system call and without copying; what the kernel did not take, for the transport to write."""
+        """Write with few system calls and without copying; what the kernel did not take, for the transport to write."""
+        cdef list pieces = [out] if type(out) is bytes else out
+        cdef Py_ssize_t first = 0, count, taken, place
+        while first < len(pieces):
+            count = min(<Py_ssize_t>len(pieces) - first, BM_GATHER_MAX)
+            taken = self._send(pieces, first, count)
+            for place in range(first, first + count):
+                if taken < <Py_ssize_t>len(pieces[place]):
+                    return [memoryview(pieces[place])[max(taken, 0):], *pieces[place + 1:]]
+                taken -= len(pieces[place])
+            first += count
+        return None
+
+    cdef Py_ssize_t _send(self, list pieces, Py_ssize_t first, Py_ssize_t count):
+        """How many bytes of pieces[first:first + count] the kernel took; -1: none, for whatever reason."""
         cdef const char* buffers[BM_GATHER_MAX]
         cdef size_t sizes[BM_GATHER_MAX]
-        cdef Py_ssize_t taken, place
-        cdef list pieces = [out] if type(out) is bytes else out
-        cdef int count = 0
-        if len(pieces) > BM_GATHER_MAX:
-            return out
-        for piece in pieces:
-            buffers[count], sizes[count] = PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)
-            count += 1
-        taken = bm_gather(self._fd, buffers, sizes, count)
-        if taken < 0:
-            return out
+        cdef Py_buffer* view
+        cdef Py_ssize_t place
         for place in range(count):
-            if taken < <Py_ssize_t>sizes[place]:
-                return [memoryview(pieces[place])[taken:], *pieces[place + 1:]]
-            taken -= sizes[place]
-        return None
+            piece = pieces[first + place]
+            if type(piece) is bytes:
+                buffers[place], sizes[place] = PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)
+            else:
+                view = PyMemoryView_GET_BUFFER(piece)
+                buffers[place], sizes[place] = <const char*>view.buf, view.len
+        return bm_gather(self._fd, buffers, sizes, <int>count)
 
     # -- single commands
 
@@ -285,11 +311,11 @@ cdef class Session:
 
     # -- content that its owner streams
 
-    async def stream(self, Transaction tx, pieces, last):
+    async def stream(self, Transaction tx, pieces):
         """Write the content of `tx` (pushed with body None), once the server asks for it.
 
-        pieces  async iterator of wire-ready bytes; last()  the closing bytes, called after the pieces
-        returns when all is written, or when the server refused the envelope
+        pieces   async iterator of bytes; newlines and dots are seen to here
+        returns  when all is written, or when the server refused
         """
         while tx.state == 0 and self.wire.streaming is not tx:
             await self._news()
@@ -297,19 +323,28 @@ cdef class Session:
             return
         try:
             async for piece in pieces:
-                if self.error is not None:
+                if self.error is not None or tx.state != 0:
                     return
                 self.wire.write_content(piece)
                 self._flush()
                 await self._drained()
-        except BaseException:
-            # a message cannot be taken back once DATA was accepted: only the end of the connection discards it
-            self.abort(ConnectionLost("the message was abandoned before its end"))
+        except BaseException as error:
+            self._abandon(tx, error)
             raise
-        if self.error is None:
+        if self.error is None and tx.state == 0:
             now = self._loop.time()
-            self.wire.end_content(last(), now)
+            self.wire.end_content(now)
             self._flush()
+            self._await_next(now)
+
+    def _abandon(self, Transaction tx, error):
+        """The content broke off. By BDAT it can be taken back; after DATA only the end of the connection discards it."""
+        now = self._loop.time()
+        why = ConnectionLost("the message was abandoned before its end")
+        why.__cause__ = error
+        if tx.state == 0 and self.error is None and not self.wire.abandon(why, now):
+            self.abort(why)
+        elif self.error is None:
             self._await_next(now)
 
     async def _drained(self):
@@ -424,4 +459,4 @@ cdef class Session:
         if self.wire.reader.pending() or self.wire.replies:
             raise ProtocolError("the server sent text before the TLS handshake was done", command="STARTTLS")
         self.wire.extensions = {}
-        self.wire.pipelining = False
+        self.wire.pipelining = self.wire.chunking = False

@@ -1,3 +1,8 @@
 # A whole message as the DATA phase needs it, its final dot included. p[0..n) stays alive and unchanged during the call:
 # the GIL may be released, and the output is sized before it is written. Raises MemoryError, nothing else.
 cdef bytes encode_message_c(const unsigned char* p, Py_ssize_t n)
+
+# What encode_message made, without its escapes and its final dot: the content as BDAT wants it. A view of `body` where
+# no dot was escaped, else bytes.
+cdef object bare_content(bytes body)
+cpdef object undotted(object text, int carry)

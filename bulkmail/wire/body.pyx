@@ -142,6 +142,44 @@ def encode_message(data):
         PyBuffer_Release(&view)
 
 
+cdef object bare_content(bytes body):
+    return undotted(memoryview(body)[:-3], BM_LINE_START)
+
+
+cpdef object undotted(object text, int carry):
+    """What encode_body or encode_message made of a text, without its final dot, as BDAT wants it: no dot is doubled.
+
+    text     bytes, or a view of bytes; CRLF only
+    carry    what encode_body was given
+    returns  `text` itself where no line opens with a dot, else bytes
+    """
+    cdef Py_buffer view
+    cdef Py_ssize_t i, escapes = 0
+    cdef const uint8_t* p
+    cdef uint8_t* out
+    checked(carry)
+    PyObject_GetBuffer(text, &view, PyBUF_SIMPLE)
+    try:
+        p = <const uint8_t*>view.buf
+        if extra_of(p, view.len, carry) == 0:
+            return text
+        for i in range(view.len):
+            escapes += opens_with_dot(p, i, carry)
+        content = PyBytes_FromStringAndSize(NULL, view.len - escapes)
+        out = <uint8_t*>PyBytes_AS_STRING(content)
+        for i in range(view.len):
+            if not opens_with_dot(p, i, carry):
+                out[0] = p[i]
+                out += 1
+        return content
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef inline bint opens_with_dot(const uint8_t* p, Py_ssize_t i, int carry) noexcept nogil:
+    return p[i] == c"." and (p[i - 1] == c"\n" if i else carry == BM_LINE_START)
+
+
 def kernel_rows():
     """The instruction sets that this CPU and this build have kernels for, weakest first. The last one is in use."""
     cdef size_t i = 0

@@ -1,12 +1,13 @@
-# The client's side of an SMTP connection: replies in, commands out. No sockets, no clock (times are parameters), no logging.
-# RFC 5321 (commands, replies), RFC 2920 (pipelining).
+# The client's side of an SMTP or LMTP connection: replies in, commands out. No sockets, no clock (times are parameters),
+# no logging. RFC 5321 (commands, replies), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 2033 (LMTP).
 #
 # Why it has this shape. Round trips are what a mailer waits for, so a transaction's MAIL, RCPTs and DATA go out as one
 # group (RFC 2920 section 3.1: DATA must end a group), and since a body may open one, the body of message n, its dot and
-# the group of n+1 are one write: a steady connection makes one write and one read a message. So there are at most two
-# transactions under way: `_body`, whose verdict is awaited, and behind it `_env`, whose envelope is. Replies come in the
-# order of the commands (verdict of `_body`, RSET if one was needed, envelope of `_env`, single commands), which is all
-# the matching there is. A server that did not announce PIPELINING gets the same steps one command at a time.
+# the group of n+1 are one write: a steady connection makes one write and one read a message. Where the server offers
+# CHUNKING nothing has to be waited for: MAIL, RCPTs, BDAT LAST and the content are one group, and the groups of many
+# messages follow each other. So the transactions under way stand in a row, `_flight`; replies come in the order of the
+# commands, which is all the matching there is: each belongs to the first of the row, `_head`, until that one is settled.
+# A server that did not announce PIPELINING gets the same steps one command at a time.
 #
 # What goes wrong inside a group, and what we do:
 #   MAIL refused                        its reply decides for all recipients; the 503s behind it are read and dropped
@@ -15,89 +16,41 @@
 #   nobody accepted, but DATA is 354    a lone dot, whose reply decides nothing (RFC 2920 section 3.1)
 #   DATA refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL
 #   refusal at the dot                  its reply decides for the accepted; the next envelope is not touched by it
+#   nobody accepted, BDAT was sent      the server throws the chunk away (RFC 3030 section 2); its reply decides nothing
+#   BDAT refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL that is not written
+#   MAIL 503 behind a failed BDAT       the server kept the failed transaction open: NOT_TAKEN. Unless it goes on to take
+#                                       the message for the recipients that it accepted: then it was taken
+#   BDAT unknown though offered         NOT_TAKEN, and ProtocolError: our content would be read as commands
 #   421 to MAIL, RCPT, DATA             the server closes: this transaction and all behind it were NOT_TAKEN
-#   421 at the dot                      this message is refused for now; all behind it were NOT_TAKEN
+#   421 at the end of data              this message is refused for now; all behind it were NOT_TAKEN
 #   421 that answers nothing            as a lost connection
-#   lost, final dot not wholly written  NOT_TAKEN: without the dot the server must discard (RFC 5321 section 4.1.1.4)
-#   lost, dot written, no reply         IN_DOUBT (RFC 1047): the server may have taken it
-#   refused while content is streamed   its reply decides; the rest is not sent, so the connection ends
+#   lost, content not wholly written    NOT_TAKEN: the server must discard what has no end (RFC 5321 section 4.1.1.4)
+#   lost, content written, no reply     IN_DOUBT (RFC 1047): the server may have taken it
+#   refused while content is streamed   its reply decides; by DATA the connection ends, by BDAT a RSET follows
+#   LMTP                                one verdict for each accepted recipient; those that came before a loss count
 #   anything else                       ProtocolError; what was in flight is settled as if the connection was lost
-cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcpy
+from bulkmail.wire.body cimport bare_content, undotted
+from bulkmail.wire.transaction cimport (
+    BINARY, BY_BDAT, BY_DATA, BY_PIECES, TX_DONE, TX_IN_DOUBT, TX_NOT_TAKEN)
 
-from collections import deque
-
-from bulkmail.errors import ConnectionLost, EnvelopeRefused, InDoubt, ProtocolError
-
-# What became of a transaction. Only this file assigns `state`.
-#   WAITING -> DONE                 the server decided: `reply` for those not in `rejected`
-#           -> NOT_TAKEN            certainly not taken: may be sent again; `error` says why, `reply` is a 421 or None
-#           -> IN_DOUBT             may have been taken: `error` is InDoubt
-WAITING, DONE, NOT_TAKEN, IN_DOUBT = TX_WAITING, TX_DONE, TX_NOT_TAKEN, TX_IN_DOUBT
-
-# What the connection waits for, so that its owner can set a deadline (RFC 5321 section 4.5.3.2).
-NOTHING, COMMAND, VERDICT = AWAIT_NOTHING, AWAIT_COMMAND, AWAIT_VERDICT
+from bulkmail.errors import InDoubt, ProtocolError
+from bulkmail.wire.body import encode_body, end_body
 
 LONE_DOT = b".\r\n"
 
 
-@cython.freelist(1024)
-cdef class Transaction:
-    """One message to one or more recipients: what is asked of the server, then what it answered.
-
-    sender    address for MAIL FROM without brackets, ASCII or UTF-8; b"" is the null sender
-    rcpts     addresses for RCPT TO, at least one; addresses hold no CR, LF, NUL, space or bracket: the caller checked
-    body      the content ready for the wire: CRLF, dots escaped, final dot included; None: the caller streams it
-    flags     EIGHT_BIT | EIGHT_BIT_ONLY | UTF8
-    tag, at, positions   the caller's own
-    tries     how often it was NOT_TAKEN and made ready again
-    via       the session that it went by
-
-    state     WAITING, DONE, NOT_TAKEN or IN_DOUBT
-    reply     the reply that decided for the recipients that are not in `rejected`
-    command   what `reply` answered: "MAIL", "DATA", "end of data"
-    rejected  {index of the recipient: Reply} for refused RCPTs, or None
-    error     why NOT_TAKEN or IN_DOUBT; a refusal of our own (an extension that the server lacks) when DONE
-    mail_at, data_at, done_at   when MAIL was written, the body was written, and the end came
-    """
-
-    def __init__(self, bytes sender not None, list rcpts not None, bytes body=None, int flags=0, tag=None, Py_ssize_t at=0):
-        if not rcpts:
-            raise ValueError("a transaction needs a recipient")
-        self.sender, self.rcpts, self.body, self.flags = sender, rcpts, body, flags
-        self.tag, self.at = tag, at
-
-    cpdef refuse(self, object error):
-        """Settle it without asking the server; before push() only."""
-        self.state, self.error = TX_DONE, error
-
-    cpdef Transaction again(self):
-        """Make one that was NOT_TAKEN ready for another connection."""
-        self.tries += 1
-        self.state = TX_WAITING
-        self.reply = self.command = self.rejected = self.error = self.via = None
-        self.judged = False
-        return self
-
-    def __repr__(self):
-        words = ("waiting", "done", "not taken", "in doubt")[self.state]
-        return f"<Transaction {len(self.rcpts)} rcpt, {words}, {self.reply or self.error or 'no reply yet'}>"
-
-
-cdef class Client:
+cdef class Client(Flight):
     """One connection's dialogue. push() transactions, write what take_output() gives, feed() what comes, empty `done`.
 
-    Never more than one group is unanswered, so what is held is what was pushed. Errors: feed() raises ProtocolError;
-    the connection must then be dropped and lost() called.
+    pipelining, chunking   whether groups, and BDAT, may be used: the server offers them and the owner wants them
+    lmtp                   the server answers the end of data for each recipient
+
+    What is held is what was pushed: by BDAT all of it is written at once, so the owner bounds what it pushes. Errors:
+    feed() raises ProtocolError; the connection must then be dropped and lost() called.
     """
 
-    def __cinit__(self, bint pipelining=False, trace=None):
-        self.reader = ReplyReader()
-        self.pipelining, self.trace = pipelining, trace
-        self.extensions = {}
-        self.done, self.replies, self._out = [], [], []
-        self._queue, self._commands = deque(), deque()
+    def __cinit__(self, bint pipelining=False, trace=None, bint chunking=False, bint lmtp=False):
+        self.pipelining, self.trace, self.chunking, self.lmtp = pipelining, trace, chunking, lmtp
 
     # -- single commands: greeting, EHLO, STARTTLS, AUTH, RSET, NOOP, QUIT
 
@@ -107,7 +60,7 @@ cdef class Client:
 
     cpdef command(self, bytes line, str name):
         """Send one command line (with its CRLF) and await its reply in `replies`. Nothing else may be under way."""
-        if self._env is not None or self._body is not None or self._queue or self.streaming is not None:
+        if self._head is not None or self._queue:
             raise RuntimeError(f"{name} while a message is being sent")
         self._commands.append(name)
         self._write(line)
@@ -116,76 +69,71 @@ cdef class Client:
 
     cpdef push(self, Transaction tx, double now):
         """Take `tx` on; its envelope is written at once if it may be."""
-        cdef str lacking = missing_extension(tx.flags, self.extensions) if tx.flags else None
-        if lacking is not None:
-            tx.refuse(EnvelopeRefused(lacking, permanent=True, command="MAIL"))
+        if self.offer.refuses(tx):
             self._finish(tx, TX_DONE, now)
             return
         self._queue.append(tx)
         self._advance(now)
-
-    cpdef Py_ssize_t load(self):
-        """Transactions taken on and not finished."""
-        return len(self._queue) + (self._env is not None) + (self._body is not None) + (self.streaming is not None)
-
-    cpdef Py_ssize_t queued(self):
-        """Transactions of which nothing was written yet."""
-        return len(self._queue)
 
     cpdef bint begins_at_once(self):
         """Whether the MAIL of a transaction pushed now would be written now."""
         return not self._queue and self._free()
 
     cdef bint _free(self):
-        # the next envelope may be written: no other is under way, and a body only where the server pipelines
-        return (self._env is None and self.streaming is None and not self.closing and not self._commands
-                and (self.pipelining or (self._body is None and not self._rset)))
+        # the next envelope may be written: nothing of ours is before it that has no end yet
+        if self.closing or self.streaming is not None or self._commands:
+            return False
+        if self._head is None:
+            return self.pipelining or not self._drain
+        return self.pipelining and self._tail.end != 0
 
-    def take_back(self):
-        """The transactions of which nothing was written, for another connection; they leave this one."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        return waiting
-
-    cpdef int waiting(self):
-        """NOTHING, COMMAND or VERDICT: what the next reply is for."""
-        if self._body is not None:
-            return AWAIT_VERDICT
-        if self._rset or self._env is not None or self._commands:
-            return AWAIT_COMMAND
-        return AWAIT_NOTHING
-
-    def awaited(self):
-        """What the next reply answers, for errors: "greeting", a command's name, "end of data", or None."""
-        if self._body is not None:
-            return "end of data"
-        if self._rset:
-            return "RSET"
-        if self._env is not None:
-            return "MAIL" if self._got == 0 else "RCPT" if self._got <= len(self._env.rcpts) else "DATA"
-        if self.streaming is not None:
-            return "DATA"
-        return self._commands[0] if self._commands else None
-
-    cpdef object take_output(self):
-        """What to write now: bytes, a list of bytes to be written together, or None."""
-        cdef object out
-        if not self._out:
-            return None
-        out = self._out[0] if len(self._out) == 1 else self._out
-        self._out = []
-        return out
+    # -- content in pieces, of `streaming`
 
     def write_content(self, bytes data not None):
-        """A piece of the content of `streaming`, dots escaped."""
-        self._out.append(data)
+        """A piece of it as the caller has it: newlines become CRLF, dots are escaped where that is needed."""
+        cdef Transaction tx = self.streaming
+        cdef object piece = data
+        cdef int carry = self._carry
+        if not tx.flags & BINARY:
+            piece, self._carry = encode_body(data, carry)
+        if tx.manner == BY_PIECES:
+            if not tx.flags & BINARY:
+                piece = undotted(piece, carry)
+            if not piece:
+                return
+            self._pieces += 1
+            self._write(b"BDAT %d\r\n" % len(piece))
+        self._put(piece)
 
-    def end_content(self, bytes data not None, double now):
-        """The last piece, with the final dot."""
-        self._write(data)
-        self._body, self.streaming = self.streaming, None
-        self._after_dot = 0
+    def end_content(self, double now):
+        """Nothing more comes."""
+        cdef Transaction tx = self.streaming
+        cdef bytes end = end_body(self._carry)       # what the last line lacks, and the dot
+        if tx.manner == BY_PIECES:
+            end = b"" if tx.flags & BINARY else end[:-len(LONE_DOT)]
+            end = b"BDAT %d LAST\r\n" % len(end) + end
+        self._write(end)
+        tx.end = self._written
+        self.streaming = None
         self._advance(now)
+
+    def abandon(self, object error, double now):
+        """There will be no more of it. False: only the end of the connection keeps the server from taking it."""
+        cdef Transaction tx = self.streaming
+        if tx is None or tx.manner != BY_PIECES:
+            return False
+        tx.error = error
+        self._leave_pieces(tx, TX_NOT_TAKEN, now)
+        self._advance(now)
+        return True
+
+    cdef _leave_pieces(self, Transaction tx, int state, double now):
+        # what answers the chunks that were sent is of no interest; RSET clears the transaction (RFC 3030 section 2)
+        self._drain = self._pieces - self._pieces_answered + (1 if tx.end else 0)
+        self._abandoned, self.streaming = True, None
+        self._end_head(tx, state, now)
+
+    # -- what comes, and the end
 
     cpdef feed(self, bytes data, double now):
         """Take in what the server sent; then look at `done`, `replies`, `streaming`, take_output(), `closing`."""
@@ -206,104 +154,93 @@ cdef class Client:
 
         All that was under way is settled into `done`.
         """
-        cdef Transaction tx
+        cdef Transaction tx = self._head
+        cdef long long sent = self._written - unsent
+        for piece in self._out:
+            sent -= len(piece)
         self.closing = True
-        if self._body is not None:
-            tx, self._body = self._body, None
-            if self._lone:
-                self._finish(tx, TX_DONE, now)
-            elif unsent > self._after_dot:
-                self._drop(tx, why, now)
-            else:
-                tx.error = InDoubt(f"the message may have been taken: {why}", command="end of data")
-                tx.error.__cause__ = why
-                self._finish(tx, TX_IN_DOUBT, now)
-        for tx in (self.streaming, self._env):
-            if tx is not None:
-                self._drop(tx, why, now)
-        self.streaming = self._env = None
+        self.streaming = None
+        if tx is not None and tx.end and self._got == self._sent and self._nobody(tx):
+            self._settle_nobody(tx, now)
+        while self._flight:
+            tx = self._head
+            if not tx.end or tx.end > sent or self.farewell is not None:
+                self._drop_head(tx, why, now)
+                continue
+            tx.error = InDoubt(f"the message may have been taken: {why}", command="end of data")
+            tx.error.__cause__ = why
+            self._end_head(tx, TX_IN_DOUBT, now)
         while self._queue:
-            self._drop(self._queue.popleft(), why, now)
+            tx = self._queue.popleft()
+            tx.error, tx.reply = why, self.farewell
+            self._finish(tx, TX_NOT_TAKEN, now)
 
-    cdef _drop(self, Transaction tx, object why, double now):
-        tx.error = why
-        tx.reply = self.farewell
-        self._finish(tx, TX_NOT_TAKEN, now)
-
-    cdef _finish(self, Transaction tx, int state, double now):
-        tx.state, tx.done_at = state, now
-        self.completed += state == TX_DONE
-        self.done.append(tx)
-
-    cdef _write(self, bytes data):
-        self._out.append(data)
-        self._after_dot += PyBytes_GET_SIZE(data)
-        if self.trace is not None:
-            self.trace("C", data)
+    cdef _drop_head(self, Transaction tx, object why, double now):
+        tx.error, tx.reply = why, self.farewell
+        self._end_head(tx, TX_NOT_TAKEN, now)
 
     # -- replies
 
     cdef _on_reply(self, int code, double now):
-        if self._body is not None:
-            self._on_verdict(code, now)
-        elif self._rset:
-            self._rset = False
+        if self._drain:
+            self._drain -= 1
             if code == 421:
-                self._hang_up("RSET")
-        elif self._env is not None and self._got < self._sent:
-            self._on_env_reply(code, now)
+                self._hang_up("BDAT")
+        elif self._head is not None:
+            self._on_head_reply(self._head, code, now)
         elif self._commands:
             name = self._commands.popleft()
             self.replies.append(self.reader.take())
             if code == 421:
                 self._hang_up(name)
-        elif code == 421:
-            self._hang_up(None)
         else:
-            if self.streaming is not None and code >= 400:
-                self._refused_early(now)
-            raise ProtocolError(f"a reply to nothing: {self.reader.take()}", reply=self.reader.take())
+            self._on_stray(code)
 
-    cdef _hang_up(self, str answered):
-        self.closing, self.farewell, self.farewell_to = True, self.reader.take(), answered
+    cdef _on_head_reply(self, Transaction tx, int code, double now):
+        if tx.clears:
+            tx.clears = False
+            if code == 421:
+                self._hang_up("RSET")
+        elif self._got < self._sent:
+            self._on_envelope_reply(tx, code, now)
+        elif self._pieces_answered < self._pieces:
+            self._on_piece_reply(tx, code, now)
+        elif tx.end:
+            self._on_verdict(tx, code, now)
+        else:
+            if self.streaming is not None and code >= 400 and code != 421:
+                self._refused_early(tx, now)
+            self._on_stray(code)
 
-    def parting(self):
-        """The error that the server's 421 makes."""
-        return ConnectionLost(
-            f"the server closes: {self.farewell}", reply=self.farewell, command=self.farewell_to, permanent=False)
+    cdef _on_stray(self, int code):
+        if code == 421:
+            self._hang_up(None)
+            return
+        raise ProtocolError(f"a reply to nothing: {self.reader.take()}", reply=self.reader.take())
 
-    cdef _refused_early(self, double now):
-        cdef Transaction tx = self.streaming
+    cdef _refused_early(self, Transaction tx, double now):
         self.streaming = None
+        self._judge(tx)
+        self._end_head(tx, TX_DONE, now)
+
+    cdef _judge(self, Transaction tx):
+        """This reply is the verdict on the message."""
         tx.reply, tx.command, tx.judged = self.reader.take(), "end of data", True
-        self._finish(tx, TX_DONE, now)
 
-    cdef _on_verdict(self, int code, double now):
-        cdef Transaction tx = self._body
-        if 300 <= code < 400:
-            raise ProtocolError(f"the reply to the end of data is {self.reader.take()}, expected 2xx, 4xx or 5xx")
-        self._body = None
-        if code == 421:
-            self._hang_up("end of data")
-        if not self._lone:
-            tx.reply, tx.command, tx.judged = self.reader.take(), "end of data", True
-        self._finish(tx, TX_DONE, now)
-
-    cdef _on_env_reply(self, int code, double now):
-        cdef Transaction tx = self._env
+    cdef _on_envelope_reply(self, Transaction tx, int code, double now):
         cdef Py_ssize_t place = self._got
-        self._got += 1
         if code == 421:
-            self._hang_up("MAIL" if place == 0 else "RCPT" if place <= len(tx.rcpts) else "DATA")
-            self._env = None
-            self._drop(tx, self.parting(), now)
-        elif place == 0:
+            self._hang_up(self._envelope_word(tx))
+            self._drop_head(tx, self.parting(), now)
+            return
+        self._got += 1
+        if place == 0:
             if code >= 300:
                 self._mail_refusal = self.reader.take()
         elif place <= len(tx.rcpts):
             if code < 300:
                 self._accepted += 1
-            elif self._mail_refusal is None:
+            else:
                 if tx.rejected is None:
                     tx.rejected = {}
                 tx.rejected[place - 1] = self.reader.take()
@@ -314,126 +251,186 @@ cdef class Client:
         else:
             self._data_refusal = self.reader.take()
 
+    cdef _on_piece_reply(self, Transaction tx, int code, double now):
+        self._pieces_answered += 1
+        if code == 421:
+            self._hang_up("BDAT")
+            self._drop_head(tx, self.parting(), now)
+            self.streaming = None
+        elif code >= 300:
+            self._refuse_unknown_bdat(tx, code, now)
+            self._judge(tx)
+            self._leave_pieces(tx, TX_DONE, now)
+
+    cdef _on_verdict(self, Transaction tx, int code, double now):
+        if 300 <= code < 400:
+            raise ProtocolError(f"the reply to the end of data is {self.reader.take()}, expected 2xx, 4xx or 5xx")
+        if self._nobody(tx):
+            if code == 421:
+                self._hang_up("end of data")
+            self._settle_nobody(tx, now)
+        elif self.lmtp:
+            self._on_recipient_verdict(tx, code, now)
+        else:
+            if code == 421:
+                self._hang_up("end of data")
+            elif code >= 400 and tx.manner != BY_DATA:
+                self._refuse_unknown_bdat(tx, code, now)
+                self._abandoned = True
+            if code >= 400 and self._mail_refusal is not None:
+                self._settle_mail_refusal(tx, now)
+            else:
+                self._judge(tx)
+                self._end_head(tx, TX_DONE, now)
+
+    cdef _refuse_unknown_bdat(self, Transaction tx, int code, double now):
+        if code == 500 or code == 502:
+            error = ProtocolError(f"the server offers CHUNKING, and does not know BDAT: {self.reader.take()}",
+                                  reply=self.reader.take(), command="BDAT", permanent=False)
+            self.streaming = None
+            self._drop_head(tx, error, now)
+            raise error
+
+    cdef _on_recipient_verdict(self, Transaction tx, int code, double now):
+        """LMTP: what became of the next accepted recipient (RFC 2033 section 4.2)."""
+        while tx.rejected is not None and self._place in tx.rejected:
+            self._place += 1
+        if code < 300:
+            self._judge(tx)
+        else:
+            self._reject_late(tx)
+        self._place += 1
+        self._verdicts += 1
+        tx.decided = self._place
+        if code == 421:
+            self._hang_up("end of data")
+            while self._place < len(tx.rcpts):           # it says so for everybody who is left
+                if tx.rejected is None or self._place not in tx.rejected:
+                    self._reject_late(tx)
+                self._place += 1
+            self._verdicts = self._accepted
+        if self._verdicts == self._accepted:
+            self._end_head(tx, TX_DONE, now)
+
+    cdef _reject_late(self, Transaction tx):
+        if tx.rejected is None:
+            tx.rejected = {}
+        if tx.late is None:
+            tx.late = set()
+        tx.rejected[self._place] = self.reader.take()
+        tx.late.add(self._place)
+
+    cdef bint _nobody(self, Transaction tx):
+        """Whether the end of data was for nobody, so that its reply decides nothing."""
+        return self._accepted == 0 or (self._mail_refusal is not None and tx.manner == BY_DATA)
+
+    cdef _settle_nobody(self, Transaction tx, double now):
+        if self._mail_refusal is not None:
+            self._settle_mail_refusal(tx, now)
+        else:
+            self._abandoned = self._abandoned or tx.manner != BY_DATA
+            self._end_head(tx, TX_DONE, now)
+
+    cdef _settle_mail_refusal(self, Transaction tx, double now):
+        """The reply to MAIL decides, unless it is about the transaction before, which the server kept open."""
+        tx.rejected = None
+        if self._mail_refusal.code == 503 and tx.blind and not self._succeeded:
+            self._abandoned = True
+            tx.error = ProtocolError(f"the server kept the transaction before this one open: {self._mail_refusal}",
+                                     reply=self._mail_refusal, command="MAIL", permanent=False)
+            self._end_head(tx, TX_NOT_TAKEN, now)
+            self._succeeded = False
+        else:
+            tx.reply, tx.command = self._mail_refusal, "MAIL"
+            self._end_head(tx, TX_DONE, now)
+
     # -- what to do next
 
     cdef _advance(self, double now):
-        if self._env is not None:
+        cdef Transaction tx = self._head
+        if tx is not None and not tx.end and not tx.clears and self.streaming is None:
             if not self.pipelining:
-                self._step(now)
-            elif self._got == self._sent and not self._rset:
-                self._envelope_done(now)
-        if self._queue and self._free():
+                self._step(tx, now)
+            elif self._got == self._sent:
+                self._envelope_done(tx, now)
+        while self._queue and self._free():
             self._begin(now)
 
     cdef _begin(self, double now):
         """Write the next transaction's envelope: all of it where the server pipelines, else its first command."""
         cdef Transaction tx = self._queue.popleft()
-        self._env = tx
+        cdef object content = None
         self.begun += 1
-        self._got = self._accepted = 0
-        self._mail_refusal = self._data_refusal = None
-        self._go = False
         tx.mail_at = now
         tx.rejected = None
-        if self._abandoned:
-            self._abandoned = False
-            self._rset = True
+        tx.end = tx.expected = 0
+        tx.manner = self._manner(tx)
+        tx.blind = self._head is not None and tx.manner != BY_DATA
+        tx.clears, self._abandoned = self._abandoned, False
+        self._flight.append(tx)
+        self._tail = tx
+        if tx.clears:
             self._write(b"RSET\r\n")
         if self.pipelining:
-            self._sent = len(tx.rcpts) + 2
-            self._write(envelope(tx, mail_parameters(tx, self.extensions)))
-        else:
-            self._sent = 0
-            self._step(now)
+            tx.expected = len(tx.rcpts) + (2 if tx.manner == BY_DATA else 1)
+            if tx.manner == BY_BDAT:
+                content = tx.body if tx.flags & BINARY else bare_content(tx.body)
+            self._write(self.offer.group(tx, 0 if content is None else len(content)))
+            if content is not None:
+                tx.data_at = now
+                self._write_message(tx, content, now)
+        if self._head is None:
+            self._adopt()
+        if not self.pipelining:
+            self._step(tx, now)
 
-    cdef _step(self, double now):
+    cdef int _manner(self, Transaction tx):
+        if not (self.chunking or tx.flags & BINARY):
+            return BY_DATA
+        if tx.body is not None:
+            return BY_BDAT
+        # how LMTP servers answer the chunks behind one that they refused is not settled
+        return BY_DATA if self.lmtp and not tx.flags & BINARY else BY_PIECES
+
+    cdef _step(self, Transaction tx, double now):
         """One command at a time."""
-        cdef Transaction tx = self._env
-        if self._rset or self._got < self._sent:
+        if tx.clears or self._got < self._sent:
             return
         if self._sent == 0:
-            self._write(b"MAIL FROM:<" + tx.sender + b">" + mail_parameters(tx, self.extensions) + b"\r\n")
+            self._write(self.offer.mail(tx))
         elif self._mail_refusal is not None or self._sent == len(tx.rcpts) + 2:
-            return self._envelope_done(now)
+            return self._envelope_done(tx, now)
         elif self._sent <= len(tx.rcpts):
-            self._write(b"RCPT TO:<" + <bytes>tx.rcpts[self._sent - 1] + b">\r\n")
-        elif self._accepted:
+            self._write(self.offer.rcpt(tx, self._sent - 1))
+        elif self._accepted and tx.manner == BY_DATA:
             self._write(b"DATA\r\n")
         else:
-            return self._envelope_done(now)
+            return self._envelope_done(tx, now)
         self._sent += 1
 
-    cdef _envelope_done(self, double now):
+    cdef _envelope_done(self, Transaction tx, double now):
         """Every command of the envelope is answered: on with the content, or the end of this transaction."""
-        cdef Transaction tx = self._env
-        self._env = None
         tx.data_at = now
-        if self._go:
-            self._lone = self._accepted == 0 or self._mail_refusal is not None
-            if self._lone:
-                tx.reply, tx.command = self._mail_refusal, "MAIL"
-                self._body = tx
-                self._write(LONE_DOT)
-            elif tx.body is None:
-                self.streaming = tx
-                return
-            else:
-                self._body = tx
-                self._out.append(tx.body)
-                if self.trace is not None:
-                    self.trace("C", b"<message, %d bytes>\r\n" % len(tx.body))
-            self._after_dot = 0
-            return
-        if self._mail_refusal is not None:
-            tx.reply, tx.command = self._mail_refusal, "MAIL"
+        if self._go and self._nobody(tx):
+            self._write(LONE_DOT)
+            tx.end = self._written
+        elif self._go or (tx.manner != BY_DATA and self._accepted and self._mail_refusal is None):
+            self._begin_content(tx, now)
+        elif self._mail_refusal is not None:
+            self._settle_mail_refusal(tx, now)
         else:
             self._abandoned = True
             if self._accepted:
                 tx.reply, tx.command = self._data_refusal, "DATA"
-        self._finish(tx, TX_DONE, now)
+            self._end_head(tx, TX_DONE, now)
 
-
-cdef str missing_extension(int flags, dict extensions):
-    """Why these flags cannot be had of this server, or None."""
-    if flags & UTF8 and "SMTPUTF8" not in extensions:
-        return "an address has characters beyond ASCII and the server does not offer SMTPUTF8"
-    if flags & EIGHT_BIT_ONLY and "8BITMIME" not in extensions:
-        return "body='8bitmime' was asked for and the server does not offer 8BITMIME"
-    return None
-
-
-cdef bytes mail_parameters(Transaction tx, dict extensions):
-    cdef bytes parameters = b""
-    if tx.flags == 0:
-        return parameters
-    if tx.flags & EIGHT_BIT and "8BITMIME" in extensions:
-        parameters = b" BODY=8BITMIME"
-    if tx.flags & UTF8:
-        parameters += b" SMTPUTF8"
-    return parameters
-
-
-cdef inline char* put(char* out, const char* data, Py_ssize_t size) noexcept:
-    memcpy(out, data, size)
-    return out + size
-
-
-cdef bytes envelope(Transaction tx, bytes parameters):
-    """MAIL, every RCPT and DATA as one group."""
-    cdef Py_ssize_t size = 11 + PyBytes_GET_SIZE(tx.sender) + 1 + PyBytes_GET_SIZE(parameters) + 2 + 6
-    cdef bytes rcpt, out
-    cdef char* p
-    for rcpt in tx.rcpts:
-        size += 9 + PyBytes_GET_SIZE(rcpt) + 3
-    out = PyBytes_FromStringAndSize(NULL, size)
-    p = PyBytes_AS_STRING(out)
-    p = put(p, b"MAIL FROM:<", 11)
-    p = put(p, PyBytes_AS_STRING(tx.sender), PyBytes_GET_SIZE(tx.sender))
-    p = put(p, b">", 1)
-    p = put(p, PyBytes_AS_STRING(parameters), PyBytes_GET_SIZE(parameters))
-    for rcpt in tx.rcpts:
-        p = put(p, b"\r\nRCPT TO:<", 11)
-        p = put(p, PyBytes_AS_STRING(rcpt), PyBytes_GET_SIZE(rcpt))
-        p = put(p, b">", 1)
-    put(p, b"\r\nDATA\r\n", 8)
-    return out
+    cdef _begin_content(self, Transaction tx, double now):
+        cdef object content
+        if tx.body is None:
+            self.streaming, self._carry = tx, 0
+        elif tx.manner == BY_DATA:
+            self._write_message(tx, tx.body, now)
+        else:
+            content = tx.body if tx.flags & BINARY else bare_content(tx.body)
+            self._write(b"BDAT %d LAST\r\n" % len(content))
+            self._write_message(tx, content, now)

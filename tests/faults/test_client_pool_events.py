@@ -9,7 +9,7 @@ import pytest
 
 from bulkmail.pool.pool import Pool
 from bulkmail.url import parse_endpoint
-from bulkmail.wire.client import DONE, NOT_TAKEN, Transaction
+from bulkmail.wire.transaction import DONE, NOT_TAKEN, Transaction
 from faults.mails import WELL, serving
 from faults.scripted import at, close, expect, hang, hello, reset, scripted, send, serve, wait
 

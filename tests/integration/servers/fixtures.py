@@ -1,9 +1,9 @@
 """The servers as pytest fixtures. Each factory may be called several times; everything it started ends with the test.
 
-    certificates      a throw-away authority (one a run): ca_file, chain_file, wrong_file
-    start_postfix     start_postfix(tls=None, settings={}) -> Postfix
-    start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
-    start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
+certificates      a throw-away authority (one a run): ca_file, chain_file, wrong_file
+start_postfix     start_postfix(tls=None, settings={}) -> Postfix
+start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
+start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
-from bulkmail.wire.client import Transaction
+from bulkmail.wire.transaction import Transaction
 from unit.job.journal_tools import OFFSET, rows
 from unit.job.virtual_loop import START as START
 from unit.job.virtual_loop import Clock, VirtualLoop

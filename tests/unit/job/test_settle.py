@@ -10,7 +10,8 @@ from bulkmail.errors import ConnectionLost, MessageError
 from bulkmail.job.detail import DetailBuffer, decode
 from bulkmail.job.ledger import Chunk
 from bulkmail.job.settle import Work, flags_of, personal_transactions, settle_delivered, shared_transaction
-from bulkmail.wire.client import DONE, Client
+from bulkmail.wire.client import Client
+from bulkmail.wire.transaction import DONE
 from unit.job.journal_tools import rows
 from unit.job.simulation import BODY
 

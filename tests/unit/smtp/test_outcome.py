@@ -7,7 +7,8 @@ import pytest
 from bulkmail.errors import ConfigError, ConnectionLost, EnvelopeRefused, InDoubt, MessageRefused
 from bulkmail.smtp.envelope import EIGHT_BIT, EIGHT_BIT_ONLY, UTF8, Envelope, transaction_flags, wire_address
 from bulkmail.smtp.outcome import message_id, receipt, refusal
-from bulkmail.wire.client import Client, Transaction
+from bulkmail.wire.client import Client
+from bulkmail.wire.transaction import Transaction
 
 PEOPLE = ["ann@example.test", "bob@example.test"]
 BODY = b"x\r\n.\r\n"
@@ -20,7 +21,9 @@ def ended(*replies, flags=0, lose=False):
     tx = Transaction(b"news@example.test", [person.encode() for person in PEOPLE], BODY, flags)
     client.push(tx, 10.0)
     for number, reply in enumerate(replies):
+        client.take_output()
         client.feed(reply, 11.0 + number)
+    client.take_output()
     if lose:
         client.lost(LOST, 0, 20.0)
     assert client.done == [tx]

@@ -9,7 +9,7 @@ import pytest
 
 from bulkmail.errors import ConnectionLost, EnvelopeRefused, InDoubt, ProtocolError, TimedOut
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
-from bulkmail.wire.client import DONE, IN_DOUBT, NOT_TAKEN, Transaction
+from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
 from unit.smtp.fake_loop import COMMAND_TIMEOUT, DATA_TIMEOUT, TURN_DELAY, FakeTransport, Rig
 
 BODY = b"hello\r\n.\r\n"

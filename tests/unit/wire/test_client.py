@@ -3,7 +3,9 @@
 import pytest
 
 from bulkmail.errors import ConnectionLost, EnvelopeRefused, InDoubt, ProtocolError
-from bulkmail.wire.client import COMMAND, DONE, IN_DOUBT, NOT_TAKEN, NOTHING, VERDICT, WAITING, Client, Transaction
+from bulkmail.wire.client import Client
+from bulkmail.wire.flight import COMMAND, NOTHING, VERDICT
+from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, WAITING, Transaction
 
 BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
 OK_ENVELOPE = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 go\r\n"
@@ -401,7 +403,7 @@ def test_a_streamed_body_holds_the_next_envelope_back_until_its_end():
     assert out(client) == b""
     client.write_content(b"first\r\n")
     assert out(client) == b"first\r\n"
-    client.end_content(b".\r\n", 2.0)
+    client.end_content(2.0)
     assert out(client) == b".\r\n" + envelope(1)
     client.feed(QUEUED + OK_ENVELOPE, 3.0)
     assert done(client)[0].reply.code == 250

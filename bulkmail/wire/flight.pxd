@@ -1,0 +1,53 @@
+from bulkmail.wire.reply cimport Reply, ReplyReader
+from bulkmail.wire.transaction cimport Offer, Transaction
+
+cdef enum:
+    AWAIT_NOTHING, AWAIT_COMMAND, AWAIT_VERDICT
+
+cdef class Flight:
+    cdef readonly ReplyReader reader
+    cdef readonly Offer offer
+    cdef public bint pipelining, chunking, lmtp
+    cdef public object trace
+    cdef readonly bint closing          # a 421 came, or QUIT was sent: nothing more may be asked
+    cdef readonly Reply farewell        # that 421
+    cdef readonly str farewell_to       # what it answered, or None
+    cdef public list done               # finished transactions, oldest first; the caller empties it, or puts in a list of its own
+    cdef readonly list replies          # replies to single commands, oldest first; the caller empties it
+    cdef readonly Py_ssize_t begun      # transactions whose MAIL was written
+    cdef readonly Py_ssize_t completed  # transactions that the server decided
+    cdef public Py_ssize_t answered     # replies read so far
+    cdef readonly double took           # seconds from MAIL to the end of the transaction that was decided last
+    cdef readonly Transaction streaming # its envelope was accepted and the caller writes the content
+    cdef list _out                      # bytes to write now, in order
+    cdef object _queue                  # transactions not begun
+    cdef object _commands               # names of single commands whose replies are awaited
+    cdef object _flight                 # transactions whose MAIL was written and that are not settled, oldest first
+    cdef bint _abandoned                # MAIL was accepted and no message followed: RSET before the next one
+    cdef bint _succeeded                # the transaction before _head was taken
+    cdef long long _written             # bytes written so far
+    cdef Py_ssize_t _drain              # replies to chunks of a message that was given up: to be dropped
+    cdef Transaction _tail              # the last of the row, while there is one
+    # of the first of the row
+    cdef Transaction _head
+    cdef Py_ssize_t _sent, _got         # commands of its envelope sent, and answered
+    cdef Py_ssize_t _accepted           # its recipients accepted
+    cdef Reply _mail_refusal, _data_refusal
+    cdef bint _go                       # 354 came for it
+    cdef Py_ssize_t _place, _verdicts   # LMTP: the recipient whose verdict is next; verdicts that came
+    cdef Py_ssize_t _pieces, _pieces_answered   # chunks of it that were written before the last, and answered
+    cdef int _carry                     # of the content that is streamed
+
+    cpdef object take_output(self)
+    cpdef int waiting(self)
+    cpdef Py_ssize_t load(self)
+    cpdef Py_ssize_t queued(self)
+    cpdef Py_ssize_t ahead(self)
+    cdef str _envelope_word(self, Transaction tx)
+    cdef _end_head(self, Transaction tx, int state, double now)
+    cdef _adopt(self)
+    cdef _finish(self, Transaction tx, int state, double now)
+    cdef _write(self, bytes data)
+    cdef _put(self, object piece)
+    cdef _write_message(self, Transaction tx, object content, double now)
+    cdef _hang_up(self, str answered)

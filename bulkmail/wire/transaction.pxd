@@ -1,0 +1,61 @@
+from bulkmail.wire.reply cimport Reply
+
+cdef enum:
+    EIGHT_BIT = 1            # the content has bytes above 127: BODY=8BITMIME where offered (RFC 6152)
+    UTF8 = 2                 # an address or header needs SMTPUTF8 (RFC 6531)
+    EIGHT_BIT_ONLY = 4       # with EIGHT_BIT: refused where 8BITMIME is not offered
+    BINARY = 8               # the content is not lines: BODY=BINARYMIME, by BDAT only (RFC 3030)
+
+cdef enum:
+    TX_WAITING, TX_DONE, TX_NOT_TAKEN, TX_IN_DOUBT
+
+# How the content follows the envelope, and so what the envelope's group ends with.
+cdef enum:
+    BY_DATA, BY_BDAT, BY_PIECES
+
+cdef class Transaction:
+    cdef readonly bytes sender
+    cdef readonly list rcpts
+    cdef readonly bytes body
+    cdef readonly int flags
+    cdef readonly tuple asks
+    cdef readonly list rcpt_parameters
+    cdef readonly Py_ssize_t size
+    cdef public object tag
+    cdef public Py_ssize_t at
+    cdef public object positions        # the caller's own, of a transaction with several recipients
+    cdef readonly int tries             # how often it was NOT_TAKEN and made ready again
+    cdef public object via              # the session that it went by; set by the session
+    # only wire.client writes these
+    cdef public int state
+    cdef public Reply reply
+    cdef public str command
+    cdef public bint judged
+    cdef public dict rejected
+    cdef public set late
+    cdef public Py_ssize_t decided
+    cdef public Py_ssize_t fits
+    cdef public object error
+    cdef public double mail_at, data_at, done_at
+    # while it is under way
+    cdef Py_ssize_t expected            # replies to its envelope
+    cdef int manner                     # BY_DATA, BY_BDAT or BY_PIECES
+    cdef bint clears                    # RSET was written before it
+    cdef bint blind                     # its MAIL was written before the end of the one before it was known
+    cdef long long end                  # place in the stream behind its content, 0 while that is not written
+    cpdef refuse(self, object error, Py_ssize_t fits=*)
+    cpdef Transaction again(self)
+    cdef Py_ssize_t octets(self)
+
+cdef class Offer:
+    cdef readonly bint eight_bit, utf8, binary, dsn, size
+    cdef readonly long long size_limit
+    cdef readonly Py_ssize_t rcpt_max, domain_max, mail_max
+    cdef readonly dict extensions
+    cdef bint refuses(self, Transaction tx) except -1
+    cdef str _lacking(self, Transaction tx)
+    cdef Py_ssize_t _fitting(self, list rcpts)
+    cdef bytes parameters(self, Transaction tx)
+    cdef bytes mail(self, Transaction tx)
+    cdef bytes rcpt(self, Transaction tx, Py_ssize_t place)
+    cdef bytes group(self, Transaction tx, Py_ssize_t chunk)
