@@ -49,3 +49,15 @@ class Composer:
         """(position, address, why) of recipients whose message could not be composed."""
         taken, self._failures = self._failures, []
         return taken
+
+
+def split(tx: Transaction, size: int, places: list[int] | None = None) -> list[Transaction]:
+    """Transactions of at most `size` recipients for those of a shared message at `places` of `tx` (None: all)."""
+    places = list(range(len(tx.rcpts))) if places is None else places
+    parts = []
+    for at in range(0, len(places), size):
+        group = places[at : at + size]
+        part = tx.part(group)
+        part.tag, part.at, part.positions = tx.tag, tx.at, [tx.positions[place] for place in group]
+        parts.append(part)
+    return parts

@@ -9,7 +9,7 @@ all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,9 +21,9 @@ from bulkmail.job.ledger import NewChunk, Trouble
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work
 from bulkmail.job.tally import Tally
-from bulkmail.smtp.outcome import refusal
+from bulkmail.smtp.outcome import in_doubt, refusal
 from bulkmail.wire.reply import Reply
-from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
+from bulkmail.wire.transaction import DONE, NOT_TAKEN, Transaction
 
 EVERYONE = 100  # refused one after the other with none taken before: the relay refuses everyone
 MOVE_RECIPIENTS = 512  # deferred recipients are moved to retry chunks when so many wait,
@@ -90,8 +90,11 @@ class Outcomes:
         assert reply is not None
         return reply
 
-    def settle(self, tx: Transaction, relay: Relay, dirty: set[Work]) -> None:
-        """Each recipient of a transaction that is not a plain delivery to all of them."""
+    def settle(self, tx: Transaction, relay: Relay, dirty: set[Work], elsewhere: Collection[int] = ()) -> None:
+        """Each recipient of a transaction that is not a plain delivery to all of them.
+
+        elsewhere: those who are sent to by another transaction
+        """
         work: Work = tx.tag
         dirty.add(work)
         why = refusal(tx)
@@ -100,13 +103,16 @@ class Outcomes:
             self.tally.counts.bytes += len(tx.body or b"")
             self.tally.sent += len(tx.rcpts) - len(rejected)
         for index, place in enumerate([tx.at] if tx.positions is None else tx.positions):
+            if index in elsewhere:
+                continue
             one = Ending(work, place, tx.rcpts[index].decode(), tx, relay, tx.reply, tx.command, str(why or ""))
             if index in rejected:
-                one.reply, one.command, one.why = rejected[index], "RCPT", str(rejected[index])
-            if tx.state == IN_DOUBT:
+                one.reply, one.why = rejected[index], str(rejected[index])
+                one.command = "end of data" if index in (tx.late or ()) else "RCPT"
+            if in_doubt(tx, index):
                 one.reply = None
                 self._record(one, ledger.IN_DOUBT, "in_doubt")
-            elif index not in rejected and why is None:
+            elif index not in rejected and (why is None or index < tx.decided):
                 self._delivered(one)
             else:
                 if tx.state == NOT_TAKEN:

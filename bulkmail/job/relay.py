@@ -29,6 +29,7 @@ class Relay:
         self.pool: Pool = None  # type: ignore[assignment]  # set right after the pool is made with us as its owner
         self.ids = (0, 0)  # of the relay's and the egress's name in the ledger
         self.egress = str(spec.endpoint.options.proxy) if spec.endpoint.options.proxy else None
+        self.batch = spec.endpoint.options.batch  # recipients that it takes in one transaction
         self.accepted = False  # it has taken a message in this run
         self._refusals = self._failures = 0  # since it last took a message
         self._failing_since: float | None = None

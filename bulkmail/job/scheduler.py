@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import Any, TypeVar
 
 from bulkmail.errors import BulkmailError, JournalError, MessageError
-from bulkmail.job.compose import Composer
+from bulkmail.job.compose import Composer, split
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Advance, Chunk
 from bulkmail.job.outcomes import EVERYONE, Outcomes
@@ -29,8 +29,9 @@ from bulkmail.job.tally import Tally
 from bulkmail.job.writer import Writer
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
+from bulkmail.smtp.outcome import fitting, over_the_limit
 from bulkmail.smtp.session import Session
-from bulkmail.wire.transaction import NOT_TAKEN, Transaction
+from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
 # What one commit may cover, and how long an outcome may wait for one: docs/architecture.md, "How much can be in doubt".
 COMMIT_RECIPIENTS = 512
@@ -134,6 +135,8 @@ class Scheduler:
         taken: list[Transaction] = []
         ready, now, limited = self._ready, self._loop.time(), self._pacing.limits(relay)
         while ready and len(taken) < room:
+            if len(ready[0].rcpts) > relay.batch:
+                ready.extendleft(reversed(split(ready.popleft(), relay.batch)))
             count = len(ready[0].rcpts)
             if limited and not self._pacing.grant(relay, count, now):
                 break
@@ -192,6 +195,9 @@ class Scheduler:
             self._outcomes.show_delivered(shown, relay)
 
     def _settle_one(self, relay: Relay, tx: Transaction) -> None:
+        elsewhere = self._regroup(relay, tx)
+        if len(elsewhere) == len(tx.rcpts):
+            return
         if tx.state == NOT_TAKEN and (tx.tries < self._outcomes.MAX_TRIES or self._stopping):
             self._requeue(tx)
         elif self._outcomes.sender_refused(tx):
@@ -203,7 +209,7 @@ class Scheduler:
             if given_up:
                 self._relay_lost()
         else:
-            self._outcomes.settle(tx, relay, self._dirty)
+            self._outcomes.settle(tx, relay, self._dirty, elsewhere)
             if tx.judged and tx.reply is not None and tx.reply.code < 300:
                 relay.took_one()
                 self._dirty |= self._outcomes.proved(relay)
@@ -212,9 +218,18 @@ class Scheduler:
                 self._outcomes.release_unproved(relay, self._dirty)
                 self._relay_lost()
 
+    def _regroup(self, relay: Relay, tx: Transaction) -> frozenset[int]:
+        """Those who did not fit into this transaction go into others: smaller ones, by this relay, from now on."""
+        elsewhere = over_the_limit(tx)
+        if elsewhere:
+            relay.batch = min(relay.batch, fitting(tx))
+            for part in reversed(split(tx, relay.batch, elsewhere)):
+                self._requeue(part)
+        return frozenset(elsewhere)
+
     def _requeue(self, tx: Transaction) -> None:
         """Certainly not taken: it goes first on the next connection. Its claim stands."""
-        self._ready.appendleft(tx.again())
+        self._ready.appendleft(tx.again() if tx.state != WAITING else tx)
         if not self._stopping:
             self._wake_pools()
 

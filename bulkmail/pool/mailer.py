@@ -21,7 +21,7 @@ from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope, Receipt, Rejected, ServerInfo, transaction_flags, wire_address
-from bulkmail.smtp.outcome import message_id, receipt
+from bulkmail.smtp.outcome import fitting, message_id, over_the_limit, receipt
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
 from bulkmail.wire.body import encode_message
@@ -274,13 +274,24 @@ class Mailer:
     def settle(self, pool: Pool, finished: list[Transaction]) -> None:
         again: list[Transaction] = []
         for tx in finished:
+            ticket, addresses = tx.tag
             left = tx.at - bool(tx.mail_at)  # one that was never begun has not been tried
-            if tx.state == NOT_TAKEN and left and pool is self._pool and pool.dead is None:
-                again.append(Transaction(tx.sender, tx.rcpts, tx.body, tx.flags, tx.tag, left))
-            else:
-                ticket, addresses = tx.tag
-                ticket.add(receipt(tx, addresses))
+            alive = pool is self._pool and pool.dead is None
+            elsewhere = over_the_limit(tx) if alive else []
+            if elsewhere:
+                again += self._regroup(tx, elsewhere)
+            if tx.state == NOT_TAKEN and left and alive:
+                again.append(_part(tx, list(range(len(tx.rcpts))), left))
+            elif len(elsewhere) < len(addresses):
+                ticket.add(receipt(tx, addresses, frozenset(elsewhere)))
         self._queue.extendleft(reversed(again))
+
+    def _regroup(self, tx: Transaction, places: list[int]) -> list[Transaction]:
+        """Further transactions for the recipients that did not fit into this one. Smaller ones are made from now on."""
+        self._batch = min(self._batch, fitting(tx))
+        groups = [places[at : at + self._batch] for at in range(0, len(places), self._batch)]
+        tx.tag[0].parts += len(groups) - (len(places) == len(tx.rcpts))
+        return [_part(tx, group, tx.at) for group in groups]
 
     def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
         hopeless = error.scope == JOB or (isinstance(error, AuthError | TlsError) and error.permanent)
@@ -298,6 +309,13 @@ class Mailer:
         while self._queue:
             ticket, addresses = self._queue.popleft().tag
             ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
+
+
+def _part(tx: Transaction, places: list[int], tries: int) -> Transaction:
+    """One like `tx`, for the recipients at `places`, which may be tried so often."""
+    part, (ticket, addresses) = tx.part(places), tx.tag
+    part.tag, part.at = (ticket, [addresses[place] for place in places]), tries
+    return part
 
 
 def _all_rejected(addresses: list[str], error: BulkmailError) -> list[Rejected]:

@@ -7,14 +7,17 @@ about retries. All of it runs on the event loop, once a turn (`Turn`), never onc
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 from typing import Protocol
 
-from bulkmail.errors import BulkmailError, ConnectionLost
+from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
 from bulkmail.wire.transaction import Transaction
 
+LOGGER = logging.getLogger("bulkmail.smtp")
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
 NO_LIMIT = 1 << 60
@@ -117,9 +120,33 @@ class Pool:
             self.source.event(self, "disconnected", session, session.error)
             if isinstance(session.error, BulkmailError) and str(session.error) != CLOSED_BY_US:
                 self.last_error = session.error
+                if self._simpler(session):
+                    return
                 if session.wire.completed == 0 and (session.wire.begun or self.source.backlog(self)):
                     # a relay that takes connections and drops them before the first message is as good as down
                     self._on_failure(session.error)
+
+    def _simpler(self, session: Session) -> bool:
+        """Whether it broke over what the server announced and cannot do; then further connections go without that."""
+        wire = session.wire
+        if wire.completed or not wire.begun or not isinstance(session.error, ProtocolError | TimedOut):
+            return False
+        if not (wire.chunking or wire.pipelining):
+            return False
+        options = self.endpoint.options
+        if wire.chunking:
+            options = dataclasses.replace(options, chunking=False)
+        else:
+            options = dataclasses.replace(options, pipelining=False)
+        self.endpoint = dataclasses.replace(self.endpoint, options=options)
+        LOGGER.warning(
+            "%s announces %s and broke over it (%s): going on without",
+            self.name,
+            "CHUNKING" if wire.chunking else "PIPELINING",
+            session.error,
+            extra={"cid": session.label.id if session.label else None},
+        )
+        return True
 
     def _fill(self) -> None:
         """Share what the source has among the sessions with room."""
@@ -171,7 +198,9 @@ class Pool:
         if era == self._era:
             self._proved = True
             self._newer.add(session)
-        session.left = self.endpoint.options.messages_per_connection or NO_LIMIT
+        session.left = min(
+            self.endpoint.options.messages_per_connection or NO_LIMIT, session.wire.offer.mail_max or NO_LIMIT
+        )
         self.sessions.add(session)
         self._idle[session] = None
         self.source.event(self, "connected", session, None)

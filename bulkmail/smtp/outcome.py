@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-from bulkmail.errors import MESSAGE, BulkmailError, EnvelopeRefused, MessageRefused
+from bulkmail.errors import MESSAGE, RECIPIENT, BulkmailError, EnvelopeRefused, MessageRefused
 from bulkmail.smtp.envelope import Receipt, Rejected
-from bulkmail.wire.transaction import DONE, Transaction
+from bulkmail.wire.reply import Reply
+from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
 
 HEADER_SEARCHED = 64 * 1024  # bytes of a message that are searched for its Message-ID; no header is longer
 HEADER_END = re.compile(rb"\n\r?\n")
 MESSAGE_ID = re.compile(rb"\nmessage-id:\s*(<[^<>\r\n]*>)", re.IGNORECASE)
+
+
+TOO_MANY = re.compile(r"too many (recipients|rcpt|addresses)|(recipient|rcpt)s? (limit|count)", re.IGNORECASE)
+
+
+def over_the_limit(tx: Transaction) -> list[int]:
+    """The recipients that did not fit into this transaction and belong into another one; no attempt was made for them.
+
+    The server said 452 (or 552, as RFC 821 had it) "too many recipients" after it had accepted some (RFC 5321 section
+    4.5.3.1.10), or its LIMITS say so (RFC 9422), and nothing was sent: then `tx.fits` says how many fit.
+    """
+    if tx.fits:
+        return list(range(len(tx.rcpts)))
+    if tx.state == NOT_TAKEN or not tx.rejected or len(tx.rejected) - len(tx.late or ()) == len(tx.rcpts):
+        return []
+    late = tx.late or ()
+    return [place for place, reply in tx.rejected.items() if place not in late and _too_many(reply)]
+
+
+def fitting(tx: Transaction) -> int:
+    """How many recipients the server takes at a time, by what it did to `tx`: see over_the_limit()."""
+    return tx.fits or max(1, len(tx.rcpts) - len(tx.rejected or ()) + len(tx.late or ()))
+
+
+def _too_many(reply: Reply) -> bool:
+    if reply.code not in (452, 552):
+        return False
+    if reply.enhanced:
+        return reply.enhanced.endswith(".5.3") or bool(TOO_MANY.search(reply.text))
+    return reply.code == 452 and (not reply.text or bool(TOO_MANY.search(reply.text)))
+
+
+def in_doubt(tx: Transaction, place: int) -> bool:
+    """Whether nobody knows what became of this recipient."""
+    return tx.state == IN_DOUBT and place >= tx.decided and place not in (tx.rejected or ())
 
 
 def refusal(tx: Transaction) -> BulkmailError | None:
@@ -37,9 +74,10 @@ def message_id(content: bytes) -> str | None:
     return found[1].decode("ascii", "replace") if found else None
 
 
-def receipt(tx: Transaction, addresses: list[str]) -> Receipt:
+def receipt(tx: Transaction, addresses: list[str], elsewhere: Collection[int] = ()) -> Receipt:
     """A Receipt with every address accepted or rejected; `error` is set if nobody was accepted.
 
+    elsewhere: places of those who are sent to by another transaction
     `bytes` and `message_id` are left to the caller, who knows the content.
     """
     why = refusal(tx)
@@ -51,16 +89,15 @@ def receipt(tx: Transaction, addresses: list[str]) -> Receipt:
     one_by_one = tx.rejected or {}
     for place, address in enumerate(addresses):
         reply = one_by_one.get(place)
+        if place in elsewhere:
+            continue
         if reply is not None:
-            error: BulkmailError = EnvelopeRefused(
-                f"the server refused {address}: {reply}", reply=reply, command="RCPT"
-            )
-            result.rejected.append(Rejected(address, reply, error))
-        elif why is not None:
+            result.rejected.append(Rejected(address, reply, _refused_one(tx, place, address, reply)))
+        elif why is not None and place >= tx.decided:
             result.rejected.append(Rejected(address, why.reply, why))
         else:
             result.accepted.append(address)
-    if not result.accepted:
+    if not result.accepted and result.rejected:
         result.error = why or result.rejected[0].error
         if result.reply is None:
             result.reply = result.error.reply
@@ -69,3 +106,10 @@ def receipt(tx: Transaction, addresses: list[str]) -> Receipt:
         result.tls, result.egress = label.tls, label.egress
         result.relay = label.endpoint.host
     return result
+
+
+def _refused_one(tx: Transaction, place: int, address: str, reply: Reply) -> BulkmailError:
+    text = f"the server refused {address}: {reply}"
+    if tx.late is not None and place in tx.late:
+        return MessageRefused(text, reply=reply, command="end of data", scope=RECIPIENT)
+    return EnvelopeRefused(text, reply=reply, command="RCPT")
