@@ -16,6 +16,16 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from bulkmail.errors import ConfigError
+from bulkmail.loginoptions import (
+    OAuth2,
+    TokenFunction,
+    check_login,
+    parse_auth,
+    parse_oauth2,
+    parse_token,
+    parse_token_command,
+    token_options,
+)
 from bulkmail.urlparts import (
     as_ip,
     decoded,
@@ -33,8 +43,6 @@ from bulkmail.urlparts import (
 RELAY_PORTS: Final = {"smtp": 587, "smtps": 465, "lmtp": 24, "lmtp+unix": 0}
 PROXY_PORTS: Final = {"http": 80, "socks5": 1080, "socks5h": 1080, "socks": 1080}
 LATER_PROXY_SCHEMES: Final = ("https", "socks4", "socks4a")
-AUTH_METHODS: Final = ("auto", "plain", "login")
-LATER_AUTH_METHODS: Final = ("cram-md5", "xoauth2", "oauthbearer", "external")
 
 MAX_SECONDS = 10 * 365 * 86400.0  # a longer time is a slip of the keyboard, and dates made from it overflow
 MAX_COUNT = 1_000_000  # connections, messages, recipients; the same reason
@@ -165,13 +173,11 @@ def _whole(low: int) -> Callable[[object, str], int]:
     return parse
 
 
-def _one_of(*words: str, later: tuple[str, ...] = ()) -> Callable[[object, str], str]:
+def _one_of(*words: str) -> Callable[[object, str], str]:
     def parse(value: object, what: str) -> str:
         word = str(value).lower()
         if word in words:
             return word
-        if word in later:
-            raise not_in_this_version(f"{what}: '{word}'")
         raise ConfigError(f"{what} is {quoted(value)}, expected {listed(words)}{nearest(word, words)}")
 
     return parse
@@ -252,9 +258,9 @@ def _check_proxy_credentials(proxy: ProxyUrl) -> None:
 # ---- the table of options
 
 
-def _option(default: Any, parse: Callable[[Any, str], object], **also: str) -> Any:
-    """A field of Options. `also`: what other mailers call it -> what to write here."""
-    return field(default=default, metadata={"parse": parse, "also": also})
+def _option(default: Any, parse: Callable[[Any, str], object], hidden: bool = False, **also: str) -> Any:
+    """A field of Options. hidden: repr() leaves it out. `also`: what other mailers call it -> what to write here."""
+    return field(default=default, repr=not hidden, metadata={"parse": parse, "also": also})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,11 +289,12 @@ class Options:
     command_timeout: float = _option(300.0, _timeout, socketTimeout="command_timeout and data_timeout (seconds)",
                                      timeout="command_timeout and data_timeout (seconds)")  # fmt: skip
     data_timeout: float = _option(600.0, _timeout)
-    auth: str = _option("auto", _one_of(*AUTH_METHODS, later=LATER_AUTH_METHODS), authMethod="auth")
+    auth: str = _option("auto", parse_auth, authMethod="auth")
     allow_plaintext_auth: bool = _option(False, _flag)
-    token: None = _option(None, _not_yet)
-    token_command: None = _option(None, _not_yet)
-    oauth2: None = _option(None, _not_yet)
+    token: str | TokenFunction | None = _option(None, parse_token, hidden=True, accessToken="token",  # noqa: RUF009
+                                                provisionCallback="token (a function)")  # fmt: skip
+    token_command: tuple[str, ...] | None = _option(None, parse_token_command, hidden=True)
+    oauth2: OAuth2 | None = _option(None, parse_oauth2, refreshToken="oauth2", clientSecret="oauth2")  # noqa: RUF009
     connections: int = _option(5, _whole(1), maxConnections="connections", pool="connections (1: no pool)")
     messages_per_connection: int = _option(100, _whole(0), maxMessages="messages_per_connection")
     idle_timeout: float = _option(30.0, _timeout)
@@ -379,6 +386,11 @@ class Endpoint:
         """TLS from the first byte, as opposed to STARTTLS."""
         return self.scheme == "smtps"
 
+    @property
+    def logs_in(self) -> bool:
+        """Whether there is something to log in with."""
+        return self.user is not None or self.options.auth == "external" or bool(token_options(self.options))
+
     def __str__(self) -> str:
         if self.path is not None:
             return f"{self.scheme}://{quote(self.path)}"
@@ -390,12 +402,21 @@ def parse_endpoint(url: str, **options: object) -> Endpoint:
 
     raises  ConfigError  naming the part or the option; never with the password
     """
+    endpoint = _endpoint(url, options)
+    _check_endpoint(endpoint)
+    return endpoint
+
+
+def check_relay_url(url: str) -> None:
+    """A relay's URL by itself: other options, which complete its login, may stand beside it. Raises ConfigError."""
+    _endpoint(url, {})
+
+
+def _endpoint(url: str, options: Mapping[str, object]) -> Endpoint:
     parts = split_url(url, "relay URL", RELAY_PORTS, (), "smtp://user:password@host:587", with_path=("lmtp+unix",))
     values = parse_options(_query(parts.query)) | parse_options(options)
     host = parts.host or "localhost"
-    endpoint = Endpoint(parts.scheme, host, parts.port, parts.path, parts.user, parts.password, Options(**values))
-    _check_endpoint(endpoint)
-    return endpoint
+    return Endpoint(parts.scheme, host, parts.port, parts.path, parts.user, parts.password, Options(**values))
 
 
 def _check_endpoint(endpoint: Endpoint) -> None:
@@ -404,8 +425,7 @@ def _check_endpoint(endpoint: Endpoint) -> None:
         raise ConfigError(f"{endpoint}: a socket of this machine cannot be reached through a proxy")
     if endpoint.implicit_tls and tls in ("never", "opportunistic"):
         raise ConfigError(f"{endpoint}: smtps:// is TLS from the start, tls={tls} is for smtp://")
-    if endpoint.user is not None and endpoint.password is None:
-        raise ConfigError(f"{endpoint}: a user without a password; write smtp://user:password@host")
+    check_login(str(endpoint), endpoint.user, endpoint.password, endpoint.options)
     if "\0" in (endpoint.user or "") + (endpoint.password or ""):
         # RFC 4616: NUL separates the fields of PLAIN.
         raise ConfigError(f"{endpoint}: user or password has a NUL character")

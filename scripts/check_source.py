@@ -15,12 +15,13 @@ from pathlib import Path
 MAX_LINES = 500
 
 # docs/architecture.md draws this. A layer may import itself and what stands here, nothing else of bulkmail.
-BASE = {"errors", "address", "url", "urlparts"}
+BASE = {"errors", "address", "loginoptions", "url", "urlparts"}
 LAYERS = {
     "errors": set(),
     "address": {"errors"},
     "urlparts": {"errors", "address"},
-    "url": {"errors", "address", "urlparts"},
+    "loginoptions": {"errors", "urlparts"},
+    "url": {"errors", "address", "loginoptions", "urlparts"},
     "wire": BASE,
     "message": {"errors", "address", "wire"},
     "net": BASE | {"wire"},

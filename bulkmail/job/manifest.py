@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -199,7 +200,17 @@ def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoi
             whole[name] = str(folder / value)
             if name != "wire_log" and not os.access(folder / value, os.R_OK):
                 problems.add(path, f"option {name!r} of the URL: cannot read the file {folder / value}")
+    if endpoint.options.token_command is not None:
+        whole["token_command"] = _program(endpoint.options.token_command, path, folder, problems)
     return replace(endpoint, options=replace(endpoint.options, **whole))
+
+
+def _program(argv: tuple[str, ...], path: str, folder: Path, problems: Problems) -> tuple[str, ...]:
+    """A token_command whose program is there: of the search path, or a file relative to the manifest."""
+    name = argv[0] if os.path.basename(argv[0]) == argv[0] else str(folder / argv[0])
+    if shutil.which(name) is None:
+        problems.add(path, f"option 'token_command': there is no program {name} that can be run")
+    return (name, *argv[1:])
 
 
 def _logged(relay: RelaySpec, wire_log: str) -> RelaySpec:

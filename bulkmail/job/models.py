@@ -7,6 +7,7 @@ such as "what was found, expected what".
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
@@ -31,11 +32,12 @@ from pydantic import (
 )
 
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
+from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
 from bulkmail.message.mime import load_attachment
 from bulkmail.message.raw import prepare
 from bulkmail.message.spec import AttachmentSpec
-from bulkmail.url import OPTIONS, Rate, parse_endpoint, parse_rate, parse_seconds
+from bulkmail.url import OPTIONS, Rate, check_relay_url, parse_endpoint, parse_rate, parse_seconds
 from bulkmail.urlparts import quoted
 
 # Bytes. Nobody mails such messages; a name that leads to a device or a disk image does not fill the memory.
@@ -352,6 +354,16 @@ AnyRecipients = Annotated[
 # ---- relays ----------------------------------------------------------------------------------------------------------
 
 FILE_OPTIONS = ("ca_file", "cert_file", "key_file")  # must be there; wire_log is written
+SHAPES: dict[str, dict[str, Any]] = {
+    "token": {"type": "string"},
+    "token_command": {"type": ["array", "string"], "items": {"type": "string"}, "minItems": 1},
+    "oauth2": {
+        "type": "object",
+        "properties": {option.name: {"type": "string"} for option in dataclasses.fields(OAuth2)},
+        "required": ["client_id", "refresh_token", "token_url"],
+        "additionalProperties": False,
+    },
+}
 
 
 def _option(name: str) -> Any:
@@ -369,17 +381,18 @@ def _option(name: str) -> Any:
 
     shape = {bool: "boolean", int: "integer", str: "string"}.get(type(OPTIONS[name].default))
     types = {"type": shape} if shape else {"type": ["number", "string"]} if name.endswith("_timeout") else {}
-    return Annotated[Any, PlainValidator(checked), WithJsonSchema(types)], None
+    return Annotated[Any, PlainValidator(checked), WithJsonSchema(SHAPES.get(name, types))], None
 
 
 RelayUrl = Annotated[str, AfterValidator(lambda url: (parse_endpoint(url), url)[1])]
+UrlWithOptions = Annotated[str, AfterValidator(lambda url: (check_relay_url(url), url)[1])]
 
 
 class RelayBase(Strict):
     later = frozenset(("weight", "backup", "egress"))
 
     name: Annotated[str, Field(min_length=1, max_length=60)] | None = Field(None, description="how summaries call it")
-    url: RelayUrl = Field(description="a URL such as smtp://user:password@host:587")
+    url: UrlWithOptions = Field(description="a URL such as smtp://user:password@host:587")
 
     def options(self) -> dict[str, Any]:
         """The options that were given as keys."""

@@ -82,6 +82,4 @@ class Relay:
 
 def _final(error: BulkmailError) -> bool:
     """Trying again cannot help, or harms: a refused password tried again locks accounts."""
-    if isinstance(error, AuthError):
-        return error.permanent or error.reply is None or error.reply.code >= 500
-    return isinstance(error, ConfigError) or (isinstance(error, TlsError) and error.permanent)
+    return isinstance(error, ConfigError) or (isinstance(error, AuthError | TlsError) and error.permanent)

@@ -12,6 +12,7 @@ import logging
 from typing import Protocol
 
 from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
+from bulkmail.smtp.auth.tokens import token_source
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
@@ -82,7 +83,8 @@ class Pool:
         self._opening: set[asyncio.Task[None]] = set()
         self._closing_tasks: set[asyncio.Task[None]] = set()
         # a session logged in since the last failure, or there is no login: only then are several opened at once
-        self._proved = endpoint.user is None
+        self._proved = not endpoint.logs_in
+        self.tokens = token_source(endpoint.options)  # fetched once for all sessions
         self._closing = False
         self._retry: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -187,7 +189,7 @@ class Pool:
     async def _open(self) -> None:
         era, failure = self._era, None
         try:
-            session = await open_session(self.endpoint, self._turn)
+            session = await open_session(self.endpoint, self._turn, tokens=self.tokens)
         except Exception as error:
             failure = _as_ours(error)
         finally:

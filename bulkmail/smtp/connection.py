@@ -18,9 +18,12 @@ from bulkmail.errors import (
     MessageError,
     TimedOut,
 )
+from bulkmail.loginoptions import TokenFunction, parse_token
 from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
+from bulkmail.smtp.auth.tokens import token_source
 from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.login import log_in
 from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
@@ -49,6 +52,7 @@ class Connection:
         if transport is not None:
             raise ConfigError("Connection(transport=...) is not in this version yet; give a socket")
         self._endpoint: Endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
+        self._tokens = token_source(self._endpoint.options)
         self._given = socket
         self._session: Session | None = None
         self._info: ServerInfo | None = None
@@ -62,7 +66,7 @@ class Connection:
         sock = await self._prepare(self._given) if self._given is not None else None
         self._given = None
         turn = Turn(loop, lambda: self._on_turn(turn), 0)
-        self._session = await opening.open_session(self._endpoint, turn, sock=sock)
+        self._session = await opening.open_session(self._endpoint, turn, sock=sock, tokens=self._tokens)
         self._info = self._session.label.info
         self.id = self._session.label.id
 
@@ -144,10 +148,18 @@ class Connection:
 
     # -- commands
 
-    async def login(self, user: str, password: str) -> None:
-        """AUTH with the mechanism that option `auth` names. Raises AuthUnavailable (nothing was sent) or AuthError."""
+    async def login(self, user: str, password: str | None = None, *, token: str | TokenFunction | None = None) -> None:
+        """AUTH with the mechanism that option `auth` names. Raises AuthUnavailable (nothing was sent) or AuthError.
+
+        token  an access token in place of the password, or a function (sync or async) that returns one
+        """
         session = self._live()
-        used = await opening.log_in(session, self._endpoint, user, password, self._endpoint.options.auth)
+        if password is not None and token is not None:
+            raise ConfigError("a password and a token are given, expected one of them")
+        tokens = None if password is not None else self._tokens
+        if token is not None:
+            tokens = token_source(token=parse_token(token, "token"))
+        used = await log_in(session, self._endpoint, user, password, tokens)
         assert self._info is not None
         self._info = dataclasses.replace(self._info, auth=used)
 

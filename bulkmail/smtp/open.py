@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ipaddress
 import os
 import socket
 import ssl
@@ -12,9 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bulkmail.errors import (
-    AuthUnavailable,
     BulkmailError,
-    ConfigError,
     ConnectError,
     ConnectionLost,
     ProtocolError,
@@ -24,8 +21,9 @@ from bulkmail.errors import (
 from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
 from bulkmail.net.resolve import ehlo_name
-from bulkmail.smtp import auth
+from bulkmail.smtp.auth.tokens import TokenSource, token_source
 from bulkmail.smtp.envelope import ServerInfo
+from bulkmail.smtp.login import log_in
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.smtp.wirelog import make_trace
 from bulkmail.url import Endpoint
@@ -48,14 +46,19 @@ class Opened:
         return self.info.tls
 
 
-async def open_session(endpoint: Endpoint, turn: Turn, *, sock: socket.socket | None = None) -> Session:
+async def open_session(
+    endpoint: Endpoint, turn: Turn, *, sock: socket.socket | None = None, tokens: TokenSource | None = None
+) -> Session:
     """Connect and negotiate. The session's `label` is an `Opened`. sock: already connected, or None to dial.
+
+    tokens  what all sessions of an owner log in with; None: a source of its own, if the options name one
 
     Raises ConnectError, ResolveError, TimedOut, ProxyError, TlsError, AuthError, AuthUnavailable, ProtocolError,
     ConnectionLost; then nothing is left open.
     """
+    tokens = tokens or token_source(endpoint.options)
     try:
-        return await _open(endpoint, turn, sock, with_login=True)
+        return await _open(endpoint, turn, sock, tokens, with_login=endpoint.logs_in)
     except _BrokenHandshake as broken:
         if sock is not None:
             # where a given socket leads only its owner knows: another one might go past a tunnel
@@ -63,7 +66,7 @@ async def open_session(endpoint: Endpoint, turn: Turn, *, sock: socket.socket | 
         # tls=opportunistic: try again in clear, and show no password to a line that somebody may have tampered with
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
-        return await _open(plain, turn, None, with_login=False)
+        return await _open(plain, turn, None, None, with_login=False)
 
 
 class _BrokenHandshake(Exception):
@@ -71,7 +74,9 @@ class _BrokenHandshake(Exception):
         self.failure = failure
 
 
-async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, with_login: bool) -> Session:
+async def _open(
+    endpoint: Endpoint, turn: Turn, sock: socket.socket | None, tokens: TokenSource | None, *, with_login: bool
+) -> Session:
     loop = asyncio.get_running_loop()
     options = endpoint.options
     cid, trace = make_trace(options.wire_log)
@@ -81,7 +86,7 @@ async def _open(endpoint: Endpoint, turn: Turn, sock: socket.socket | None, *, w
     identity = _identity(sock)
     try:
         await _attach(loop, session, endpoint, sock)
-        info = await _negotiate(session, endpoint, with_login=with_login)
+        info = await _negotiate(session, endpoint, tokens, with_login=with_login)
         if session.error is not None:
             raise session.error  # it ended behind its last reply
     except BaseException as error:
@@ -146,7 +151,9 @@ async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: E
         raise net_tls.tls_error(error, endpoint.host, options) from error
 
 
-async def _negotiate(session: Session, endpoint: Endpoint, *, with_login: bool) -> ServerInfo:
+async def _negotiate(
+    session: Session, endpoint: Endpoint, tokens: TokenSource | None, *, with_login: bool
+) -> ServerInfo:
     options = endpoint.options
     greeting = await session.greeting(options.greeting_timeout)
     if greeting.code != 220:
@@ -158,8 +165,8 @@ async def _negotiate(session: Session, endpoint: Endpoint, *, with_login: bool) 
     if endpoint.scheme != "smtps":
         await _start_tls(session, endpoint)
     used = None
-    if with_login and endpoint.user is not None:
-        used = await log_in(session, endpoint, endpoint.user, endpoint.password or "", options.auth)
+    if with_login:
+        used = await log_in(session, endpoint, endpoint.user, endpoint.password, tokens)
     return server_info(session, greeting.text, used)
 
 
@@ -217,31 +224,6 @@ async def _start_tls(session: Session, endpoint: Endpoint) -> None:
             raise _BrokenHandshake(failure) from error
         raise failure  # noqa: B904  its cause is set, or it is this very error
     await _hello(session, options)  # RFC 3207 section 4.2: what was said before TLS is forgotten
-
-
-async def log_in(session: Session, endpoint: Endpoint, user: str, password: str, wanted: str) -> str:
-    """AUTH; returns the mechanism. Raises AuthUnavailable (nothing was sent) or AuthError (refused)."""
-    if "\0" in user + password:
-        raise ConfigError("the user or the password has a NUL, which separates them in AUTH PLAIN (RFC 4616)")
-    mechanism = auth.choose(wanted, session.wire.extensions.get("AUTH"))
-    encrypted = session.transport.get_extra_info("ssl_object") is not None
-    if not encrypted and not endpoint.options.allow_plaintext_auth and not _loopback(session, endpoint):
-        raise AuthUnavailable(
-            f"the connection to {endpoint.host} is not encrypted, so the password was not sent; "
-            "use tls=require or smtps://, or allow_plaintext_auth=true"
-        )
-    await auth.authenticate(session, mechanism, auth.Credentials(user, password, endpoint.host))
-    return mechanism.lower()
-
-
-def _loopback(session: Session, endpoint: Endpoint) -> bool:
-    """Behind a proxy no target counts as loopback: what is near the proxy is not near us."""
-    peer = session.transport.get_extra_info("peername")
-    if endpoint.path is not None:
-        return True
-    if endpoint.options.proxy or not isinstance(peer, tuple):
-        return False
-    return ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
 
 
 async def close_politely(session: Session) -> None:

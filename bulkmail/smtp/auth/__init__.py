@@ -1,110 +1,99 @@
-"""AUTH (RFC 4954): which mechanism, and its dialogue. One small file a mechanism; others by `register_auth`."""
+"""AUTH (RFC 4954): the mechanisms, and which to use. One small file a mechanism; others by `register_auth`."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-from bulkmail.errors import AuthError, AuthUnavailable, BulkmailError, ConfigError, ConnectionLost, ProtocolError
-from bulkmail.smtp.auth import login, plain
-from bulkmail.wire.reply import Reply
+from bulkmail import loginoptions
+from bulkmail.errors import AuthUnavailable, ConfigError
+from bulkmail.smtp.auth import cram_md5, dialogue, external, login, oauthbearer, plain, xoauth2
+from bulkmail.smtp.auth.mechanism import Credentials, Mechanism
+from bulkmail.smtp.auth.scram import scram
 
+__all__ = ["MECHANISMS", "Credentials", "Mechanism", "authenticate", "choose", "next_after", "register_auth"]
 
-@dataclass(frozen=True)
-class Credentials:
-    """What a mechanism may use; the password is never shown."""
+MECHANISMS: dict[str, Mechanism] = {
+    "PLAIN": plain.respond,
+    "LOGIN": login.respond,
+    "CRAM-MD5": cram_md5.respond,
+    "SCRAM-SHA-1": scram("sha1", plus=False),
+    "SCRAM-SHA-1-PLUS": scram("sha1", plus=True),
+    "SCRAM-SHA-256": scram("sha256", plus=False),
+    "SCRAM-SHA-256-PLUS": scram("sha256", plus=True),
+    "XOAUTH2": xoauth2.respond,
+    "OAUTHBEARER": oauthbearer.respond,
+    "EXTERNAL": external.respond,
+}
 
-    user: str
-    password: str = field(repr=False)
-    host: str = ""
-
-
-# Yields responses (bytes; the first is the initial response, or None) and is sent challenges.
-Mechanism = Callable[[Credentials], Generator[bytes | None, bytes, Any]]
-
-MECHANISMS: dict[str, Mechanism] = {"PLAIN": plain.respond, "LOGIN": login.respond}
-PREFERRED = ("PLAIN", "LOGIN")  # what auth=auto tries, in this order
-MAX_ROUNDS = 16  # a server that challenges for ever is not authenticating anybody
+# What auth=auto tries with a password, the first that is offered.
+# Where we know who listens (a verified certificate, or this machine), PLAIN: every server can check it against whatever
+# it keeps, while many announce SCRAM or CRAM-MD5 and hold no secrets for them; and a refused password is not tried
+# again in another way.
+IN_CONFIDENCE = (
+    *("PLAIN", "LOGIN"),
+    *("SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "CRAM-MD5"),
+)
+# Where we do not, the password is not shown while there is another way; -PLUS even finds who sits in between.
+AMONG_STRANGERS = (
+    *("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1"),
+    *("CRAM-MD5", "PLAIN", "LOGIN"),
+)
+WITH_TOKEN = ("OAUTHBEARER", "XOAUTH2")
+SHOWN = ("PLAIN", "LOGIN")  # the password itself is sent
 
 
 def register_auth(name: str, mechanism: Mechanism) -> None:
-    """Make `auth=name` usable. `mechanism(credentials)` is a generator function: see `Mechanism`."""
+    """Make `auth=name` usable. `mechanism(credentials)` is a generator function: see bulkmail.smtp.auth.mechanism."""
     if not name or not name.isascii() or not all(c.isalnum() or c in "-_" for c in name):
         raise ConfigError(f"{name!r} is not a SASL mechanism name (letters, digits, - and _)")
     MECHANISMS[name.upper()] = mechanism
+    loginoptions.registered.add(name.lower())
 
 
-def choose(wanted: str, offered: str | None) -> str:
-    """The mechanism to use. offered: the parameter of the server's AUTH extension, or None where it has none."""
-    available = (offered or "").upper().split()
-    if wanted.lower() != "auto":
-        name = wanted.upper()
-        if name not in MECHANISMS:
-            raise ConfigError(f"auth={wanted}: no such mechanism; known are {', '.join(sorted(MECHANISMS)).lower()}")
-        if name not in available:
-            raise AuthUnavailable(
-                f"the server does not offer AUTH {name} (it offers: {' '.join(available) or 'no AUTH'})"
-            )
-        return name
-    for name in PREFERRED:
-        if name in available:
-            return name
-    raise AuthUnavailable(
-        "credentials were given, and the server offers no mechanism for them "
-        f"(it offers: {' '.join(available) or 'no AUTH'})"
-    )
+def choose(wanted: str, offered: Sequence[str], *, user: str, token: bool, confidence: bool, bound: bool) -> list[str]:
+    """The mechanisms that may be used, the best first.
 
-
-async def authenticate(session: Any, mechanism: str, credentials: Credentials) -> None:
-    """Run the dialogue. Raises AuthError with the server's reply; nothing of the credentials is in it.
-
-    A dialogue that ends before its last reply ends the connection: the server would take what comes for a response.
+    wanted      option `auth`; offered: what the server announced
+    token       there is a token, not a password; confidence: nobody but the server will read what is sent
+    bound       there is a channel binding
+    raises      AuthUnavailable  there is none
     """
-    steps = MECHANISMS[mechanism](credentials)
-    first = session.call(_first_line(mechanism, next(steps)), "AUTH")
-    try:
-        reply = await _dialogue(session, mechanism, steps, first)
-    except BaseException as error:
-        session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the login was abandoned"))
-        raise
-    if reply.code == 421:
-        raise session.error or session.wire.parting()
-    if not 200 <= reply.code < 300:
-        raise AuthError(f"the server refused the login of {credentials.user!r}: {reply}", reply=reply, command="AUTH")
+    if wanted != "auto":
+        if wanted.upper() not in offered:
+            raise AuthUnavailable(f"the server does not offer AUTH {wanted.upper()} ({_offer(offered)})")
+        return [wanted.upper()]
+    usable = WITH_TOKEN if token else IN_CONFIDENCE if confidence else AMONG_STRANGERS
+    found = [name for name in usable if name in offered]
+    if not user:
+        found = [name for name in found if name == "OAUTHBEARER"]  # the others name the user
+    if not bound:
+        found = [name for name in found if not name.endswith("-PLUS")]
+    if not found:
+        what = "a token was given, and the server offers no mechanism for it"
+        if not token:
+            what = "credentials were given, and the server offers no mechanism for them"
+        raise AuthUnavailable(f"{what} ({_offer(offered)})")
+    return found
 
 
-def _first_line(mechanism: str, initial: bytes | None) -> bytes:
-    line = b"AUTH " + mechanism.encode()
-    if initial is not None:
-        line += b" " + (base64.b64encode(initial) or b"=")
-    return line + b"\r\n"
+def _offer(offered: Sequence[str]) -> str:
+    return f"it offers: {' '.join(offered) or 'no AUTH'}"
 
 
-async def _dialogue(
-    session: Any, mechanism: str, steps: Generator[bytes | None, bytes, Any], first: Awaitable[Reply]
-) -> Reply:
-    reply = await first
-    for _ in range(MAX_ROUNDS):
-        if reply.code != 334:
-            break
-        try:
-            answer = base64.b64encode(steps.send(_challenge(reply)) or b"")
-        except StopIteration:
-            answer = b"*"  # cancels (RFC 4954 section 4)
-        reply = await session.call(answer + b"\r\n", "AUTH")
-    steps.close()
-    if reply.code == 334:
-        raise AuthError(f"the server did not end AUTH {mechanism} within {MAX_ROUNDS} challenges", command="AUTH")
-    return reply
+def next_after(name: str, code: int, others: Sequence[str]) -> list[str]:
+    """What may be tried after the server refused the mechanism `name` itself with reply `code`.
+
+    504 (RFC 4954 section 4): it does not know it after all. 534 (section 6): it is too weak, so that only one which
+    does not send the password is worth trying; Gmail says 534 of accounts too, and a login must not be tried twice.
+    """
+    if code == 504:
+        return list(others)
+    if code == 534 and name in SHOWN:
+        return [other for other in others if other not in SHOWN]
+    return []
 
 
-def _challenge(reply: Reply) -> bytes:
-    try:
-        return base64.b64decode(reply.lines[0].strip(), validate=True)
-    except (binascii.Error, ValueError):
-        raise ProtocolError(
-            f"the server's AUTH challenge is not base64: {reply}", reply=reply, command="AUTH"
-        ) from None
+async def authenticate(session: Any, name: str, credentials: Credentials) -> None:
+    """Log in with the mechanism `name`. Raises AuthError, ProtocolError, ConnectionLost, TimedOut."""
+    await dialogue.authenticate(session, name, MECHANISMS[name], credentials)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from bulkmail.smtp.auth.mechanism import Credentials, Steps
 
 
-def respond(credentials: Any) -> Generator[bytes | None, bytes, None]:
+def respond(credentials: Credentials) -> Steps:
     yield None
     yield credentials.user.encode()
     yield credentials.password.encode()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from bulkmail.smtp.auth.mechanism import Credentials, Steps
 
 
-def respond(credentials: Any) -> Generator[bytes | None, bytes, None]:
+def respond(credentials: Credentials) -> Steps:
     yield b"\0" + credentials.user.encode() + b"\0" + credentials.password.encode()
