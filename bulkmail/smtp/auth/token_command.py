@@ -91,13 +91,15 @@ def _kill(process: Process) -> None:
 
 
 async def _end(process: Process) -> None:
-    if process.returncode is None:
-        _kill(process)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REAP_SECONDS):
-                await process.wait()
-    # what was not read of its output would keep the pipes open until the loop is gone, and then complain
-    process._transport.close()  # type: ignore[attr-defined]  # there is no other way
+    try:
+        if process.returncode is None:
+            _kill(process)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REAP_SECONDS):
+                    await process.wait()
+    finally:
+        # what was not read of its output would keep the pipes open until the loop is gone, and then complain
+        process._transport.close()  # type: ignore[attr-defined]  # there is no other way
 
 
 def _status(status: int) -> str:
