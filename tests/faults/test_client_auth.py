@@ -130,7 +130,7 @@ def test_refused(run, line, permanent):
     ("offer", "options"),
     [
         ((), {}),
-        (("AUTH CRAM-MD5",), {}),
+        (("AUTH GSSAPI",), {}),
         (("AUTH",), {}),
         (("AUTH PLAIN",), {"auth": "login"}),
         (("AUTH PLAINER",), {}),

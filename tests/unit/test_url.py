@@ -148,6 +148,9 @@ def test_the_defaults_are_those_of_the_documentation():
         ("connect_timeout", "90s", 90, 90.0),
         ("greeting_timeout", "250ms", 0.25, 0.25),
         ("auth", "PLAIN", "plain", "plain"),
+        ("auth", "SCRAM-SHA-256-PLUS", "scram-sha-256-plus", "scram-sha-256-plus"),
+        ("token", "ya29.a+b/c==", "ya29.a+b/c==", "ya29.a+b/c=="),
+        ("token_command", "get%20-u%20'a%20b'", ["get", "-u", "a b"], ("get", "-u", "a b")),
         ("allow_plaintext_auth", "true", True, True),
         ("connections", "20", 20, 20),
         ("messages_per_connection", "0", 0, 0),
@@ -178,6 +181,47 @@ def test_a_path_object_is_a_file_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("url", "options", "sentence"),
+    [
+        ("smtp://u@relay", {}, "a user without a password"),
+        ("smtp://u@relay", {"auth": "scram-sha-256"}, "a user without a password"),
+        ("smtp://u@relay", {"auth": "xoauth2"}, "auth=xoauth2 needs a token"),
+        ("smtp://u:p@relay", {"token": "t"}, "a password and token are given"),
+        ("smtp://u@relay", {"token": "t", "token_command": "x"}, "the options token and token_command are given"),
+        ("smtp://u@relay", {"token": "t", "auth": "plain"}, "auth=plain has no use for token"),
+        ("smtp://u@relay", {"token_command": "x", "auth": "external"}, "auth=external has no use for token_command"),
+        ("smtp://relay", {"token": "t", "auth": "xoauth2"}, "auth=xoauth2 needs the user"),
+    ],
+)
+def test_credentials_that_do_not_fit_together(url, options, sentence):
+    assert sentence in refusal(parse_endpoint, url, **options)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "logs_in"),
+    [
+        ("smtp://relay", {}, False),
+        ("smtp://relay", {"auth": "plain"}, False),
+        ("smtp://u:p@relay", {}, True),
+        ("smtp://u:token@relay", {"auth": "xoauth2"}, True),
+        ("smtp://u@relay?token=t", {}, True),
+        ("smtp://relay", {"token_command": "x"}, True),
+        ("smtp://relay", {"auth": "external"}, True),
+        ("smtp://u@relay", {"auth": "external"}, True),
+    ],
+)
+def test_whether_there_is_a_login(url, options, logs_in):
+    assert parse_endpoint(url, **options).logs_in is logs_in
+
+
+def test_no_secret_of_an_option_is_shown():
+    token = parse_endpoint("smtp://u@relay?token=hidden-1")
+    command = parse_endpoint("smtp://u@relay", token_command=["get", "hidden-2"])
+    shown = repr(token) + str(token) + repr(command) + repr(token.options) + repr(command.options)
+    assert "hidden" not in shown and len({hash(token), hash(command)}) == 2
+
+
+@pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("tls", "requre", "option 'tls' is 'requre', expected auto, require, never or opportunistic, did you mean 're"),
@@ -203,8 +247,6 @@ def test_a_path_object_is_a_file_name(tmp_path):
         ("data_timeout", "5 minutes", "expected a time such as"),
         ("data_timeout", True, "expected a time such as"),
         ("data_timeout", "4000d", "at most ten years"),
-        ("auth", "xoauth2", "'xoauth2' is not in this version yet"),
-        ("auth", "cram-md5", "is not in this version yet"),
         ("auth", "plane", "did you mean 'plain'?"),
         ("connections", 0, "expected a whole number from 1 to"),
         ("connections", True, "expected a whole number"),
@@ -224,9 +266,15 @@ def test_a_path_object_is_a_file_name(tmp_path):
         ("proxy", ["http://a", "http://b"], "a chain of proxies is not in this version yet"),
         ("proxy", {"proxy": "http://a"}, "the object form of a proxy is not in this version yet"),
         ("proxy", 5, "expected a URL such as"),
-        ("token", "secret-token", "option 'token' is not in this version yet"),
-        ("token_command", ["x"], "is not in this version yet"),
-        ("oauth2", {"client_id": "x"}, "is not in this version yet"),
+        ("token", "secret-token\n", "not an access token"),
+        ("token", ["secret-token"], "not an access token"),
+        ("token_command", [], "expected a program and its arguments"),
+        ("token_command", ["", "secret-token"], "expected a program and its arguments"),
+        ("token_command", ["x", 5], "expected a program and its arguments"),
+        ("token_command", ["x\0y"], "expected a program and its arguments"),
+        ("token_command", "", "expected a program and its arguments"),
+        ("token_command", "x 'secret-token", "leaves it unfinished"),
+        ("oauth2", {"client_id": "x"}, "'refresh_token' is missing"),
         ("no_proxy", "localhost", "is not in this version yet"),
         ("proxy_protocol", "v1", "is not in this version yet"),
         ("allow_urls", True, "is not in this version yet"),

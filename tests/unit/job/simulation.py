@@ -353,7 +353,7 @@ class Simulation:
             paced = limit.rate is not None or one.limit.rate is not None
             one.pool = Pool(one.spec.endpoint, source, name=one.name, limit=one.connections, paced=paced)
 
-    async def _open_session(self, endpoint: Endpoint, turn: Turn) -> Session:
+    async def _open_session(self, endpoint: Endpoint, turn: Turn, **given: object) -> Session:
         fake = next(one for one in self.relays if parse_endpoint(one.url).host == endpoint.host)
         fake.opened += 1
         number = fake.opened

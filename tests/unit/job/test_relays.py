@@ -148,7 +148,13 @@ def test_what_trying_again_cannot_help_is_tried_once(error):
 
 
 @pytest.mark.parametrize(
-    "error", [auth_error(454), TlsError("handshake failed"), TimedOut("no greeting", phase="greeting")]
+    "error",
+    [
+        auth_error(454),
+        AuthError("the token endpoint is down"),
+        TlsError("handshake failed"),
+        TimedOut("no greeting", phase="greeting"),
+    ],
 )
 def test_what_may_pass_is_tried_again(error):
     fake = FakeRelay(url="smtp://user:pw@relay.test?connections=20", patience=10.0)
