@@ -7,9 +7,8 @@ from typing import Any
 
 from bulkmail import loginoptions
 from bulkmail.errors import AuthUnavailable, ConfigError
-from bulkmail.smtp.auth import cram_md5, dialogue, external, login, oauthbearer, plain, xoauth2
+from bulkmail.smtp.auth import cram_md5, dialogue, external, login, oauthbearer, plain, scram, xoauth2
 from bulkmail.smtp.auth.mechanism import Credentials, Mechanism
-from bulkmail.smtp.auth.scram import scram
 
 __all__ = ["MECHANISMS", "Credentials", "Mechanism", "authenticate", "choose", "next_after", "register_auth"]
 
@@ -17,10 +16,10 @@ MECHANISMS: dict[str, Mechanism] = {
     "PLAIN": plain.respond,
     "LOGIN": login.respond,
     "CRAM-MD5": cram_md5.respond,
-    "SCRAM-SHA-1": scram("sha1", plus=False),
-    "SCRAM-SHA-1-PLUS": scram("sha1", plus=True),
-    "SCRAM-SHA-256": scram("sha256", plus=False),
-    "SCRAM-SHA-256-PLUS": scram("sha256", plus=True),
+    "SCRAM-SHA-1": scram.mechanism("sha1", plus=False),
+    "SCRAM-SHA-1-PLUS": scram.mechanism("sha1", plus=True),
+    "SCRAM-SHA-256": scram.mechanism("sha256", plus=False),
+    "SCRAM-SHA-256-PLUS": scram.mechanism("sha256", plus=True),
     "XOAUTH2": xoauth2.respond,
     "OAUTHBEARER": oauthbearer.respond,
     "EXTERNAL": external.respond,

@@ -83,9 +83,10 @@ class _Exchange:
             error.command = "AUTH"
             raise
         except Exception as error:
-            raise AuthError(
-                f"the mechanism {self.name} failed: {type(error).__name__}", command="AUTH", permanent=True
-            ) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> AuthError:
+        return AuthError(f"the mechanism {self.name} failed: {type(error).__name__}", command="AUTH", permanent=True)
 
     def checked(self, line: bytes) -> bytes:
         if len(line) + 2 > MAX_RESPONSE:
@@ -126,10 +127,16 @@ class _Exchange:
 
     def accepted(self) -> None:
         """Raises AuthError if the mechanism still waits for the server's proof."""
-        self.steps.close()
+        try:
+            self.steps.close()
+        except AuthError as error:
+            error.command = "AUTH"
+            raise
+        except Exception as error:
+            raise self._failed(error) from error
 
     def drop(self) -> None:
-        with suppress(AuthError):  # that the server, which refused, has not proved itself either
+        with suppress(Exception):  # such as that the server, which refused, has not proved itself either
             self.steps.close()
 
     def refusal(self, reply: Reply) -> AuthError:

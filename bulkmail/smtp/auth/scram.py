@@ -31,7 +31,7 @@ def _nonce() -> str:
     return secrets.token_urlsafe(24)
 
 
-def scram(hash_name: str, *, plus: bool, nonce: Callable[[], str] = _nonce) -> Mechanism:
+def mechanism(hash_name: str, *, plus: bool, nonce: Callable[[], str] = _nonce) -> Mechanism:
     """The mechanism for a hash; plus: with channel binding."""
 
     def respond(credentials: Credentials) -> Steps:

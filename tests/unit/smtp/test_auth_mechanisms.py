@@ -15,7 +15,8 @@ from bulkmail.smtp.auth import MECHANISMS, Credentials, choose, next_after
 from bulkmail.smtp.auth.binding import channel_binding
 from bulkmail.smtp.auth.mechanism import MAX_WORDS, ChannelBinding, Explained, token_trouble
 from bulkmail.smtp.auth.saslprep import saslprep
-from bulkmail.smtp.auth.scram import MAX_ITERATIONS, MIN_ITERATIONS, scram
+from bulkmail.smtp.auth.scram import MAX_ITERATIONS, MIN_ITERATIONS
+from bulkmail.smtp.auth.scram import mechanism as scram
 
 
 def answers(steps, *challenges):
