@@ -126,6 +126,8 @@ def check_login(shown: str, user: str | None, password: str | None, options: Any
         raise ConfigError(f"{shown}: a password and {sources[0]} are given, expected one of them")
     if sources and options.auth in (*PASSWORD_METHODS, "external"):
         raise ConfigError(f"{shown}: auth={options.auth} has no use for {sources[0]}")
+    if password and options.auth == "external":
+        raise ConfigError(f"{shown}: auth=external has no use for a password")
     if user is None and sources and options.auth == "xoauth2":
         raise ConfigError(f"{shown}: auth=xoauth2 needs the user too; write smtp://user@host")
     if user is not None and password is None and not sources and options.auth in ("auto", *PASSWORD_METHODS):

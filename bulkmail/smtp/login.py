@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bulkmail.errors import AuthError, AuthUnavailable, ConfigError
-from bulkmail.loginoptions import TOKEN_METHODS
+from bulkmail.loginoptions import PASSWORD_METHODS, TOKEN_METHODS
 from bulkmail.smtp import auth
 from bulkmail.smtp.auth.binding import channel_binding
 from bulkmail.smtp.auth.tokens import Token, TokenSource, token_source
@@ -29,12 +29,9 @@ async def log_in(
             ConfigError, and what a connection raises that ends
     """
     wanted = endpoint.options.auth
-    if "\0" in (user or "") + (password or ""):
-        raise ConfigError("the user or the password has a NUL, which separates them in AUTH PLAIN (RFC 4616)")
     if tokens is None and password and wanted in TOKEN_METHODS:
         tokens, password = token_source(token=password), None  # as most mail programs have it: the token for a password
-    if tokens is not None and "\1" in (user or ""):
-        raise ConfigError("the user has a %x01, which separates the fields of OAUTHBEARER (RFC 7628)")
+    _check(wanted, user or "", password, tokens)
     names, credentials = _prepared(session, endpoint, user, password, tokens)
     while True:
         name = names.pop(0)
@@ -46,6 +43,20 @@ async def log_in(
                 raise
         else:
             return name.lower()
+
+
+def _check(wanted: str, user: str, password: str | None, tokens: TokenSource | None) -> None:
+    """Whether there is what the mechanism needs, and nothing that breaks its framing."""
+    if "\0" in user + (password or ""):
+        raise ConfigError("the user or the password has a NUL, which separates them in AUTH PLAIN (RFC 4616)")
+    if tokens is not None and "\1" in user:
+        raise ConfigError("the user has a %x01, which separates the fields of OAUTHBEARER (RFC 7628)")
+    if tokens is not None and wanted in (*PASSWORD_METHODS, "external"):
+        raise AuthUnavailable(f"a token was given, and auth={wanted} has no use for it")
+    if tokens is None and wanted in TOKEN_METHODS:
+        raise AuthUnavailable(f"auth={wanted} needs a token, and there is none")
+    if tokens is None and password is None and wanted in ("auto", *PASSWORD_METHODS):
+        raise AuthUnavailable("neither a password nor a token was given")
 
 
 def _prepared(

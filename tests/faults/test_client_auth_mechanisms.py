@@ -8,7 +8,15 @@ from base64 import b64decode, b64encode
 import pytest
 
 from bulkmail import loginoptions
-from bulkmail.errors import AuthError, AuthUnavailable, BulkmailError, ConfigError, ConnectionLost, ProtocolError
+from bulkmail.errors import (
+    AuthError,
+    AuthUnavailable,
+    BulkmailError,
+    ConfigError,
+    ConnectionLost,
+    ProtocolError,
+    TimedOut,
+)
 from bulkmail.pool.mailer import Mailer
 from bulkmail.smtp import auth
 from bulkmail.smtp.auth.dialogue import MAX_COMMAND, MAX_RESPONSE
@@ -130,6 +138,18 @@ def test_a_challenge_that_is_cut_anywhere(run, size):
     script = [*hello("AUTH SCRAM-SHA-256"), expect(rb"AUTH .*"), send(whole[:size]), close()]
     error, _ = run(failure(script))
     assert isinstance(error, ConnectionLost | AuthError)
+
+
+def test_a_server_that_takes_its_time_for_each_challenge_runs_out_of_it(run):
+    async def slow(peer):
+        await peer.line()
+        while True:
+            await asyncio.sleep(SOON / 3)
+            await peer.send(b"334 YWJj\r\n")
+            await peer.line()
+
+    error, _ = run(failure([*hello("AUTH LOGIN"), slow], command_timeout=SOON))
+    assert type(error) is TimedOut and error.command == "AUTH"
 
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "XOAUTH2", "OAUTHBEARER")
@@ -410,3 +430,23 @@ def test_login_by_hand_takes_a_password_or_a_token(run):
                 await connection.login(USER, token="a b")
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("asked", "password", "token", "words"),
+    [
+        ("auto", None, None, "neither a password nor a token"),
+        ("plain", None, None, "neither a password nor a token"),
+        ("plain", None, "t", "auth=plain has no use for it"),
+        ("xoauth2", None, None, "auth=xoauth2 needs a token"),
+    ],
+)
+def test_login_by_hand_with_what_the_mechanism_cannot_use(run, asked, password, token, words):
+    async def main():
+        async with scripted([*hello("AUTH PLAIN XOAUTH2"), serve()]) as server:
+            async with Connection(server.url, auth=asked) as connection:
+                with pytest.raises(AuthUnavailable, match=words):
+                    await connection.login(USER, password, token=token)
+                return (await connection.noop()).code, b"AUTH" in bytes(server.peers[0].said)
+
+    assert run(main()) == (250, False)

@@ -293,6 +293,7 @@ def test_a_command_that_gives_no_token_fails_the_messages_with_its_reason(run, b
 
 MARKER = "Marker-s3cret.t0ken~x"
 ECHO = (b"535 5.7.8 you said %s\r\n", b"535-5.7.8 no\r\n535 5.7.8 %s is wrong\r\n", b"334 %s\r\n", b"500 %s\r\n")
+ECHO += (b"421 4.3.2 bye %s\r\n", b"you said %s\r\n", b"535 %s", b"535-%s\r\n250 ok\r\n", b"334-%s\r\n535 x\r\n")
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "SCRAM-SHA-1", "XOAUTH2", "OAUTHBEARER", "X-TEST")
 
 
@@ -365,7 +366,7 @@ def test_neither_a_secret_nor_its_base64_is_in_any_text(run, caplog, tmp_path, x
             options = {"token": MARKER} if token else {}
             shown = []
             for log in (str(wire_log), True):
-                connection = Connection(url, auth=mechanism, wire_log=log, command_timeout=5, **options)
+                connection = Connection(url, auth=mechanism, wire_log=log, command_timeout=SOON, **options)
                 with pytest.raises(BulkmailError) as caught:
                     await connection.connect()
                 shown += [all_text(caught.value), repr(connection), repr(vars(connection))]

@@ -190,6 +190,7 @@ def test_a_path_object_is_a_file_name(tmp_path):
         ("smtp://u@relay", {"token": "t", "token_command": "x"}, "the options token and token_command are given"),
         ("smtp://u@relay", {"token": "t", "auth": "plain"}, "auth=plain has no use for token"),
         ("smtp://u@relay", {"token_command": "x", "auth": "external"}, "auth=external has no use for token_command"),
+        ("smtp://u:p@relay", {"auth": "external"}, "auth=external has no use for a password"),
         ("smtp://relay", {"token": "t", "auth": "xoauth2"}, "auth=xoauth2 needs the user"),
     ],
 )

@@ -33,11 +33,14 @@ async def authenticate(session: Any, name: str, mechanism: Mechanism, credential
             exchange.accepted()
     except BaseException as error:
         exchange.drop()
+        exchange.mask(error)
         session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the login was abandoned"))
         raise
     exchange.drop()
     if reply.code == 421:
-        raise session.error or session.wire.parting()
+        parting = session.error or session.wire.parting()
+        exchange.mask(parting)
+        raise parting
     if not 200 <= reply.code < 300:
         raise exchange.refusal(reply)
 
@@ -60,6 +63,7 @@ class _Exchange:
         self.steps = mechanism(credentials)
         self.said = {secret for secret in (credentials.password, credentials.token) if secret}
         self.explanation = ""
+        self.deadline = asyncio.get_running_loop().time() + session.command_timeout  # for all of it
 
     async def step(self, challenge: bytes | None) -> bytes | None:
         """The mechanism's answer to a challenge; None: it has no more to say (or no initial response)."""
@@ -105,7 +109,8 @@ class _Exchange:
             if reply.code != 334:
                 return reply
             line = waiting.pop() if waiting else await self._response(reply)
-            reply = await self.session.call(self.checked(line), "AUTH")
+            left = max(self.deadline - asyncio.get_running_loop().time(), 0.001)
+            reply = await self.session.call(self.checked(line), "AUTH", left)
         if reply.code == 334:
             raise AuthError(
                 f"the server did not end AUTH {self.name} within {MAX_ROUNDS} challenges",
@@ -144,6 +149,12 @@ class _Exchange:
         explanation = f" ({redacted(self.explanation, self.said)})" if self.explanation else ""
         who = f" of {self.user!r}" if self.user else ""
         return AuthError(f"the server refused the login{who}: {shown}{explanation}", reply=shown, command="AUTH")
+
+    def mask(self, error: BaseException) -> None:
+        """What the wire says of a reply may hold what that repeats."""
+        if isinstance(error, BulkmailError):
+            error.args = tuple(redacted(str(text), self.said) for text in error.args)
+            error.reply = self._masked(error.reply) if error.reply is not None else None
 
     def _masked(self, reply: Reply) -> Reply:
         return Reply(reply.code, [redacted(line, self.said) for line in reply.lines])

@@ -23,14 +23,20 @@ SOCKET_SECONDS = 30.0  # to connect, and for each piece; the whole has the deadl
 MAX_LIFE = 10 * 365 * 86400.0  # seconds: a token that is good for longer is good for ever
 
 
+KEPT = 64  # replaced refresh tokens, the latest ones: a process has a few relays
+
+# Where a server replaces the refresh token (RFC 6749 section 6), the configured one may be worth nothing from then on,
+# for every Mailer and Connection of this process. Kept in memory, not stored.
+_replaced: dict[OAuth2, str] = {}
+
+
 class RefreshGrant:
-    """A refresh token that the server replaces (RFC 6749 section 6) is kept in memory, not stored."""
+    """The access tokens that one refresh token gets."""
 
     renewable, caches = True, False
 
     def __init__(self, settings: OAuth2) -> None:
         self._settings = settings
-        self._refresh_token = settings.refresh_token
         self.name = f"the token endpoint {urlsplit(settings.token_url).netloc}"
 
     async def fetch(self, renew: bool) -> tuple[str, float | None]:
@@ -54,7 +60,7 @@ class RefreshGrant:
             "grant_type": "refresh_token",
             "client_id": self._settings.client_id,
             "client_secret": self._settings.client_secret,
-            "refresh_token": self._refresh_token,
+            "refresh_token": _replaced.get(self._settings, self._settings.refresh_token),
             "scope": self._settings.scope,
         }
         return urlencode({name: value for name, value in form.items() if value is not None}).encode()
@@ -62,7 +68,8 @@ class RefreshGrant:
     def _refusal(self, status: int, answer: dict[str, Any]) -> AuthError:
         """RFC 6749 section 5.2. Only a 400 or 401 is about the grant; the rest may pass."""
         words = [str(answer[name]) for name in ("error", "error_description") if answer.get(name)]
-        secrets = (self._refresh_token, self._settings.client_secret or "", self._settings.refresh_token)
+        newest = _replaced.pop(self._settings, "") if status in (400, 401) else _replaced.get(self._settings, "")
+        secrets = (newest, self._settings.client_secret or "", self._settings.refresh_token)
         said = redacted(": ".join(words) or f"HTTP status {status}", secrets)
         return AuthError(f"{self.name} refused to renew the token: {readable(said)}", permanent=status in (400, 401))
 
@@ -71,7 +78,10 @@ class RefreshGrant:
         if not isinstance(token, str):
             raise AuthError(f"{self.name} answered without an access_token")
         if isinstance(renewed, str) and renewed:
-            self._refresh_token = renewed
+            _replaced.pop(self._settings, None)
+            _replaced[self._settings] = renewed
+            if len(_replaced) > KEPT:
+                del _replaced[next(iter(_replaced))]
         return token, _seconds(answer.get("expires_in"))
 
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from bulkmail.errors import AuthError, ConfigError
+from bulkmail.smtp.auth import oauth2
 from bulkmail.smtp.auth.oauth2 import MAX_ANSWER, RefreshGrant
 from bulkmail.smtp.auth.tokens import TokenSource
 from bulkmail.url import parse_endpoint, parse_options
@@ -110,15 +111,42 @@ def test_how_long_a_token_is_good_for(run, expires_in, seconds):
     assert run(main()) == seconds
 
 
-def test_a_new_refresh_token_takes_the_place_of_the_old_one(run):
+RENEWED = json.dumps({"access_token": "t", "refresh_token": "newer"}).encode()
+
+
+def test_a_new_refresh_token_takes_the_place_of_the_old_one_for_everybody(run):
     async def main():
-        with endpoint((200, json.dumps({"access_token": "t", "refresh_token": "newer"}).encode())) as (url, forms):
-            one = grant(url)
-            await one.fetch(False)
-            await one.fetch(False)
+        with endpoint((200, RENEWED), (200, GOOD)) as (url, forms):
+            for _ in range(3):
+                await grant(url).fetch(False)  # as another Mailer would
+            await grant(url, client_id="else").fetch(False)
             return [form["refresh_token"] for form in forms]
 
-    assert run(main()) == [SECRETS[1], "newer"]
+    assert run(main()) == [SECRETS[1], "newer", "newer", SECRETS[1]]
+
+
+def test_a_new_refresh_token_that_is_refused_gives_way_to_the_configured_one(run):
+    async def main():
+        with endpoint((200, RENEWED), (400, b'{"error": "no newer"}'), (200, GOOD)) as (url, forms):
+            await grant(url).fetch(False)
+            with pytest.raises(AuthError, match=r"no \*\*\*"):
+                await grant(url).fetch(False)
+            await grant(url).fetch(False)
+            return [form["refresh_token"] for form in forms]
+
+    assert run(main()) == [SECRETS[1], "newer", SECRETS[1]]
+
+
+def test_replaced_refresh_tokens_do_not_fill_the_memory(run, monkeypatch):
+    monkeypatch.setattr(oauth2, "_replaced", {})
+
+    async def main():
+        with endpoint((200, RENEWED)) as (url, _):
+            for number in range(oauth2.KEPT + 2):
+                await grant(url, client_id=f"c{number}").fetch(False)
+
+    run(main())
+    assert len(oauth2._replaced) == oauth2.KEPT and "c0" not in {settings.client_id for settings in oauth2._replaced}
 
 
 def test_a_public_client_has_no_secret(run):
