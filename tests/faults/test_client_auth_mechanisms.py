@@ -443,10 +443,12 @@ def test_login_by_hand_takes_a_password_or_a_token(run):
 )
 def test_login_by_hand_with_what_the_mechanism_cannot_use(run, asked, password, token, words):
     async def main():
-        async with scripted([*hello("AUTH PLAIN XOAUTH2"), serve()]) as server:
-            async with Connection(server.url, auth=asked) as connection:
-                with pytest.raises(AuthUnavailable, match=words):
-                    await connection.login(USER, password, token=token)
-                return (await connection.noop()).code, b"AUTH" in bytes(server.peers[0].said)
+        async with (
+            scripted([*hello("AUTH PLAIN XOAUTH2"), serve()]) as server,
+            Connection(server.url, auth=asked) as connection,
+        ):
+            with pytest.raises(AuthUnavailable, match=words):
+                await connection.login(USER, password, token=token)
+            return (await connection.noop()).code, b"AUTH" in bytes(server.peers[0].said)
 
     assert run(main()) == (250, False)

@@ -73,10 +73,11 @@ class TokenSource:
             return await asyncio.shield(fetching.task)  # one that stops waiting does not end it for the others
         finally:
             fetching.waiting -= 1
-            if fetching.task.done() or not fetching.waiting:
+            if self._fetching is fetching and (fetching.task.done() or not fetching.waiting):
+                self._fetching = None
+            if not fetching.waiting and not fetching.task.done():
                 fetching.task.cancel()
-                if self._fetching is fetching:
-                    self._fetching = None
+                await asyncio.wait([fetching.task])  # a program is ended before anybody closes the loop
 
     def _expired(self, token: Token) -> bool:
         return token.expires is not None and self._clock() >= token.expires
