@@ -94,7 +94,7 @@ def _prepared(
 def _is_near(session: Session, endpoint: Endpoint) -> bool:
     """On this machine. Behind a proxy no target is: what is near the proxy is not near us."""
     peer = session.transport.get_extra_info("peername")
-    if endpoint.scheme.endswith("+unix"):
+    if endpoint.path is not None:
         return True
     if endpoint.options.proxy or not isinstance(peer, tuple):
         return False
@@ -104,7 +104,7 @@ def _is_near(session: Session, endpoint: Endpoint) -> bool:
 def _said_who(session: Session, endpoint: Endpoint) -> bool:
     """Whether something outside of SMTP told the server who we are: our certificate, or a unix socket's peer id."""
     certified = endpoint.options.cert_file is not None and session.transport.get_extra_info("ssl_object") is not None
-    return certified or endpoint.scheme.endswith("+unix")
+    return certified or endpoint.path is not None
 
 
 async def _log_in_by(session: Session, name: str, credentials: auth.Credentials, tokens: TokenSource | None) -> None:
