@@ -20,7 +20,7 @@ from bulkmail.errors import (
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.connection import Connection
-from bulkmail.smtp.envelope import Envelope, Receipt, Rejected, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.envelope import Envelope, Receipt, Rejected, ServerInfo, transaction_flags, wire_envelope
 from bulkmail.smtp.outcome import fitting, message_id, over_the_limit, receipt
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
@@ -220,14 +220,13 @@ class Mailer:
         if to is not None:
             rcpts = [to] if isinstance(to, str) else list(to)
         if envelope is not None:
-            sender, rcpts = envelope.sender, list(envelope.recipients)
+            sender, rcpts = envelope.sender, envelope.addresses
         if not rcpts:
             raise EnvelopeRefused("the message has no recipients", permanent=True, scope="message")
         if sender is None:
             raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
         body = encode_message(content)
-        from_ = wire_address(sender) if sender else b""
-        addresses = [wire_address(address) for address in rcpts]
+        from_, addresses = wire_envelope(sender, rcpts)
         ticket = _Ticket(index, -(-len(addresses) // self._batch), len(content), finish)
         ticket.result.message_id = message_id(content)
         for start in range(0, len(addresses), self._batch):

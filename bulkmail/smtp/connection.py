@@ -22,7 +22,14 @@ from bulkmail.loginoptions import TokenFunction, parse_token
 from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
 from bulkmail.smtp.auth.tokens import token_source
-from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.envelope import (
+    Envelope,
+    Receipt,
+    ServerInfo,
+    transaction_flags,
+    wire_address,
+    wire_envelope,
+)
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
@@ -203,10 +210,9 @@ class Connection:
                  MessageError, ConfigError before anything is sent
         """
         session = self._live()
-        rcpts = [wire_address(address) for address in envelope.recipients]
+        sender, rcpts = wire_envelope(envelope.sender, envelope.addresses)
         if not rcpts:
             raise ConfigError("the envelope has no recipients")
-        sender = wire_address(envelope.sender) if envelope.sender else b""
         content = _content(data)
         body = encode_message(content) if content is not None else None
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -219,7 +225,7 @@ class Connection:
             # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
             session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the call was cancelled"))
             raise
-        result = receipt(tx, list(envelope.recipients))
+        result = receipt(tx, envelope.addresses)
         if result.error is not None:
             raise result.error
         result.bytes = size
