@@ -4,7 +4,7 @@ SIZE, BODY and SMTPUTF8 are not here: they depend on the content, and the wire a
 
     extension      its EHLO parameters        where it is not offered
     DSN            none                       left out: the server then sends its usual notifications (RFC 3461)
-    REQUIRETLS     none                       refused (RFC 8689 section 4.2); offered under TLS only
+    REQUIRETLS     none                       refused (RFC 8689 section 4.2); smtp.open hears the offer under TLS only
     DELIVERBY      the shortest time          refused with mode "return", left out with "notify" (RFC 2852)
     FUTURERELEASE  longest time, last date    refused: the message would go out at once (RFC 4865)
     MT-PRIORITY    a name                     left out: it is a wish (RFC 6710)
@@ -20,7 +20,7 @@ from bulkmail.smtp.envelope import DeliverBy, Dsn, Envelope, Recipient
 from bulkmail.smtp.xtext import envelope_id, original_recipient
 from bulkmail.wire.extensions import Ask
 
-NO_REQUIRETLS = "require_tls was asked for and the server does not offer REQUIRETLS"
+NO_REQUIRETLS = "require_tls needs REQUIRETLS, which the server does not offer over TLS with a verified certificate"
 NO_DELIVERBY = "deliver_by with mode 'return' was asked for and the server does not offer DELIVERBY"
 NO_FUTURERELEASE = "{} was asked for and the server does not offer FUTURERELEASE"
 

@@ -42,7 +42,7 @@ def test_what_mail_asks(options, keyword, parameter, refused):
     assert (ask.keyword, ask.parameter) == (keyword, parameter)
     assert (ask.lacking is not None) is refused
     if refused:
-        assert ask.lacking.startswith(next(iter(options))) and ask.lacking.endswith(f"does not offer {keyword}")
+        assert ask.lacking.startswith(next(iter(options))) and keyword in ask.lacking
 
 
 @pytest.mark.parametrize(
