@@ -191,10 +191,10 @@ async def _hello(session: Session, options: Any) -> None:
     elif reply.code != 250:
         raise ConnectError(f"the server refused {verb}: {reply}", reply=reply, command=verb)
     else:
-        session.wire.extensions = parse_extensions(reply)
-    if not _verified(session):
-        # RFC 8689 section 4.2.1: from anybody else the offer may be that of the man in the middle
-        session.wire.extensions.pop("REQUIRETLS", None)
+        offered = parse_extensions(reply)
+        if not _verified(session):
+            offered.pop("REQUIRETLS", None)  # RFC 8689 section 4.2.1: it may be the offer of a man in the middle
+        session.wire.extensions = offered
     session.wire.pipelining = options.pipelining and "PIPELINING" in session.wire.extensions
     session.wire.chunking = options.chunking and "CHUNKING" in session.wire.extensions
 
