@@ -28,13 +28,14 @@ from bulkmail.smtp.envelope import (
     ServerInfo,
     transaction_flags,
     wire_address,
+    wire_content,
     wire_envelope,
 )
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.outcome import message_id, receipt
+from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
-from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import Transaction
 
@@ -214,9 +215,12 @@ class Connection:
         if not rcpts:
             raise ConfigError("the envelope has no recipients")
         content = _content(data)
-        body = encode_message(content) if content is not None else None
+        body = wire_content(envelope, content) if content is not None else None
+        declared = envelope.size if body is None and envelope.size is not None else -1
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tx = Transaction(sender, rcpts, body, transaction_flags(envelope, body, [sender, *rcpts]), done)
+        flags = transaction_flags(envelope, body, [sender, *rcpts])
+        asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
+        tx = Transaction(sender, rcpts, body, flags, done, asks=asks, rcpt_parameters=behind, size=declared)
         try:
             session.push([tx])
             size = len(content) if content is not None else await _stream(session, tx, data)

@@ -15,6 +15,7 @@ from typing import Any
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused
 from bulkmail.smtp.xtext import MAX_ENVID, MAX_ORCPT, envelope_id, original_recipient
+from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
 
 MAX_SECONDS = 999_999_999  # nine digits, RFC 2852 section 4 and RFC 4865 section 4
@@ -242,6 +243,11 @@ def transaction_flags(envelope: Envelope | None, content: bytes | None, addresse
     if (envelope is not None and envelope.smtputf8) or not all(address.isascii() for address in addresses):
         flags |= UTF8
     return flags
+
+
+def wire_content(envelope: Envelope | None, content: bytes) -> bytes:
+    """The content as a Transaction takes it: ready for DATA, or with BINARY as it is."""
+    return content if envelope is not None and envelope.body == "binarymime" else encode_message(content)
 
 
 def wire_envelope(sender: str, recipients: Iterable[str]) -> tuple[bytes, list[bytes]]:
