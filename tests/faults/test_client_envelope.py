@@ -10,7 +10,7 @@ from bulkmail.errors import EnvelopeRefused
 from bulkmail.pool.mailer import Mailer
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import DeliverBy, Dsn, Envelope, Recipient
-from faults.scripted import content, expect, hello, offer, scripted, send, serve, start_tls
+from faults.scripted import content, expect, hello, offer, scripted, send, serve, start_tls, take
 
 TEXT = b"Subject: x\r\n\r\nhello\r\n"
 BOB = Recipient("bob@example.test", ("success", "delay"), "rfc822;robert+x@example.test")
@@ -244,3 +244,28 @@ def test_a_transaction_that_is_tried_again_asks_the_same(run):
 
     mails, rcpts = run(main())
     assert mails == [[b"MAIL FROM:<a@b> RET=HDRS"]] * 2 and rcpts == DSN_RCPTS[1:2]
+
+
+@pytest.mark.parametrize(
+    ("deliver", "data", "sent"),
+    [
+        (by_connection, b"Subject: x\r\n\r\n.\n\0\xff\r.\r\nno end", b"Subject: x\r\n\r\n.\n\0\xff\r.\r\nno end"),
+        (
+            by_mailer,
+            b"Subject: x\n\n.\xff\n",
+            b"Subject: x\r\n\r\n.\xff\r\n",
+        ),  # a message is lines, a Mailer keeps to that
+    ],
+)
+def test_binary_content_goes_out_without_escapes_or_end(run, deliver, data, sent):
+    """RFC 3030: BINARYMIME needs BDAT, and a lone LF or a dot is a byte like another."""
+
+    async def main():
+        chunk = [expect(b"BDAT %d LAST" % len(sent)), take(len(sent)), send(b"250 2.0.0 taken\r\n")]
+        script = [expect(rb"MAIL .*"), send(b"250 ok\r\n"), expect(rb"RCPT .*"), send(b"250 ok\r\n"), *chunk, serve()]
+        async with scripted([*hello("PIPELINING", "CHUNKING", "BINARYMIME"), *script]) as server:
+            receipt = await deliver(server.url, Envelope("a@b", "c@d", body="binarymime"), data)
+            (mail,) = lines(server.peers[0], b"MAIL")
+            return mail, receipt.accepted, sent in server.peers[0].said
+
+    assert run(main()) == (b"MAIL FROM:<a@b> BODY=BINARYMIME", ["c@d"], True)
