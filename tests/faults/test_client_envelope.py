@@ -10,7 +10,7 @@ from bulkmail.errors import EnvelopeRefused
 from bulkmail.pool.mailer import Mailer
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import DeliverBy, Dsn, Envelope, Recipient
-from faults.scripted import content, expect, hello, offer, scripted, send, serve, start_tls, take
+from faults.scripted import always, at, content, expect, hello, offer, scripted, send, serve, start_tls, take
 
 TEXT = b"Subject: x\r\n\r\nhello\r\n"
 BOB = Recipient("bob@example.test", ("success", "delay"), "rfc822;robert+x@example.test")
@@ -269,3 +269,17 @@ def test_binary_content_goes_out_without_escapes_or_end(run, deliver, data, sent
             return mail, receipt.accepted, sent in server.peers[0].said
 
     assert run(main()) == (b"MAIL FROM:<a@b> BODY=BINARYMIME", ["c@d"], True)
+
+
+def test_recipients_that_go_into_another_transaction_keep_their_parameters(run):
+    async def main():
+        full = always("RCPT", b"250 ok\r\n"), at("RCPT", b"452 4.5.3 too many recipients\r\n", 2)
+        async with scripted([*hello("DSN"), serve(*full)]) as server:
+            async with Mailer(server.url, connections=1) as mailer:
+                receipt = await mailer.send(TEXT, envelope=Envelope("a@b", TO, dsn=Dsn("hdrs")))
+            return receipt.accepted, lines(server.peers[0], b"MAIL"), lines(server.peers[0], b"RCPT")
+
+    accepted, mails, rcpts = run(main())
+    assert sorted(accepted) == sorted(ADDRESSES)
+    assert set(mails) == {b"MAIL FROM:<a@b> RET=HDRS"} and len(mails) > 1
+    assert rcpts == [*DSN_RCPTS, DSN_RCPTS[1]]
