@@ -31,7 +31,7 @@ _HOMES = {
         "TlsError",
     ),
     "bulkmail.wire.reply": ("Reply",),
-    "bulkmail.smtp.envelope": ("Envelope", "Receipt", "Rejected", "ServerInfo"),
+    "bulkmail.smtp.envelope": ("DeliverBy", "Dsn", "Envelope", "Receipt", "Recipient", "Rejected", "ServerInfo"),
     "bulkmail.smtp.connection": ("Connection",),
     "bulkmail.smtp.auth": ("register_auth",),
     "bulkmail.pool.mailer": ("Mailer", "send"),
@@ -83,8 +83,11 @@ if TYPE_CHECKING:
     from bulkmail.pool.mailer import send as send
     from bulkmail.smtp.auth import register_auth as register_auth
     from bulkmail.smtp.connection import Connection as Connection
+    from bulkmail.smtp.envelope import DeliverBy as DeliverBy
+    from bulkmail.smtp.envelope import Dsn as Dsn
     from bulkmail.smtp.envelope import Envelope as Envelope
     from bulkmail.smtp.envelope import Receipt as Receipt
+    from bulkmail.smtp.envelope import Recipient as Recipient
     from bulkmail.smtp.envelope import Rejected as Rejected
     from bulkmail.smtp.envelope import ServerInfo as ServerInfo
     from bulkmail.wire.reply import Reply as Reply

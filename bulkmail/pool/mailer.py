@@ -20,11 +20,19 @@ from bulkmail.errors import (
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.connection import Connection
-from bulkmail.smtp.envelope import Envelope, Receipt, Rejected, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.envelope import (
+    Envelope,
+    Receipt,
+    Rejected,
+    ServerInfo,
+    transaction_flags,
+    wire_content,
+    wire_envelope,
+)
 from bulkmail.smtp.outcome import fitting, message_id, over_the_limit, receipt
+from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
-from bulkmail.wire.body import encode_message
 from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
 CLOSED = "the Mailer is closed"
@@ -220,21 +228,22 @@ class Mailer:
         if to is not None:
             rcpts = [to] if isinstance(to, str) else list(to)
         if envelope is not None:
-            sender, rcpts = envelope.sender, list(envelope.recipients)
+            sender, rcpts = envelope.sender, envelope.addresses
         if not rcpts:
             raise EnvelopeRefused("the message has no recipients", permanent=True, scope="message")
         if sender is None:
             raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
-        body = encode_message(content)
-        from_ = wire_address(sender) if sender else b""
-        addresses = [wire_address(address) for address in rcpts]
+        body = wire_content(envelope, content)
+        from_, addresses = wire_envelope(sender, rcpts)
         ticket = _Ticket(index, -(-len(addresses) // self._batch), len(content), finish)
         ticket.result.message_id = message_id(content)
+        asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
         for start in range(0, len(addresses), self._batch):
             part = addresses[start : start + self._batch]
+            params = behind[start : start + self._batch] if behind is not None else None
             flags = transaction_flags(envelope, content, [from_, *part])
             tag = (ticket, rcpts[start : start + self._batch])
-            self._queue.append(Transaction(from_, part, body, flags, tag, MAX_TRIES))
+            self._queue.append(Transaction(from_, part, body, flags, tag, MAX_TRIES, asks, params))
         pool.wake()
         return ticket
 

@@ -22,12 +22,20 @@ from bulkmail.loginoptions import TokenFunction, parse_token
 from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
 from bulkmail.smtp.auth.tokens import token_source
-from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo, transaction_flags, wire_address
+from bulkmail.smtp.envelope import (
+    Envelope,
+    Receipt,
+    ServerInfo,
+    transaction_flags,
+    wire_address,
+    wire_content,
+    wire_envelope,
+)
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.outcome import message_id, receipt
+from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
-from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import Transaction
 
@@ -203,14 +211,16 @@ class Connection:
                  MessageError, ConfigError before anything is sent
         """
         session = self._live()
-        rcpts = [wire_address(address) for address in envelope.recipients]
+        sender, rcpts = wire_envelope(envelope.sender, envelope.addresses)
         if not rcpts:
             raise ConfigError("the envelope has no recipients")
-        sender = wire_address(envelope.sender) if envelope.sender else b""
         content = _content(data)
-        body = encode_message(content) if content is not None else None
+        body = wire_content(envelope, content) if content is not None else None
+        declared = envelope.size if body is None and envelope.size is not None else -1
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tx = Transaction(sender, rcpts, body, transaction_flags(envelope, body, [sender, *rcpts]), done)
+        flags = transaction_flags(envelope, body, [sender, *rcpts])
+        asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
+        tx = Transaction(sender, rcpts, body, flags, done, asks=asks, rcpt_parameters=behind, size=declared)
         try:
             session.push([tx])
             size = len(content) if content is not None else await _stream(session, tx, data)
@@ -219,7 +229,7 @@ class Connection:
             # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
             session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the call was cancelled"))
             raise
-        result = receipt(tx, list(envelope.recipients))
+        result = receipt(tx, envelope.addresses)
         if result.error is not None:
             raise result.error
         result.bytes = size

@@ -1,53 +1,243 @@
-"""What a caller says of a message's transport, and what it is told afterwards."""
+"""What a caller says of a message's transport, and what it is told afterwards.
+
+Options are checked when an object is made (ConfigError): they are the program's. Addresses are data, and checked when
+they are sent to (EnvelopeRefused, before anything is sent): one that is impossible ends its message and nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused
+from bulkmail.smtp.xtext import MAX_ENVID, MAX_ORCPT, envelope_id, original_recipient
+from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
+
+MAX_SECONDS = 999_999_999  # nine digits, RFC 2852 section 4 and RFC 4865 section 4
+MAX_PRIORITY = 9  # RFC 6710 section 4
+BODIES = ("7bit", "8bitmime", "binarymime")
+NOTIFICATIONS = frozenset({"never", "success", "failure", "delay"})
+POSTMASTER = "postmaster"  # the one recipient without a domain, RFC 5321 section 4.1.1.3
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """A recipient with delivery notifications of its own (RFC 3461 sections 4.1 and 4.2).
+
+    address
+    notify   () (the server's way: when it fails), ("never",), or any of "success", "failure", "delay"
+    orcpt    the address that notifications name: "rfc822;ann@example.com", "utf-8;...", another registered type, or an
+             address alone, which is rfc822, or utf-8 where it is not ASCII (RFC 6533). Given as it is, not encoded.
+
+    Left out, silently, where the server does not offer DSN.
+    """
+
+    address: str
+    notify: Sequence[str] = ()
+    orcpt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.address, str):
+            raise _wrong("address", self.address, "text")
+        object.__setattr__(self, "notify", _notifications(self.notify))
+        if self.orcpt is not None:
+            _check_text("orcpt", self.orcpt, original_recipient, f"an address of at most {MAX_ORCPT} bytes")
+
+
+@dataclass(frozen=True)
+class Dsn:
+    """What delivery notifications of a message hold (RFC 3461 sections 4.3 and 4.4); who gets one: `Recipient.notify`.
+
+    ret     "full" (the whole message), "hdrs" (its header), or None: the server's choice
+    envid   1 to 100 printable ASCII characters that come back in each notification
+
+    Left out, silently, where the server does not offer DSN.
+    """
+
+    ret: str | None = None
+    envid: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.ret not in (None, "full", "hdrs"):
+            raise _wrong("ret", self.ret, "'full' or 'hdrs'")
+        if self.envid is not None:
+            _check_text("envid", self.envid, envelope_id, f"1 to {MAX_ENVID} printable ASCII characters")
+
+
+@dataclass(frozen=True)
+class DeliverBy:
+    """By when a message has to be delivered (RFC 2852).
+
+    seconds  from now; with mode "notify" also 0 or less, for what is late already
+    mode     "return": then it comes back; refused where the server does not offer DELIVERBY
+             "notify": then the sender is told; left out where the server does not offer it
+    trace    every relay on the way that does not know DELIVERBY, or takes it on, is reported
+    """
+
+    seconds: float
+    mode: str = "return"
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("return", "notify"):
+            raise _wrong("mode", self.mode, "'return' or 'notify'")
+        lowest = 1 if self.mode == "return" else -MAX_SECONDS
+        object.__setattr__(self, "seconds", _whole_seconds("seconds", self.seconds, lowest))
+        _check_flag("trace", self.trace)
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """Sender and recipients of one transaction (RFC 5321 section 2.3.1).
+    """Sender and recipients of one transaction (RFC 5321 section 2.3.1), and what it asks of the server.
 
-    sender      address, or "" for the null sender
-    recipients  addresses
-    body        None (what the data needs), "7bit" or "8bitmime" (insists that the server offers it)
-    smtputf8    addresses or headers beyond ASCII: asked of the server (RFC 6531)
+    sender       address, or "" for the null sender
+    recipients   addresses or `Recipient`s
+    size         bytes, declared for data that is streamed; what is at hand is measured
+    body         None (what the data needs); "7bit" (declares nothing); "8bitmime" and "binarymime" insist, and
+                 binarymime leaves the newlines as they are
+    smtputf8     insists on SMTPUTF8 (RFC 6531), as for a header in UTF-8. Addresses that need it ask by themselves
+    dsn          `Dsn`; left out where the server does not offer it
+    require_tls  only over TLS from here to the mailbox (RFC 8689); refused where the server does not offer REQUIRETLS
+    deliver_by   `DeliverBy`
+    mt_priority  -9 to 9 (RFC 6710); left out where the server does not offer it
+    hold_for     seconds that the server is to hold the message (RFC 4865); refused where it does not offer
+                 FUTURERELEASE, or holds messages for a shorter time
+    hold_until   the same as a datetime with a time zone, or its ISO 8601 text
+
+    Times are rounded up to whole seconds.
     """
 
     sender: str
-    recipients: Sequence[str]
+    recipients: Sequence[str | Recipient]
     size: int | None = None
     body: str | None = None
     smtputf8: bool = False
-    dsn: Any = None
+    dsn: Dsn | None = None
     require_tls: bool = False
+    deliver_by: DeliverBy | None = None
+    mt_priority: int | None = None
+    hold_for: float | None = None
+    hold_until: datetime | str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "recipients", (self.recipients,) if isinstance(self.recipients, str) else tuple(self.recipients)
-        )
-        if self.dsn is not None or self.require_tls or self.body == "binarymime":
-            raise ConfigError("dsn, require_tls and binarymime are not in this version yet")
-        if any(not isinstance(r, str) for r in self.recipients):
-            raise ConfigError("recipients are strings: recipients with DSN options are not in this version yet")
-        if self.body not in (None, "7bit", "8bitmime"):
-            raise ConfigError(f"body is {self.body!r}, expected '7bit' or '8bitmime'")
+        if not isinstance(self.sender, str):
+            raise _wrong("sender", self.sender, "an address, or '' for the null sender")
+        object.__setattr__(self, "recipients", _recipients(self.recipients))
+        if self.size is not None and not (_is_int(self.size) and self.size >= 0):
+            raise _wrong("size", self.size, "a number of bytes, 0 or more")
+        if self.body is not None and self.body not in BODIES:
+            raise _wrong("body", self.body, "'7bit', '8bitmime' or 'binarymime'")
+        _check_flag("smtputf8", self.smtputf8)
+        _check_flag("require_tls", self.require_tls)
+        if not isinstance(self.dsn, Dsn | None):
+            raise _wrong("dsn", self.dsn, "a Dsn")
+        if not isinstance(self.deliver_by, DeliverBy | None):
+            raise _wrong("deliver_by", self.deliver_by, "a DeliverBy")
+        if self.mt_priority is not None and not (_is_int(self.mt_priority) and abs(self.mt_priority) <= MAX_PRIORITY):
+            raise _wrong("mt_priority", self.mt_priority, f"an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        self._check_hold()
+
+    def _check_hold(self) -> None:
+        if self.hold_for is not None:
+            object.__setattr__(self, "hold_for", _whole_seconds("hold_for", self.hold_for, 1))
+        if self.hold_until is not None:
+            if self.hold_for is not None:
+                raise ConfigError("hold_for and hold_until are both given, expected one of them")
+            object.__setattr__(self, "hold_until", _utc("hold_until", self.hold_until))
+
+    @property
+    def addresses(self) -> list[str]:
+        """The recipients' addresses, as given."""
+        return [r if isinstance(r, str) else r.address for r in self.recipients]
 
 
-EIGHT_BIT, UTF8, EIGHT_BIT_ONLY = 1, 2, 4  # Transaction flags
+def _wrong(name: str, found: Any, expected: str) -> ConfigError:
+    return ConfigError(f"{name} is {_shown(found)}, expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "True or False")
+
+
+def _check_text(name: str, value: Any, encode: Callable[[str], bytes], expected: str) -> None:
+    if not isinstance(value, str):
+        raise _wrong(name, value, expected)
+    try:
+        encode(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} is {_shown(value)}: {error}; expected {expected}") from None
+
+
+def _notifications(value: Any) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else value
+    try:
+        found = tuple(dict.fromkeys(words))
+    except TypeError:
+        found = (None,)
+    if not NOTIFICATIONS.issuperset(found) or ("never" in found and len(found) > 1):
+        raise _wrong("notify", value, "('never',) or some of 'success', 'failure', 'delay'")
+    return found
+
+
+def _recipients(value: Any) -> tuple[str | Recipient, ...]:
+    if isinstance(value, str | Recipient):
+        return (value,)
+    try:
+        found = tuple(value)
+    except TypeError:
+        raise _wrong("recipients", value, "addresses or Recipients") from None
+    for place, recipient in enumerate(found):
+        if not isinstance(recipient, str | Recipient):
+            raise _wrong(f"recipients[{place}]", recipient, "an address or a Recipient")
+    return found
+
+
+def _whole_seconds(name: str, value: float, lowest: int) -> int:
+    """Rounded up: nothing is due sooner than was said."""
+    try:
+        seconds = None if isinstance(value, bool) else math.ceil(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = None
+    if seconds is None or not lowest <= seconds <= MAX_SECONDS:
+        raise _wrong(name, value, f"seconds from {lowest} to {MAX_SECONDS}")
+    return seconds
+
+
+def _utc(name: str, value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if moment.utcoffset() is None:
+            raise ValueError
+        utc: datetime = moment.astimezone(UTC)
+        if utc.microsecond:
+            utc = utc.replace(microsecond=0) + timedelta(seconds=1)
+    except (AttributeError, ValueError, OverflowError):
+        raise _wrong(name, value, "a datetime with a time zone, such as '2030-01-31T08:00:00+01:00'") from None
+    return utc
+
+
+EIGHT_BIT, UTF8, EIGHT_BIT_ONLY, BINARY = 1, 2, 4, 8  # Transaction flags
 
 
 def transaction_flags(envelope: Envelope | None, content: bytes | None, addresses: Iterable[bytes]) -> int:
     """What a transaction asks of the server. content: None where it is streamed, and so may hold anything."""
     body = envelope.body if envelope is not None else None
-    flags = EIGHT_BIT | EIGHT_BIT_ONLY if body == "8bitmime" else 0
+    flags = {"8bitmime": EIGHT_BIT | EIGHT_BIT_ONLY, "binarymime": BINARY}.get(body or "", 0)
     if body is None and (content is None or not content.isascii()):
         flags = EIGHT_BIT
     if (envelope is not None and envelope.smtputf8) or not all(address.isascii() for address in addresses):
@@ -55,12 +245,29 @@ def transaction_flags(envelope: Envelope | None, content: bytes | None, addresse
     return flags
 
 
+def wire_content(envelope: Envelope | None, content: bytes) -> bytes:
+    """The content as a Transaction takes it: ready for DATA, or with BINARY as it is."""
+    return content if envelope is not None and envelope.body == "binarymime" else encode_message(content)
+
+
+def wire_envelope(sender: str, recipients: Iterable[str]) -> tuple[bytes, list[bytes]]:
+    """(sender, recipients) as MAIL and RCPT want them. Raises EnvelopeRefused with the reason for one that is none."""
+    return wire_address(sender) if sender else b"", [wire_recipient(address) for address in recipients]
+
+
+def wire_recipient(address: str) -> bytes:
+    """A recipient's address as RCPT wants it: `wire_address`, or "postmaster" alone."""
+    if isinstance(address, str) and address.lower() == POSTMASTER:
+        return address.encode()
+    return wire_address(address)
+
+
 def wire_address(address: str) -> bytes:
     """An address as MAIL and RCPT want it. Raises EnvelopeRefused with the reason if it is none."""
     try:
         return address_bytes(check_address(address))
     except ValueError as error:
-        raise EnvelopeRefused(f"{address!r} is not an address: {error}", permanent=True) from None
+        raise EnvelopeRefused(str(error), permanent=True) from None
 
 
 @dataclass(frozen=True)

@@ -191,9 +191,18 @@ async def _hello(session: Session, options: Any) -> None:
     elif reply.code != 250:
         raise ConnectError(f"the server refused {verb}: {reply}", reply=reply, command=verb)
     else:
-        session.wire.extensions = parse_extensions(reply)
+        offered = parse_extensions(reply)
+        if not _verified(session):
+            offered.pop("REQUIRETLS", None)  # RFC 8689 section 4.2.1: it may be the offer of a man in the middle
+        session.wire.extensions = offered
     session.wire.pipelining = options.pipelining and "PIPELINING" in session.wire.extensions
     session.wire.chunking = options.chunking and "CHUNKING" in session.wire.extensions
+
+
+def _verified(session: Session) -> bool:
+    """Whether the connection is encrypted to a server whose certificate was verified."""
+    tls = session.transport.get_extra_info("ssl_object")
+    return tls is not None and tls.context.verify_mode != ssl.CERT_NONE
 
 
 async def _start_tls(session: Session, endpoint: Endpoint) -> None:
