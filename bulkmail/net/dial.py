@@ -10,7 +10,8 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ProxyError, ResolveError, TimedOut
 from bulkmail.net import proxies
@@ -28,11 +29,17 @@ class _SourceError(OSError):
 
 
 async def dial(
-    host: str, port: int, *, options: Options, loop: asyncio.AbstractEventLoop | None = None
+    host: str,
+    port: int,
+    *,
+    options: Options,
+    loop: asyncio.AbstractEventLoop | None = None,
+    on_step: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> socket.socket:
     """A non-blocking TCP socket, connected to the host through options.proxy if there is one.
 
-    What the host says first is still unread, also behind a proxy.
+    What the host says first is still unread, also behind a proxy. on_step is told of "dns" with the addresses, and
+    of "connect" or "proxy" with the one that answered.
 
     raises  ResolveError, ConnectError  naming every address that was tried and why it failed
             TimedOut(phase="dns" | "connect"), after options.dns_timeout and options.connect_timeout
@@ -41,10 +48,18 @@ async def dial(
     """
     loop = loop or asyncio.get_running_loop()
     if options.proxy is not None:
-        return await _through_proxy(options.proxy, host, port, options, loop)
+        sock = await _through_proxy(options.proxy, host, port, options, loop)
+        if on_step is not None:
+            on_step("proxy", {"proxy": str(options.proxy)})
+        return sock
     addresses = await resolve(host, port, timeout=options.dns_timeout)
+    if on_step is not None:
+        on_step("dns", {"addresses": [str(address) for address in addresses]})
     deadline = loop.time() + options.connect_timeout
-    return await _connect(host_and_port(host, port), addresses, options, deadline, loop)
+    sock = await _connect(host_and_port(host, port), addresses, options, deadline, loop)
+    if on_step is not None:
+        on_step("connect", {"address": sock.getpeername()[0]})
+    return sock
 
 
 async def dial_unix(path: str, *, options: Options) -> socket.socket:
@@ -179,6 +194,7 @@ async def _attempt(address: Address, local: str | None, loop: asyncio.AbstractEv
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer that vanished is found out while idle
         if local is not None:
             _bind(sock, local)
         await loop.sock_connect(sock, address.sockaddr)

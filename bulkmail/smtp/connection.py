@@ -37,7 +37,7 @@ from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.reply import Reply
-from bulkmail.wire.transaction import Transaction
+from bulkmail.wire.transaction import WAITING, Transaction
 
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
 SMALLEST_PIECE = 16 * 1024  # what is written at once: a BDAT, and its reply, for each line would be a waste
@@ -47,7 +47,9 @@ class Connection:
     """One connection to an SMTP server (interface: `connect`, `login`, `send`, `reset`, `noop`, `quit`, `close`).
 
     url        smtp:// or smtps:// with options, or "host" (smtp://host)
-    socket     a socket to use instead of dialling: connected, or not (then it is connected to the URL's host and port)
+    socket     a socket to use instead of dialling: connected, or not (then it is connected to the URL's host and port);
+               a `ssl.SSLSocket` has had its handshake and counts as encrypted
+    transport  an event loop's transport to use instead, in clear or with TLS
     options    see docs/manifest.md; the same names as in a URL's query
 
     `async with` connects, and ends with QUIT. A call that is cancelled closes the connection.
@@ -57,11 +59,11 @@ class Connection:
     def __init__(
         self, url: str, *, socket: socket_module.socket | None = None, transport: Any = None, **options: Any
     ) -> None:
-        if transport is not None:
-            raise ConfigError("Connection(transport=...) is not in this version yet; give a socket")
+        if transport is not None and socket is not None:
+            raise ConfigError("Connection takes a socket or a transport, not both")
         self._endpoint: Endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
         self._tokens = token_source(self._endpoint.options)
-        self._given = socket
+        self._given, self._transport = socket, transport
         self._session: Session | None = None
         self._info: ServerInfo | None = None
         self.id = ""
@@ -72,9 +74,11 @@ class Connection:
             raise ConfigError("this Connection is already connected")
         loop = asyncio.get_running_loop()
         sock = await self._prepare(self._given) if self._given is not None else None
-        self._given = None
+        transport, self._given, self._transport = self._transport, None, None
         turn = Turn(loop, lambda: self._on_turn(turn), 0)
-        self._session = await opening.open_session(self._endpoint, turn, sock=sock, tokens=self._tokens)
+        self._session = await opening.open_session(
+            self._endpoint, turn, sock=sock, transport=transport, tokens=self._tokens
+        )
         self._info = self._session.label.info
         self.id = self._session.label.id
 
@@ -227,7 +231,9 @@ class Connection:
             await done
         except BaseException as error:
             # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
-            session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the call was cancelled"))
+            if tx.state == WAITING:
+                why = error if isinstance(error, BulkmailError) else ConnectionLost("the call was cancelled")
+                session.abort(why)
             raise
         result = receipt(tx, envelope.addresses)
         if result.error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -15,17 +15,16 @@ from bulkmail.errors import (
     ConnectError,
     ConnectionLost,
     ProtocolError,
-    TimedOut,
     TlsError,
 )
-from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
 from bulkmail.net.resolve import ehlo_name
+from bulkmail.smtp.attach import OnStep, attach, attach_transport, dial, handshake
 from bulkmail.smtp.auth.tokens import TokenSource, token_source
 from bulkmail.smtp.envelope import ServerInfo
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
-from bulkmail.smtp.wirelog import make_trace
+from bulkmail.smtp.wirelog import log, make_trace
 from bulkmail.url import Endpoint
 from bulkmail.wire.extensions import parse_extensions
 
@@ -47,26 +46,34 @@ class Opened:
 
 
 async def open_session(
-    endpoint: Endpoint, turn: Turn, *, sock: socket.socket | None = None, tokens: TokenSource | None = None
+    endpoint: Endpoint,
+    turn: Turn,
+    *,
+    sock: socket.socket | None = None,
+    transport: Any = None,
+    tokens: TokenSource | None = None,
+    on_step: OnStep | None = None,
 ) -> Session:
-    """Connect and negotiate. The session's `label` is an `Opened`. sock: already connected, or None to dial.
+    """Connect and negotiate. The session's `label` is an `Opened`.
 
-    tokens  what all sessions of an owner log in with; None: a source of its own, if the options name one
+    sock, transport   what is connected already, in clear or by TLS; None: dial
+    tokens            what all sessions of an owner log in with; None: a source of its own, if the options name one
+    on_step           told of each step that has succeeded
 
     Raises ConnectError, ResolveError, TimedOut, ProxyError, TlsError, AuthError, AuthUnavailable, ProtocolError,
     ConnectionLost; then nothing is left open.
     """
-    tokens = tokens or token_source(endpoint.options)
+    opening = _Opening(endpoint, turn, sock, transport, tokens or token_source(endpoint.options), on_step)
     try:
-        return await _open(endpoint, turn, sock, tokens, with_login=endpoint.logs_in)
+        return await opening.run(with_login=endpoint.logs_in)
     except _BrokenHandshake as broken:
-        if sock is not None:
+        if sock is not None or transport is not None:
             # where a given socket leads only its owner knows: another one might go past a tunnel
             raise broken.failure from broken.failure.__cause__
         # tls=opportunistic: try again in clear, and show no password to a line that somebody may have tampered with
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
-        return await _open(plain, turn, None, None, with_login=False)
+        return await _Opening(plain, turn, None, None, None, on_step).run(with_login=False)
 
 
 class _BrokenHandshake(Exception):
@@ -74,99 +81,75 @@ class _BrokenHandshake(Exception):
         self.failure = failure
 
 
-async def _open(
-    endpoint: Endpoint, turn: Turn, sock: socket.socket | None, tokens: TokenSource | None, *, with_login: bool
-) -> Session:
-    loop = asyncio.get_running_loop()
-    options = endpoint.options
-    cid, trace = make_trace(options.wire_log)
-    if sock is None:
-        sock = await _dial(endpoint)
-    session = Session(loop, turn, options.command_timeout, options.data_timeout, trace)
-    identity = _identity(sock)
-    try:
-        await _attach(loop, session, endpoint, sock)
-        info = await _negotiate(session, endpoint, tokens, with_login=with_login)
-        if session.error is not None:
-            raise session.error  # it ended behind its last reply
-    except BaseException as error:
-        session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
-        _let_go(sock, identity, session.transport is None)
+@dataclass
+class _Opening:
+    endpoint: Endpoint
+    turn: Turn
+    sock: socket.socket | None
+    transport: Any
+    tokens: TokenSource | None
+    on_step: OnStep | None
+
+    async def run(self, *, with_login: bool) -> Session:
+        endpoint, options = self.endpoint, self.endpoint.options
+        cid, trace = make_trace(options.wire_log)
+        session = None
+        try:
+            sock = self.sock
+            if sock is None and self.transport is None:
+                sock = await dial(endpoint, self.on_step)
+            loop = asyncio.get_running_loop()
+            session = Session(loop, self.turn, options.command_timeout, options.data_timeout, trace)
+            if sock is not None:
+                await attach(session, endpoint, sock)
+            else:
+                await attach_transport(session, endpoint, self.transport)
+            info = await _negotiate(session, endpoint, self.tokens, self.on_step, with_login=with_login)
+            if session.error is not None:
+                raise session.error  # it ended behind its last reply
+        except BaseException as error:
+            self._failed(cid, session, error)
+            raise
+        session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
+        log(logging.INFO, endpoint, cid, "connect", "connected to %s (%s)", endpoint.place, info.tls or "in clear")
+        return session
+
+    def _failed(self, cid: str, session: Session | None, error: BaseException) -> None:
+        endpoint = self.endpoint
+        if session is not None:
+            session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
+        if isinstance(error, BulkmailError):
+            log(logging.WARNING, endpoint, cid, "connect", "no connection to %s: %s", endpoint.place, error)
         if isinstance(error, ConnectionLost) and isinstance(error.__cause__, ssl.SSLError):
             # with TLS 1.3 a server refuses a client's certificate when the client thinks that all is well
-            raise net_tls.tls_error(error.__cause__, endpoint.host, options) from error.__cause__
-        raise
-    session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
-    return session
-
-
-async def _dial(endpoint: Endpoint) -> socket.socket:
-    if endpoint.path is not None:
-        return await net_dial.dial_unix(endpoint.path, options=endpoint.options)
-    return await net_dial.dial(endpoint.host, endpoint.port, options=endpoint.options)
-
-
-def _identity(sock: socket.socket) -> int:
-    """A number that no other open file has, or 0: it is closed, or the system (Windows) has no such number."""
-    try:
-        return os.fstat(sock.fileno()).st_ino
-    except OSError:
-        return 0
-
-
-def _let_go(sock: socket.socket, identity: int, ours: bool) -> None:
-    """Close a socket that was given to create_connection in vain; ours: no transport has it.
-
-    uvloop may have closed the descriptor without telling the socket object (a reset or a cancellation before it has
-    taken the object over). Its close would then hit whatever file has got that number since.
-    """
-    if identity and sock.fileno() >= 0 and _identity(sock) != identity:
-        sock.detach()
-    elif ours:
-        sock.close()
-
-
-async def _attach(loop: asyncio.AbstractEventLoop, session: Session, endpoint: Endpoint, sock: socket.socket) -> None:
-    options = endpoint.options
-    if endpoint.scheme != "smtps":
-        try:
-            await loop.create_connection(lambda: session, sock=sock)
-        except OSError as error:
-            raise ConnectionLost(f"the connection was lost: {error}") from error
-        return
-    context = net_tls.client_context(options, endpoint.host)
-    name = net_tls.server_hostname(options, endpoint.host)
-    try:
-        async with asyncio.timeout(options.connect_timeout):
-            await loop.create_connection(
-                lambda: session,
-                sock=sock,
-                ssl=context,
-                server_hostname=name,
-                ssl_handshake_timeout=2 * options.connect_timeout,  # the loop's own, 60 seconds, must not come first
-            )
-    except TimeoutError as error:
-        raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
-    except (ssl.SSLError, OSError) as error:
-        raise net_tls.tls_error(error, endpoint.host, options) from error
+            raise net_tls.tls_error(error.__cause__, endpoint.host, endpoint.options) from error.__cause__
 
 
 async def _negotiate(
-    session: Session, endpoint: Endpoint, tokens: TokenSource | None, *, with_login: bool
+    session: Session, endpoint: Endpoint, tokens: TokenSource | None, on_step: OnStep | None, *, with_login: bool
 ) -> ServerInfo:
+    def step(name: str, **found: Any) -> None:
+        if on_step is not None:
+            on_step(name, found)
+
     options = endpoint.options
+    if session.encrypted:
+        step("tls", session=session)
     greeting = await session.greeting(options.greeting_timeout)
     if greeting.code != 220:
         raise ConnectError(
             f"{endpoint.place} refused us in its greeting: {greeting}", reply=greeting, command="greeting"
         )
+    step("greeting", text=greeting.text)
     session.wire.lmtp = endpoint.lmtp
     await _hello(session, options)
-    if endpoint.scheme != "smtps":
-        await _start_tls(session, endpoint)
+    step("ehlo", extensions=dict(session.wire.extensions))
+    if not session.encrypted and await _start_tls(session, endpoint):
+        step("tls", session=session)
     used = None
     if with_login:
         used = await log_in(session, endpoint, endpoint.user, endpoint.password, tokens)
+        step("login", mechanism=used)
     return server_info(session, greeting.text, used)
 
 
@@ -205,26 +188,26 @@ def _verified(session: Session) -> bool:
     return tls is not None and tls.context.verify_mode != ssl.CERT_NONE
 
 
-async def _start_tls(session: Session, endpoint: Endpoint) -> None:
+async def _start_tls(session: Session, endpoint: Endpoint) -> bool:
+    """Whether the connection is encrypted now."""
     options = endpoint.options
     policy = options.tls
     offered = "STARTTLS" in session.wire.extensions
     if policy == "never" or (policy in ("auto", "opportunistic") and not offered):
-        return
+        return False
     reply = await session.call(b"STARTTLS\r\n", "STARTTLS")
     if reply.code == 421:
         raise session.error or session.wire.parting()
     if reply.code != 220:
         if policy == "opportunistic":
-            return
+            return False
         raise TlsError(f"{endpoint.host} refused STARTTLS: {reply}", reply=reply, command="STARTTLS", permanent=False)
     if session.error is not None:
         raise session.error  # text came behind the 220
     if policy == "opportunistic":
         options = dataclasses.replace(options, verify=False)
-    context = net_tls.client_context(options, endpoint.host)
     try:
-        await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
+        await handshake(session, endpoint, options)
     except ProtocolError:
         raise
     except (ssl.SSLError, OSError, BulkmailError) as error:
@@ -233,6 +216,7 @@ async def _start_tls(session: Session, endpoint: Endpoint) -> None:
             raise _BrokenHandshake(failure) from error
         raise failure  # noqa: B904  its cause is set, or it is this very error
     await _hello(session, options)  # RFC 3207 section 4.2: what was said before TLS is forgotten
+    return True
 
 
 async def close_politely(session: Session) -> None:

@@ -120,6 +120,11 @@ cdef class Session:
             return
         self._received(now)
 
+    @property
+    def encrypted(self):
+        """Whether TLS is under the connection."""
+        return self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
+
     def eof_received(self):
         self._fail(self._loss("the server closed the connection"), self._unsent())
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from bulkmail.errors import ConfigError
+from bulkmail.url import Endpoint
 
 LOGGER = logging.getLogger("bulkmail.smtp")
 MAX_SHOWN = 500  # of one line; longer ones (policy texts, lists of recipients) are cut
@@ -62,6 +63,12 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
         if len(secret) >= MIN_SECRET:
             text = text.replace(secret, "***")
     return text
+
+
+def log(level: int, endpoint: Endpoint, cid: str, phase: str, text: str, *values: Any, reply: Any = None) -> None:
+    """A record of the logger `bulkmail.smtp` with `cid`, `phase` and `reply`, unless option `log` is off."""
+    if LOGGER.isEnabledFor(level) and endpoint.options.log is not False:
+        LOGGER.log(level, text, *values, extra={"cid": cid, "phase": phase, "reply": reply})
 
 
 class _Trace:

@@ -17,7 +17,7 @@ from bulkmail.errors import (
     ResolveError,
     TimedOut,
 )
-from bulkmail.smtp import open as opening
+from bulkmail.smtp import attach
 from bulkmail.smtp.connection import Connection
 from faults.scripted import (
     GREETING,
@@ -302,8 +302,8 @@ def test_connect_cancelled_at_each_await(run, certificates, implicit, monkeypatc
             await server.until(lambda s: not any(peer.alive() for peer in s.peers))
             return turns
 
-    real_dial = opening.net_dial.dial
-    monkeypatch.setattr(opening.net_dial, "dial", dial)
+    real_dial = attach.net_dial.dial
+    monkeypatch.setattr(attach.net_dial, "dial", dial)
     assert run(main()) > 15
 
 

@@ -19,7 +19,7 @@ from bulkmail.errors import (
     TimedOut,
     TlsError,
 )
-from bulkmail.smtp import open as opening
+from bulkmail.smtp import attach
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
 from faults.scripted import (
@@ -241,8 +241,8 @@ def test_after_a_broken_handshake_no_socket_object_holds_a_closed_descriptor(run
         dialled.append(await real_dial(*args, **options))
         return dialled[-1]
 
-    real_dial = opening.net_dial.dial
-    monkeypatch.setattr(opening.net_dial, "dial", dial)
+    real_dial = attach.net_dial.dial
+    monkeypatch.setattr(attach.net_dial, "dial", dial)
     script = broken if scheme == "smtps" else [*ASK, send(READY), *broken]
     run(failure(script, url=lambda url: url.replace("smtp:", f"{scheme}:"), connect_timeout=SOON))
     (sock,) = dialled
