@@ -14,7 +14,9 @@ from bulkmail.errors import (
     ConfigError,
     ConnectionLost,
     EnvelopeRefused,
+    InDoubt,
     MessageError,
+    TimedOut,
     TlsError,
 )
 from bulkmail.pool.limits import Limit
@@ -37,7 +39,10 @@ from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
 CLOSED = "the Mailer is closed"
 MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
-AHEAD = 4  # messages that send_many composes ahead, for each connection: keeps it busy, bounds the memory
+# What send_many composes ahead keeps the connections busy and bounds the memory: for each connection as many messages
+# as a long line takes (smtp.session: MAX_LONG_WINDOW) and some more, and so many bytes of all together.
+AHEAD = 80
+AHEAD_BYTES = 32 << 20
 PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
 
 
@@ -134,12 +139,18 @@ class Mailer:
     # -- messages
 
     async def send(
-        self, message: Any, *, envelope: Envelope | None = None, to: list[str] | str | None = None
+        self,
+        message: Any,
+        *,
+        envelope: Envelope | None = None,
+        to: list[str] | str | None = None,
+        timeout: float | None = None,
     ) -> Receipt:
         """One message. Raises if nobody was accepted. If it is cancelled, what was not begun is not sent.
 
         message        Message, EmailMessage, bytes or str
         envelope, to   sender and recipients, or just the recipients, instead of those of the message
+        timeout        seconds for all of it: TimedOut if it had not begun by then, InDoubt if it had
         """
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
 
@@ -149,10 +160,13 @@ class Mailer:
 
         ticket = self._submit(0, message, envelope, finish, to)
         try:
-            result = await future
+            async with asyncio.timeout(timeout):
+                result = await future
         except asyncio.CancelledError:
             self._withdraw(ticket)
             raise
+        except TimeoutError:
+            raise self._late(ticket, timeout or 0) from None
         if result.error is not None:
             raise result.error
         return result
@@ -160,28 +174,32 @@ class Mailer:
     async def send_many(self, messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Receipt]:
         """A Receipt per message, in order of completion; `.index` is its place in the input, `.error` None or why not.
 
-        messages  Message, EmailMessage, bytes, str, or (Envelope, one of these); at most AHEAD x connections are held.
+        messages  Message, EmailMessage, bytes, str, or (Envelope, one of these); at most AHEAD x connections of them are
+                  held, and about AHEAD_BYTES.
         Raises only when the run cannot go on: the login was refused, or the input itself failed.
         """
         most = AHEAD * self._endpoint.options.connections
         finished: deque[Receipt] = deque()
         news, room = asyncio.Event(), asyncio.Event()
-        held = 0  # taken from the input and not yet yielded
+        held = size = 0  # taken from the input and not yet yielded; bytes of them that are not sent
 
         def finish(result: Receipt) -> None:
+            nonlocal size
+            size -= result.bytes
             finished.append(result)
             news.set()
 
         async def feed() -> None:
-            nonlocal held
+            nonlocal held, size
             index = 0
             async for item in _each(messages):
-                while held >= most:
+                while held >= most or size >= AHEAD_BYTES:
                     room.clear()
                     await room.wait()
                 envelope, message = item if isinstance(item, tuple) else (None, item)
                 try:
-                    self._submit(index, message, envelope, finish)
+                    ticket = self._submit(index, message, envelope, finish)
+                    size += ticket.result.bytes
                 except (MessageError, EnvelopeRefused) as error:
                     finish(Receipt(index=index, error=error))
                 held += 1
@@ -247,9 +265,19 @@ class Mailer:
         pool.wake()
         return ticket
 
-    def _withdraw(self, ticket: _Ticket) -> None:
-        """Nobody waits for it any more: what of it was not begun is not sent."""
+    def _withdraw(self, ticket: _Ticket) -> int:
+        """Nobody waits for it any more: what of it was not begun is not sent. How many transactions that were."""
+        before = len(self._queue)
         self._queue = deque(tx for tx in self._queue if tx.tag[0] is not ticket)
+        return before - len(self._queue)
+
+    def _late(self, ticket: _Ticket, timeout: float) -> BulkmailError:
+        late = TimedOut(f"the message was not sent within {timeout:g} s", phase="command")
+        if self._withdraw(ticket) == ticket.parts and not ticket.result.accepted:
+            return late
+        doubt = InDoubt(f"{late}: it is under way", command="end of data")
+        doubt.__cause__ = late
+        return doubt
 
     # -- the pool's Source
 

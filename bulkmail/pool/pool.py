@@ -16,12 +16,16 @@ from bulkmail.smtp.auth.tokens import token_source
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint
+from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import Transaction
 
 LOGGER = logging.getLogger("bulkmail.smtp")
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
 NO_LIMIT = 1 << 60
+KEEP_ALIVE_SECONDS = (
+    60.0  # an idle connection is used so often; RFC 5321 section 4.5.3.2.7 has servers wait five minutes
+)
 
 
 class Source(Protocol):
@@ -76,6 +80,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._turn = Turn(self._loop, self.pump, TURN_SECONDS)
         self._idle: dict[Session, None] = {}  # have room and were given nothing
+        self._asked: dict[Session, float] = {}  # when they were last sent a NOOP
         self._spent: set[Session] = set()  # have had all the messages that one connection may carry
         # begun since the last failure, which ends an era: once one of these has carried something, all is well
         self._newer: set[Session] = set()
@@ -115,6 +120,7 @@ class Pool:
 
     def _forget(self, session: Session) -> None:
         self._idle.pop(session, None)
+        self._asked.pop(session, None)
         self._spent.discard(session)
         self._newer.discard(session)
         if session in self.sessions:
@@ -236,6 +242,7 @@ class Pool:
     def _retire(self, session: Session) -> None:
         """QUIT and forget; nothing is under way on it."""
         self._idle.pop(session, None)
+        self._asked.pop(session, None)
         self._spent.discard(session)
         self._newer.discard(session)
         self.sessions.discard(session)
@@ -256,9 +263,24 @@ class Pool:
         self._sweep = None
         oldest = self._loop.time() - self.endpoint.options.idle_timeout
         for session in list(self._idle):
-            if session.wire.load() == 0 and session.idle_since and session.idle_since < oldest:
+            if session.wire.load() or not session.idle_since:
+                continue
+            if session.idle_since < oldest:
                 self._retire(session)
+            elif self._loop.time() - max(session.idle_since, self._asked.get(session, 0)) > KEEP_ALIVE_SECONDS:
+                self._keep_alive(session)
         self._watch_idle()
+
+    def _keep_alive(self, session: Session) -> None:
+        """NOOP: servers hang up on who is silent for long, and so do firewalls, without a word."""
+        since, self._asked[session] = session.idle_since, self._loop.time()
+
+        def answered(reply: asyncio.Future[Reply]) -> None:
+            if not reply.cancelled() and reply.exception() is None and not session.wire.load():
+                session.idle_since = since  # a NOOP is no work
+                self._turn.note(True)
+
+        session.call(b"NOOP\r\n", "NOOP").add_done_callback(answered)
 
     # -- the end
 

@@ -37,7 +37,7 @@ from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.reply import Reply
-from bulkmail.wire.transaction import WAITING, Transaction
+from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
 SMALLEST_PIECE = 16 * 1024  # what is written at once: a BDAT, and its reply, for each line would be a waste
@@ -206,9 +206,10 @@ class Connection:
         await self.reset()
         return reply
 
-    async def send(self, envelope: Envelope, data: Any) -> Receipt:
+    async def send(self, envelope: Envelope, data: Any, *, timeout: float | None = None) -> Receipt:
         """One transaction.
 
+        timeout  seconds for all of it, besides the deadline of each phase; what is under way then ends the connection
         data     bytes, str, a binary file, or an iterator (sync or async) of bytes; newlines made CRLF, dots escaped
         returns  Receipt with at least one accepted recipient
         raises   EnvelopeRefused, MessageRefused if nobody was accepted; InDoubt, ConnectionLost, TimedOut;
@@ -225,22 +226,42 @@ class Connection:
         flags = transaction_flags(envelope, body, [sender, *rcpts])
         asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
         tx = Transaction(sender, rcpts, body, flags, done, asks=asks, rcpt_parameters=behind, size=declared)
-        try:
-            session.push([tx])
-            size = len(content) if content is not None else await _stream(session, tx, data)
-            await done
-        except BaseException as error:
-            # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
-            if tx.state == WAITING:
-                why = error if isinstance(error, BulkmailError) else ConnectionLost("the call was cancelled")
-                session.abort(why)
-            raise
+        size = await self._through(session, tx, data, content, timeout)
         result = receipt(tx, envelope.addresses)
         if result.error is not None:
             raise result.error
         result.bytes = size
         result.message_id = message_id(content) if content is not None else None
         return result
+
+    async def _through(
+        self, session: Session, tx: Transaction, data: Any, content: bytes | None, timeout: float | None
+    ) -> int:
+        """Push `tx` and wait for its end; the size of the content that was sent."""
+        size = 0 if content is None else len(content)
+        deadline = asyncio.timeout(timeout)
+        late = TimedOut(f"the message was not sent within {timeout or 0:g} s", phase="data", command="DATA")
+        try:
+            async with deadline:
+                try:
+                    session.push([tx])
+                    if content is None:
+                        size = await _stream(session, tx, data)
+                    await tx.tag
+                except BaseException as error:
+                    # a transaction that nobody waits for would leave the dialogue in a state that nobody knows
+                    if tx.state == WAITING and deadline.expired():
+                        session.abort(late)
+                    elif tx.state == WAITING:
+                        ours = isinstance(error, BulkmailError)
+                        session.abort(error if ours else ConnectionLost("the call was cancelled"))
+                    raise
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            if tx.state == NOT_TAKEN:
+                raise late from tx.error
+        return size
 
     # -- the end
 

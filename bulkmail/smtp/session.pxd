@@ -20,7 +20,7 @@ cdef class Session:
     cdef public Py_ssize_t window       # transactions that may wait behind those under way
     cdef public Py_ssize_t left         # transactions that it may still be given
     cdef public double command_timeout, data_timeout
-    cdef readonly double idle_since
+    cdef public double idle_since       # nothing is awaited since; 0: never yet
     cdef object _loop, _timer
     cdef object _waiter                 # future of the reply to a single command
     cdef object _changed                # future: see _news
