@@ -174,7 +174,7 @@ class Mailer:
     async def send_many(self, messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Receipt]:
         """A Receipt per message, in order of completion; `.index` is its place in the input, `.error` None or why not.
 
-        messages  Message, EmailMessage, bytes, str, or (Envelope, one of these); at most AHEAD x connections of them are
+        messages  Message, EmailMessage, bytes, str, or (Envelope, one of these); at most AHEAD x connections are
                   held, and about AHEAD_BYTES.
         Raises only when the run cannot go on: the login was refused, or the input itself failed.
         """

@@ -23,9 +23,7 @@ LOGGER = logging.getLogger("bulkmail.smtp")
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
 NO_LIMIT = 1 << 60
-KEEP_ALIVE_SECONDS = (
-    60.0  # an idle connection is used so often; RFC 5321 section 4.5.3.2.7 has servers wait five minutes
-)
+KEEP_ALIVE_SECONDS = 60.0  # an idle connection is used so often: servers wait five minutes (RFC 5321 section 4.5.3.2.7)
 
 
 class Source(Protocol):

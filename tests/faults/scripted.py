@@ -358,15 +358,21 @@ def always(phase: str, action: bytes | Step | Sequence[Step]) -> Fault:
 
 
 def serve(*faults: Fault) -> Step:
-    """MAIL, RCPT, DATA, RSET, NOOP, QUIT and a further EHLO as a good server does them, save for `faults`."""
-    return lambda peer: _Dialogue(peer, faults).run()
+    """MAIL, RCPT, DATA, BDAT, RSET, NOOP, QUIT and a further EHLO as a good server does them, save for `faults`."""
+    return lambda peer: _Dialogue(peer, faults, lmtp=False).run()
+
+
+def serve_lmtp(*faults: Fault) -> Step:
+    """The same by LMTP: phase "dot" is reached for each accepted recipient."""
+    return lambda peer: _Dialogue(peer, faults, lmtp=True).run()
 
 
 class _Dialogue:
-    def __init__(self, peer: Peer, faults: Sequence[Fault]) -> None:
-        self.peer, self.faults = peer, faults
+    def __init__(self, peer: Peer, faults: Sequence[Fault], *, lmtp: bool) -> None:
+        self.peer, self.faults, self.lmtp = peer, faults, lmtp
         self.sender: bytes | None = None
         self.rcpts: list[bytes] = []
+        self.chunks: list[bytes] = []
 
     async def run(self) -> None:
         while True:
@@ -392,7 +398,7 @@ class _Dialogue:
         if self.sender is not None:
             await self.peer.send(b"503 5.5.1 nested MAIL\r\n")
         elif await self.answer("MAIL", b"250 2.1.0 ok\r\n"):
-            self.sender, self.rcpts = _path(rest), []
+            self.sender, self.rcpts, self.chunks = _path(rest), [], []
 
     async def on_rcpt(self, rest: bytes) -> None:
         if self.sender is None:
@@ -406,11 +412,29 @@ class _Dialogue:
         elif not self.rcpts:
             await self.peer.send(b"554 5.5.1 no valid recipients\r\n")
         elif await self.answer("DATA", b"354 go on\r\n"):
-            body = await self.peer.content()
-            message = Taken(self.sender, self.rcpts, body, self.peer.number, asyncio.get_running_loop().time())
-            self.sender = None
+            await self.verdict(await self.peer.content())
+
+    async def on_bdat(self, rest: bytes) -> None:
+        size, _, last = rest.partition(b" ")
+        chunk = await self.peer.exactly(int(size))
+        if self.sender is None or not self.rcpts:
+            await self.peer.send(b"503 5.5.1 MAIL and RCPT first\r\n")
+        elif not last:
+            self.chunks.append(chunk)
+            await self.answer("BDAT", b"250 2.0.0 chunk\r\n")
+            return
+        else:
+            assert last == b"LAST"
+            await self.verdict(b"".join([*self.chunks, chunk]))
+        self.sender = None
+
+    async def verdict(self, content: bytes) -> None:
+        assert self.sender is not None
+        sender, self.sender = self.sender, None
+        now = asyncio.get_running_loop().time()
+        for rcpts in [[rcpt] for rcpt in self.rcpts] if self.lmtp else [self.rcpts]:
             if await self.answer("dot", b"250 2.0.0 taken\r\n"):
-                await self.peer.server.took(message)
+                await self.peer.server.took(Taken(sender, rcpts, content, self.peer.number, now))
 
     async def on_rset(self, rest: bytes) -> None:
         self.sender = None
