@@ -137,8 +137,9 @@ class HookedConnection(Connection):
         if kind == "starttls":
             await self.upgrade()
             return
-        if kind == "abort":
-            self._end_stream(MessageRefused(event[1]))
+        if kind in ("abort", "reset"):
+            why = event[1] if kind == "abort" else "the client gave the message up before its last chunk"
+            self._end_stream(MessageRefused(why))
             await self.read_result(quiet=True)
         self.take(event)
         if kind == "data":

@@ -14,8 +14,6 @@ from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
 LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed", "web")
-# Not offered yet, so that turning them off changes nothing.
-NOT_OFFERED = ("CHUNKING", "BINARYMIME", "DSN", "LIMITS")
 DEFAULT_HOST = "127.0.0.1"
 
 
@@ -73,7 +71,7 @@ def read_auth(text: str | None) -> tuple[str, str] | None:
 def read_without(words: Iterable[str]) -> frozenset[str]:
     names = [words] if isinstance(words, str) else words
     without = frozenset(name.upper() for name in names)
-    for name in sorted(without.difference(EXTENSIONS, NOT_OFFERED)):
+    for name in sorted(without.difference(EXTENSIONS)):
         raise ConfigError(f"there is no extension {name!r}{nearest(name, EXTENSIONS)}")
     return without
 

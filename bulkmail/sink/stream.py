@@ -14,7 +14,8 @@ class Stream:
     """An async iterator of bytes: CRLF line ends, dots undone, cut anywhere.
 
     A sync hook is called when the message is complete and may iterate as usual. Iterating raises MessageRefused when
-    the message broke a rule or a limit, ConnectionLost when it never ended; what came of it is then not a message.
+    the message broke a rule or a limit or was given up, ConnectionLost when it never ended; what came of it is then not
+    a message.
     """
 
     def __init__(self) -> None:

@@ -1,25 +1,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bulkmail.wire.server_buffers import ServerBuffers
 from bulkmail.wire.server_settings import ServerCounts, ServerSettings
+from bulkmail.wire.server_text import ServerText
 
 MAX_COMMAND_LINE: int
 MAX_NAME: int
-MAX_ERRORS: int
 MAX_COMMANDS: int
 
 # ("mail", address, parameters), ("content", bytes), ...: the class's docstring has them all
 Event = tuple[Any, ...]
 
-class ServerCodec(ServerBuffers):
+class ServerCodec(ServerText):
     def __init__(
         self, settings: ServerSettings, counts: ServerCounts, *, secure: bool = False, local: bool = False
     ) -> None: ...
-    @property
-    def settings(self) -> ServerSettings: ...
-    @property
-    def counts(self) -> ServerCounts: ...
     @property
     def secure(self) -> bool: ...
     @property
@@ -27,11 +22,7 @@ class ServerCodec(ServerBuffers):
     @property
     def user(self) -> str | None: ...
     @property
-    def asking(self) -> int: ...
-    @property
     def dropped(self) -> int: ...
-    @property
-    def closed(self) -> bool: ...
     @property
     def helo(self) -> str | None: ...
     def start(self, ident: str = "") -> None: ...

@@ -1,11 +1,6 @@
 # The server's side of SMTP and LMTP: bytes in; events, and bytes to send, out. No sockets, no clock, no logging.
 # RFC 5321 (SMTP), 2033 (LMTP), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8), 2034 (enhanced codes), 2920
-# (PIPELINING), 3207 (STARTTLS), 4954 (AUTH).
-#
-#   NEW -> READY -> MAIL -> RCPT -> TEXT -> READY      once per message; EHLO, HELO and RSET lead back to READY
-#   READY -> LOGIN -> READY                            AUTH, when credentials come in lines of their own
-#   READY -> TLS -> NEW                                STARTTLS; whatever comes before secured() is thrown away
-#   any state -> CLOSED                                QUIT, 421
+# (PIPELINING), 3207 (STARTTLS), 4954 (AUTH), 3030 (CHUNKING, BINARYMIME), 3461 (DSN), 8689 (REQUIRETLS), 9422 (LIMITS).
 #
 # Owns      the part of a command line that came without its end (MAX_LINE at most) and the replies not yet taken.
 #           The text of a message is not kept: it is scanned where it lies, and handed on as `content` events.
@@ -15,11 +10,11 @@
 # Errors    none but MemoryError, whatever comes in: what is wrong is answered.
 from hmac import compare_digest
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memchr
 
-from bulkmail.wire.server_data cimport BM_LINE, bm_data_copy, bm_data_scan
 from bulkmail.wire.server_settings cimport *
+from bulkmail.wire.server_state cimport *
 from bulkmail.wire.server_syntax cimport read_path, same_word
 from bulkmail.wire.server_words cimport is_utf8, read_words, text_of
 
@@ -30,25 +25,14 @@ from bulkmail.wire.server_login import Login
 MAX_COMMAND_LINE = 2048
 # RFC 5321 section 4.5.3.1.2.
 MAX_NAME = 255
-# What the client got wrong since its last message; Postfix hangs up at 20, too.
-MAX_ERRORS = 20
-# Commands, RCPT and DATA aside, since the last message. Bounds what one read can make us answer: about 100 KB.
+# Commands, RCPT, DATA and BDAT aside, since the last message. Bounds what one read can make us answer: about 100 KB.
 MAX_COMMANDS = 500
 
 cdef Py_ssize_t _MAX_COMMAND_LINE = MAX_COMMAND_LINE, _MAX_LINE = MAX_LINE, _MAX_NAME = MAX_NAME
-cdef int _MAX_ERRORS = MAX_ERRORS, _MAX_COMMANDS = MAX_COMMANDS
-
-cdef enum:
-    ASK_MAIL = 1
-    ASK_RCPT = 2
-    ASK_END = 4
-    ASK_AUTH = 8
-
-cdef enum:
-    NEW, READY, MAIL, RCPT, TEXT, LOGIN, TLS, CLOSED
+cdef int _MAX_COMMANDS = MAX_COMMANDS
 
 
-cdef class ServerCodec(ServerBuffers):
+cdef class ServerCodec(ServerText):
     """One connection: start(), then feed() whatever is read; after each call send what output() gives.
 
     secure, local: TLS from the start; a client on this machine, to which AUTH is offered in clear.
@@ -64,16 +48,10 @@ cdef class ServerCodec(ServerBuffers):
 
     def __init__(self, ServerSettings settings not None, ServerCounts counts not None, *, bint secure=False,
                  bint local=False):
-        self.settings = settings
-        self.counts = counts
+        ServerText.__init__(self, settings, counts)
         self.secure = secure
         self.local = local
-        self._state = NEW
         counts.connections += 1
-
-    @property
-    def closed(self):
-        return self._state == CLOSED
 
     @property
     def helo(self):
@@ -149,29 +127,6 @@ cdef class ServerCodec(ServerBuffers):
             self._state = CLOSED
             self._data = None
 
-    # --- replies and events
-
-    cdef int _say(self, int reply) except -1:
-        return self.put(<bytes> self.settings.replies[reply])
-
-    cdef int _wrong(self, int reply) except -1:
-        """The client broke the protocol."""
-        self._errors += 1
-        return self._close(R_ERRORS) if self._errors >= _MAX_ERRORS else self._say(reply)
-
-    cdef int _refused(self, int reply) except -1:
-        self.counts.refused += 1
-        return self._say(reply)
-
-    cdef int _close(self, int reply) except -1:
-        self._state = CLOSED
-        return self._say(reply)
-
-    cdef int _ask(self, int question) except -1:
-        """Whether the caller wants to decide. Then everything stops here."""
-        self.asking = self.settings.ask & question
-        return self.asking
-
     # --- lines
 
     cdef object _run(self):
@@ -184,6 +139,8 @@ cdef class ServerCodec(ServerBuffers):
             while self._pos < n and self._state < TLS and not self.asking:
                 if self._state == TEXT:
                     self._read_text(p + self._pos, n - self._pos)
+                elif self._state == CHUNK:
+                    self._read_chunk(p + self._pos, n - self._pos)
                 else:
                     self._read_line(p + self._pos, n - self._pos)
             if self._state >= TLS:
@@ -209,22 +166,27 @@ cdef class ServerCodec(ServerBuffers):
         """A line p[0..n) with its LF."""
         cdef bint login = self._state == LOGIN
         cdef bint auth = login or (n >= 4 and same_word(p, 4, b"AUTH", 4))
+        cdef bint bdat = not login and n >= 4 and same_word(p, 4, b"BDAT", 4)
         cdef Py_ssize_t i
         if login:
             self._state = READY                # unless the mechanism wants another line
         if self.line_too_long or n > (_MAX_LINE if auth else _MAX_COMMAND_LINE):
-            return self._wrong(R_LONG)
+            return self._garbled(R_LONG, bdat)
         if n < 2 or p[n - 2] != b'\r':
-            return self._wrong(R_LF)
+            return self._garbled(R_LF, bdat)
         n -= 2
         if login:
             return self._login_line(p[:n])
         for i in range(n):
             if p[i] < 32 or p[i] == 127:
-                return self._wrong(R_CONTROL)
+                return self._garbled(R_CONTROL, bdat)
         while n and p[n - 1] == b' ':          # to be tolerated: RFC 5321 section 4.1.1
             n -= 1
         return self._command(p, n)
+
+    cdef int _garbled(self, int reply, bint bdat) except -1:
+        # Behind a BDAT that cannot be read its chunk would be taken for commands.
+        return self._close(R_BDAT_SYNTAX) if bdat else self._wrong(reply)
 
     # --- commands
 
@@ -235,6 +197,8 @@ cdef class ServerCodec(ServerBuffers):
             return self._rcpt(p + verb, n - verb)
         if same_word(p, n, b"DATA", 4):
             return self._data_command()
+        if same_word(p, verb, b"BDAT", 4):
+            return self._bdat(p + verb, n - verb)
         self._commands += 1
         if self._commands > _MAX_COMMANDS:
             return self._close(R_COMMANDS)
@@ -274,8 +238,6 @@ cdef class ServerCodec(ServerBuffers):
         verb = p[:n].upper()
         if verb in (b"RSET", b"QUIT", b"DATA", b"STARTTLS"):
             return self._wrong(R_NO_ARGUMENT)
-        if verb == b"BDAT":
-            return self._close(R_BDAT)
         if verb in (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT"):
             return self._close(R_NOT_MAIL)
         if verb in (b"EXPN", b"TURN", b"ETRN", b"SEND", b"SOML", b"SAML"):
@@ -296,14 +258,16 @@ cdef class ServerCodec(ServerBuffers):
         if not esmtp:
             return self.put(f"250 {self.settings.name}\r\n".encode())
         auth = self.settings.login and self.user is None and (self.secure or self.local)
-        return self.put(self.settings.hello(self.settings.starttls and not self.secure, auth))
+        return self.put(self.settings.hello(self.secure, auth))
 
     cdef int _give_up(self) except -1:
         """The open transaction, if there is one."""
-        if self._state == MAIL or self._state == RCPT:
+        if self._state == MAIL or self._state == RCPT or self._state == CHUNKS:
             self._state = READY
             if self.settings.envelopes:
                 self.emit(("reset",))
+        elif self._state == FAILED:            # which "abort" told
+            self._state = READY
         return 0
 
     # --- the envelope
@@ -312,21 +276,22 @@ cdef class ServerCodec(ServerBuffers):
         cdef Path path
         cdef int reply
         if self._state != READY:
-            return self._wrong(R_HELLO_FIRST if self._state == NEW else R_NESTED)
+            return self._out_of_order(R_HELLO_FIRST if self._state == NEW else R_NESTED)
         if self.settings.auth is not None and self.user is None:
             return self._refused(R_AUTH_FIRST)
         if n < 6 or not same_word(p, 6, b" FROM:", 6):
             return self._wrong(R_MAIL_SYNTAX)
-        words = {} if self.settings.envelopes else None
-        self._utf8 = False
-        reply = self._arguments(p + 6, n - 6, &path, words, self.settings)
+        values = {} if self.settings.envelopes else None
+        self._words.utf8 = self._words.binary = False
+        reply = self._arguments(p + 6, n - 6, &path, False, values)
         if reply == R_MAIL_OK and path.length and not path.has_domain:
             reply = R_SENDER
         if reply != R_MAIL_OK:
             return self._refused(reply) if reply == R_TOO_BIG else self._wrong(reply)
         self._recipients = 0
+        self._binary = self._words.binary
         if self.settings.envelopes:
-            self.emit(("mail", text_of(p + 6, &path), words))
+            self.emit(("mail", text_of(p + 6, &path), values))
             if self._ask(ASK_MAIL):
                 return 0
         self._state = MAIL
@@ -336,10 +301,11 @@ cdef class ServerCodec(ServerBuffers):
         cdef Path path
         cdef int reply
         if self._state != MAIL and self._state != RCPT:
-            return self._wrong(R_MAIL_FIRST)
+            return self._out_of_order(R_MAIL_FIRST)
         if n < 4 or not same_word(p, 4, b" TO:", 4):
             return self._wrong(R_RCPT_SYNTAX)
-        reply = self._arguments(p + 4, n - 4, &path, None, None)
+        values = {} if self.settings.envelopes else None
+        reply = self._arguments(p + 4, n - 4, &path, True, values)
         if reply == R_SENDER or (reply == R_MAIL_OK and not path.has_domain
                                  and not same_word(p + 4 + path.start, path.length, b"POSTMASTER", 10)):
             reply = R_RECIPIENT
@@ -348,15 +314,14 @@ cdef class ServerCodec(ServerBuffers):
         if self._recipients >= self.settings.max_recipients:
             return self._refused(R_TOO_MANY)
         if self.settings.envelopes:
-            self.emit(("rcpt", text_of(p + 4, &path), {}))
+            self.emit(("rcpt", text_of(p + 4, &path), values))
             if self._ask(ASK_RCPT):
                 return 0
         self._state = RCPT
         self._recipients += 1
         return self._say(R_RCPT_OK)
 
-    cdef int _arguments(self, const unsigned char* p, Py_ssize_t n, Path* path, dict words,
-                        ServerSettings settings) except -1:
+    cdef int _arguments(self, const unsigned char* p, Py_ssize_t n, Path* path, bint rcpt, dict values) except -1:
         """An address and its parameters: R_MAIL_OK, or the reply that says what is wrong."""
         cdef int reply
         if n and p[0] == b' ':
@@ -365,76 +330,10 @@ cdef class ServerCodec(ServerBuffers):
             return R_SENDER
         if path.end < n and not self._esmtp:
             return R_ESMTP
-        reply = read_words(p + path.end, n - path.end, settings, words, &self._utf8)
-        if reply == R_MAIL_OK and path.eight_bit and not (self._utf8 and is_utf8(p, path)):
+        reply = read_words(p + path.end, n - path.end, rcpt, self.secure, self.settings, values, &self._words)
+        if reply == R_MAIL_OK and path.eight_bit and not (self._words.utf8 and is_utf8(p + path.start, path.length)):
             return R_UTF8
         return reply
-
-    # --- the text
-
-    cdef int _data_command(self) except -1:
-        if self._state == MAIL:
-            return self._refused(R_NO_RCPT)
-        if self._state != RCPT:
-            return self._wrong(R_MAIL_FIRST)
-        self._state = TEXT
-        self._text.at = BM_LINE
-        self._text.bare = False
-        self._size = 0
-        if self.settings.envelopes:
-            self.emit(("data",))
-        return self._say(R_GO_AHEAD)
-
-    cdef int _read_text(self, const unsigned char* p, Py_ssize_t n) except -1:
-        cdef int before = self._text.at
-        bm_data_scan(&self._text, p, n)
-        self._pos += self._text.used
-        self._size += self._text.content
-        if self.settings.content and self._text.content and self._sound():
-            self._pass_on(p, before)
-        return self._end_text() if self._text.ended else 0
-
-    cdef bint _sound(self):
-        """Whether the message may still be taken."""
-        return not self._text.bare and (self.settings.max_size == 0 or self._size <= self.settings.max_size)
-
-    cdef int _pass_on(self, const unsigned char* p, int before) except -1:
-        cdef bytes content
-        if before <= BM_LINE and not self._text.stuffed:
-            content = PyBytes_FromStringAndSize(<const char*> p, self._text.content)
-        else:
-            content = PyBytes_FromStringAndSize(NULL, self._text.content)
-            bm_data_copy(before, p, self._text.used, <unsigned char*> PyBytes_AS_STRING(content))
-        return self.emit(("content", content))
-
-    cdef int _end_text(self) except -1:
-        cdef int reply
-        self._commands = 0
-        if self._sound():
-            if self.settings.envelopes:
-                self.emit(("end", self._size))
-            return 0 if self._ask(ASK_END) else self._taken(None)
-        reply = R_BARE if self._text.bare else R_TOO_BIG
-        self.counts.refused += 1
-        line = <bytes> self.settings.replies[reply]
-        if self.settings.envelopes:
-            self.emit(("abort", line.decode().rstrip()))
-        return self._verdict(line)
-
-    cdef int _verdict(self, bytes line) except -1:
-        """The answer to a message, and the end of its transaction. LMTP wants one for each recipient (RFC 2033)."""
-        cdef long long i
-        for i in range(self._recipients if self.settings.lmtp else 1):
-            self.put(line)
-        self._state = READY
-        return 0
-
-    cdef int _taken(self, bytes line) except -1:
-        self.counts.messages += 1
-        self.counts.recipients += self._recipients
-        self.counts.bytes += self._size
-        self._errors = 0
-        return self._verdict(<bytes> self.settings.replies[R_TAKEN] if line is None else line)
 
     # --- TLS and logins
 

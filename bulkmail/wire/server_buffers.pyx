@@ -52,10 +52,12 @@ cdef class ServerBuffers:
         return 0
 
     cdef int hold(self, const unsigned char* p, Py_ssize_t n) except -1:
-        """Keep the next piece of a line. Once it is too long nothing is kept, and `line_too_long` says so."""
-        if self.line_too_long or self.line_len + n > _MAX_LINE:
-            self.line_too_long = True
+        """Keep the next piece of a line. Of one that is too long the beginning is kept, and `line_too_long` says so."""
+        if self.line_too_long:
             return 0
+        if self.line_len + n > _MAX_LINE:
+            self.line_too_long = True
+            n = _MAX_LINE - self.line_len
         self.line = grow(self.line, &self._line_room, self.line_len + n, LINE_ROOM)
         memcpy(self.line + self.line_len, p, n)
         self.line_len += n

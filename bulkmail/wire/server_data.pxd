@@ -1,4 +1,4 @@
-# The text of a message between 354 and its final dot (RFC 5321 sections 2.3.8, 4.1.1.4, 4.5.2), as C.
+# The text of a message between 354 and its final dot (RFC 5321 sections 2.3.8, 4.1.1.4, 4.5.2) and in chunks, as C.
 #
 # Only CRLF.CRLF ends a message. A CR without LF or an LF without CR never ends anything: servers that disagree about
 # that let one message smuggle a second one past the other. It is remembered and the whole message is refused.
@@ -102,6 +102,18 @@ cdef extern from *:
         d.at = at;
         for (size_t i = 0; i < len && !d.ended; i++) out += bm_data_byte(&d, src[i], out);
     }
+
+    /* 1 if in src[0..len), behind the byte *before, a CR or LF stands alone. *before becomes the last byte: a CR there
+     * is for the next piece to judge. No branches, as above. */
+    static int bm_has_lone(unsigned char *before, const unsigned char *src, size_t len) {
+        unsigned char lone;
+        if (len == 0) return 0;
+        lone = (unsigned char)((*before == '\\r') ^ (src[0] == '\\n'));
+        for (size_t i = 1; i < len; i++)
+            lone |= (unsigned char)((src[i - 1] == '\\r') ^ (src[i] == '\\n'));
+        *before = src[len - 1];
+        return lone;
+    }
     """
     enum:
         BM_TEXT
@@ -117,3 +129,4 @@ cdef extern from *:
 
     void bm_data_scan(bm_data *d, const unsigned char *src, size_t len) noexcept nogil
     void bm_data_copy(int at, const unsigned char *src, size_t len, unsigned char *out) noexcept nogil
+    bint bm_has_lone(unsigned char *before, const unsigned char *src, size_t len) noexcept nogil

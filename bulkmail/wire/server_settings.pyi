@@ -3,6 +3,7 @@ from collections.abc import Iterable
 DEFAULT_MAX_SIZE: int
 DEFAULT_MAX_RECIPIENTS: int
 EXTENSIONS: tuple[str, ...]
+MAX_TOLD_LIMIT: int
 ASK_MAIL: int
 ASK_RCPT: int
 ASK_END: int

@@ -6,7 +6,12 @@ DEFAULT_MAX_SIZE = 64 * 1024 * 1024
 DEFAULT_MAX_RECIPIENTS = 1000
 
 # In the order of the reply to EHLO.
-EXTENSIONS = ("PIPELINING", "SIZE", "STARTTLS", "AUTH", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8")
+EXTENSIONS = (
+    "PIPELINING", "SIZE", "STARTTLS", "AUTH", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "DSN", "CHUNKING",
+    "BINARYMIME", "REQUIRETLS", "LIMITS",
+)
+# RFC 9422 section 4: a number in LIMITS has six digits at most.
+MAX_TOLD_LIMIT = 999999
 
 # What a caller may want to decide.
 ASK_MAIL, ASK_RCPT, ASK_END, ASK_AUTH = 1, 2, 4, 8
@@ -28,6 +33,7 @@ REPLIES = {
     R_NOT_HERE: b"502 5.5.1 Command not implemented",
     # The bytes of its chunk would be read as commands: the way to smuggle them in.
     R_BDAT: b"502 5.5.1 CHUNKING is not offered; closing, since what follows BDAT is no command",
+    R_BDAT_SYNTAX: b"501 5.5.4 Syntax: BDAT size [LAST]; closing, since where the chunk ends cannot be known",
     # A browser can be made to talk to a mail server; nothing that follows its first line is meant for us.
     R_NOT_MAIL: b"421 4.7.0 This is a mail server, not a web server",
     R_LONG: b"500 5.5.2 Line too long",
@@ -39,6 +45,9 @@ REPLIES = {
     R_NESTED: b"503 5.5.1 A transaction is open: end it or send RSET",
     R_MAIL_FIRST: b"503 5.5.1 Send MAIL first",
     R_NO_RCPT: b"503 5.5.1 No valid recipients",
+    R_IN_CHUNKS: b"503 5.5.1 Only BDAT or RSET may follow a BDAT that was not the last",
+    R_BDAT_HELO: b"503 5.5.1 BDAT needs EHLO, not HELO",
+    R_BINARY: b"503 5.5.1 BODY=BINARYMIME needs BDAT, not DATA",
     R_MAIL_SYNTAX: b"501 5.5.4 Syntax: MAIL FROM:<address> [parameters]",
     R_RCPT_SYNTAX: b"501 5.5.4 Syntax: RCPT TO:<address> [parameters]",
     R_SPACE: b"501 5.5.4 No space is allowed before the address",
@@ -47,8 +56,13 @@ REPLIES = {
     R_UTF8: b"553 5.6.7 A non-ASCII address needs SMTPUTF8, and valid UTF-8",
     R_ESMTP: b"555 5.5.4 Parameters need EHLO, not HELO",
     R_WORD: b"555 5.5.4 Parameter not recognized or not offered",
+    R_TWICE: b"501 5.5.4 Parameter given twice",
     R_SIZE_WORD: b"501 5.5.4 SIZE needs a number",
-    R_BODY_WORD: b"501 5.5.4 BODY needs 7BIT or 8BITMIME",
+    R_BODY_WORD: b"501 5.5.4 BODY needs 7BIT, or 8BITMIME or BINARYMIME where offered",
+    R_RET_WORD: b"501 5.5.4 RET needs FULL or HDRS",
+    R_ENVID_WORD: b"501 5.5.4 ENVID needs 1 to 100 characters of xtext",
+    R_NOTIFY_WORD: b"501 5.5.4 NOTIFY needs NEVER, or a list of SUCCESS, FAILURE, DELAY",
+    R_ORCPT_WORD: b"501 5.5.4 ORCPT needs a type, a semicolon and an address in xtext, 500 characters at most",
     R_TOO_BIG: b"552 5.3.4 Message too big",
     R_TOO_MANY: b"452 4.5.3 Too many recipients",
     R_BARE: b"554 5.6.0 The message has a CR or LF that is not part of a CR LF",
@@ -71,7 +85,7 @@ cdef class ServerCounts:
     """What a server took and refused, all its connections together.
 
     recipients and bytes are those of accepted messages (bytes: content, dots undone, no terminator). refused counts
-    the answers 4xx and 5xx to MAIL, RCPT, DATA, the end of a message, logins and connections that policy or a limit
+    the answers 4xx and 5xx to MAIL, RCPT, DATA, BDAT, the end of a message, logins and connections that policy or a limit
     gave; not slips of syntax or order.
     """
 
@@ -117,6 +131,10 @@ cdef class ServerSettings:
         self.esmtp_size = "SIZE" not in self.without
         self.esmtp_8bit = "8BITMIME" not in self.without
         self.esmtp_utf8 = "SMTPUTF8" not in self.without
+        self.chunking = "CHUNKING" not in self.without
+        self.binary = self.chunking and "BINARYMIME" not in self.without
+        self.dsn = "DSN" not in self.without
+        self.require_tls = "REQUIRETLS" not in self.without
         self.enhanced = "ENHANCEDSTATUSCODES" not in self.without
         self.replies = [self.line(REPLIES[number]) for number in range(len(REPLIES))]
         self._hello = {}
@@ -131,15 +149,25 @@ cdef class ServerSettings:
         protocol = "LMTP" if self.lmtp else "ESMTP"
         return f"220 {self.name} {protocol} bulkmail sink {ident}".rstrip().encode() + b"\r\n"
 
-    cdef bytes hello(self, bint tls, bint auth):
-        lines = self._hello.get((tls, auth))
+    cdef bytes hello(self, bint secure, bint auth):
+        lines = self._hello.get((secure, auth))
         if lines is None:
-            last, *rest = reversed([self.name, *self._offers(tls, auth)])
+            last, *rest = reversed([self.name, *self._offers(secure, auth)])
             lines = "".join(f"250-{word}\r\n" for word in reversed(rest)) + f"250 {last}\r\n"
-            lines = self._hello[tls, auth] = lines.encode()
+            lines = self._hello[secure, auth] = lines.encode()
         return lines
 
-    def _offers(self, tls, auth):
-        absent = self.without | (set() if tls else {"STARTTLS"}) | (set() if auth else {"AUTH"})
-        values = {"SIZE": f"SIZE {self.max_size}", "AUTH": "AUTH PLAIN LOGIN"}
-        return [values.get(word, word) for word in EXTENSIONS if word not in absent]
+    def _offers(self, secure, auth):
+        offered = {
+            "STARTTLS": self.starttls and not secure,
+            "AUTH": auth,
+            "BINARYMIME": self.binary,      # RFC 3030 section 3: not without CHUNKING
+            "REQUIRETLS": secure,           # RFC 8689 section 4.1
+            "LIMITS": self.max_recipients <= MAX_TOLD_LIMIT,
+        }
+        values = {
+            "SIZE": f"SIZE {self.max_size}",
+            "AUTH": "AUTH PLAIN LOGIN",
+            "LIMITS": f"LIMITS RCPTMAX={self.max_recipients}",
+        }
+        return [values.get(word, word) for word in EXTENSIONS if word not in self.without and offered.get(word, True)]

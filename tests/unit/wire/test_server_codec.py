@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bulkmail.wire.server import MAX_COMMAND_LINE, MAX_COMMANDS, MAX_ERRORS, ServerCodec
+from bulkmail.wire.server import MAX_COMMAND_LINE, MAX_COMMANDS, ServerCodec
 from bulkmail.wire.server_buffers import MAX_LINE
 from bulkmail.wire.server_settings import (
     ASK_AUTH,
@@ -18,6 +18,7 @@ from bulkmail.wire.server_settings import (
     ServerCounts,
     ServerSettings,
 )
+from bulkmail.wire.server_state import MAX_ERRORS
 from unit.wire.server_talk import HELLO, LOGIN, MAIL, OPEN, RCPT, Talk, b64, codes
 
 ALL = ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH
@@ -93,7 +94,7 @@ def test_a_session_in_full() -> None:
     assert talk.greeting == b"220 mx.test ESMTP bulkmail sink id\r\n"
     assert talk.say(HELLO) == (
         b"250-mx.test\r\n250-PIPELINING\r\n250-SIZE 67108864\r\n250-ENHANCEDSTATUSCODES\r\n"
-        b"250-8BITMIME\r\n250 SMTPUTF8\r\n"
+        b"250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250 LIMITS RCPTMAX=1000\r\n"
     )
     assert talk.say(MAIL) == b"250 2.1.0 Ok\r\n"
     assert talk.say(RCPT) == b"250 2.1.5 Ok\r\n"
@@ -129,13 +130,22 @@ def test_without_envelopes_only_counts_are_left() -> None:
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
-def test_an_extension_can_be_left_out(extension: str) -> None:
-    def offers(**settings: Any) -> list[bytes]:
-        talk = Talk(local=True, starttls=True, auth=LOGIN, **settings)
-        return [line[4:].split()[0] for line in talk.say(HELLO).splitlines()[1:]]
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_extension_can_be_left_out(extension: str, secure: bool) -> None:
+    def offers(**settings: Any) -> list[str]:
+        talk = Talk(secure=secure, local=True, starttls=True, auth=LOGIN, **settings)
+        return [line[4:].split()[0].decode() for line in talk.say(HELLO).splitlines()[1:]]
 
-    assert [word.decode() for word in offers()] == list(EXTENSIONS)
-    assert [word.decode() for word in offers(without=[extension])] == [w for w in EXTENSIONS if w != extension]
+    all_offers = [word for word in EXTENSIONS if word != ("STARTTLS" if secure else "REQUIRETLS")]
+    gone = {extension, "BINARYMIME"} if extension == "CHUNKING" else {extension}
+    assert offers() == all_offers
+    assert offers(without=[extension]) == [word for word in all_offers if word not in gone]
+
+
+def test_limits_say_how_many_recipients_are_taken() -> None:
+    assert b"LIMITS RCPTMAX=7\r\n" in Talk(max_recipients=7).say(HELLO)
+    assert b"LIMITS RCPTMAX=999999\r\n" in Talk(max_recipients=999_999).say(HELLO)
+    assert b"LIMITS" not in Talk(max_recipients=1_000_000).say(HELLO)  # more digits than RFC 9422 has
 
 
 def test_replies_without_enhanced_codes() -> None:
@@ -144,11 +154,16 @@ def test_replies_without_enhanced_codes() -> None:
     assert talk.say(MAIL + b"NONSENSE\r\nQUIT\r\n") == b"250 Ok\r\n500 Command not recognized\r\n221 Bye\r\n"
 
 
-@pytest.mark.parametrize("extension, word", [("SIZE", "SIZE=1"), ("8BITMIME", "BODY=7BIT"), ("SMTPUTF8", "SMTPUTF8")])
-def test_a_parameter_of_an_extension_left_out_is_refused(extension: str, word: str) -> None:
+@pytest.mark.parametrize("without, word, code", [
+    ("SIZE", "SIZE=1", 555), ("SMTPUTF8", "SMTPUTF8", 555), ("8BITMIME BINARYMIME", "BODY=7BIT", 555),
+    ("8BITMIME CHUNKING", "BODY=7BIT", 555), ("8BITMIME", "BODY=8BITMIME", 501), ("BINARYMIME", "BODY=BINARYMIME", 501),
+    ("CHUNKING", "BODY=BINARYMIME", 501), ("DSN", "RET=FULL", 555), ("DSN", "ENVID=x", 555),
+    ("REQUIRETLS", "REQUIRETLS", 555),
+])  # fmt: skip
+def test_a_parameter_of_an_extension_left_out_is_refused(without: str, word: str, code: int) -> None:
     mail = f"MAIL FROM:<a@b> {word}\r\n".encode()
-    assert codes(Talk().say(HELLO + mail)) == [250, 250]
-    assert codes(Talk(without=[extension]).say(HELLO + mail)) == [250, 555]
+    assert codes(Talk(secure=True).say(HELLO + mail)) == [250, 250]
+    assert codes(Talk(secure=True, without=without.split()).say(HELLO + mail)) == [250, code]
 
 
 @pytest.mark.parametrize("lmtp, greeting, code", [
@@ -186,7 +201,7 @@ def test_order(script: bytes, expected: list[int]) -> None:
 
 def test_bdat_that_was_not_offered_ends_the_connection() -> None:
     # Its chunk would be read as commands.
-    talk = Talk()
+    talk = Talk(without=["CHUNKING"])
     assert codes(talk.say(HELLO + MAIL + RCPT + b"BDAT 50 LAST\r\n" + OPEN + b"smuggled\r\n.\r\n")) == [
         250,
         250,

@@ -1,0 +1,29 @@
+from bulkmail.wire.server_buffers cimport ServerBuffers
+from bulkmail.wire.server_settings cimport ServerCounts, ServerSettings
+
+cdef enum:
+    NEW, READY, MAIL, RCPT, TEXT, CHUNK, CHUNKS, FAILED, LOGIN, TLS, CLOSED
+
+cdef enum:
+    ASK_MAIL = 1
+    ASK_RCPT = 2
+    ASK_END = 4
+    ASK_AUTH = 8
+
+
+cdef class ServerState(ServerBuffers):
+    cdef readonly ServerSettings settings
+    cdef readonly ServerCounts counts
+    cdef readonly int asking          # the ASK_ flag of the question that is open, or 0
+    cdef int _state
+    cdef bint _esmtp                  # said EHLO or LHLO
+    cdef int _errors, _commands
+    # input not read yet; kept only while a question is open
+    cdef bytes _data
+    cdef Py_ssize_t _pos
+
+    cdef int _say(self, int reply) except -1
+    cdef int _wrong(self, int reply) except -1
+    cdef int _refused(self, int reply) except -1
+    cdef int _close(self, int reply) except -1
+    cdef int _ask(self, int question) except -1

@@ -1,0 +1,47 @@
+# Where a server's conversation stands, and how it answers from there.
+#
+#   NEW -> READY -> MAIL -> RCPT -> TEXT -> READY      once per message; EHLO, HELO and RSET lead back to READY
+#   RCPT -> CHUNK -> CHUNKS -> CHUNK -> READY          BDAT: the bytes of a chunk, between two, behind the last
+#   MAIL, RCPT, CHUNKS -> FAILED -> READY              BDAT refused: further chunks are thrown away until LAST or RSET
+#   READY -> LOGIN -> READY                            AUTH, when credentials come in lines of their own
+#   READY -> TLS -> NEW                                STARTTLS; whatever comes before secured() is thrown away
+#   any state -> CLOSED                                QUIT, 421, what leaves no way to find the next command
+
+from bulkmail.wire.server_settings cimport *
+
+# What the client got wrong since its last message; Postfix hangs up at 20, too.
+MAX_ERRORS = 20
+
+cdef int _MAX_ERRORS = MAX_ERRORS
+
+
+cdef class ServerState(ServerBuffers):
+    def __init__(self, ServerSettings settings not None, ServerCounts counts not None):
+        self.settings = settings
+        self.counts = counts
+        self._state = NEW
+
+    @property
+    def closed(self):
+        return self._state == CLOSED
+
+    cdef int _say(self, int reply) except -1:
+        return self.put(<bytes> self.settings.replies[reply])
+
+    cdef int _wrong(self, int reply) except -1:
+        """The client broke the protocol."""
+        self._errors += 1
+        return self._close(R_ERRORS) if self._errors >= _MAX_ERRORS else self._say(reply)
+
+    cdef int _refused(self, int reply) except -1:
+        self.counts.refused += 1
+        return self._say(reply)
+
+    cdef int _close(self, int reply) except -1:
+        self._state = CLOSED
+        return self._say(reply)
+
+    cdef int _ask(self, int question) except -1:
+        """Whether the caller wants to decide. Then everything stops here."""
+        self.asking = self.settings.ask & question
+        return self.asking

@@ -1,0 +1,3 @@
+from bulkmail.wire.server_state import ServerState
+
+class ServerText(ServerState): ...
