@@ -77,7 +77,7 @@ def test_undecodable_and_control_bytes_never_reach_a_terminal():
     ],
 )
 def test_what_is_no_reply_is_a_protocol_error_that_shows_it(bad):
-    with pytest.raises(ProtocolError, match="^not an SMTP reply: b.*, expected ") as caught:
+    with pytest.raises(ProtocolError, match=r"^not an SMTP reply: b.*, expected ") as caught:
         read([bad])
     assert caught.value.code == "EPROTOCOL"
     with pytest.raises(ProtocolError) as again:
