@@ -145,7 +145,7 @@ cdef class Client(Flight):
                 break
             self.answered += 1
             if self.trace is not None:
-                self.trace("S", self.reader.take()._raw)
+                self.trace("S", self.reader.raw())
             self._on_reply(code, now)
         self._advance(now)
 

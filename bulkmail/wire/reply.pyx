@@ -1,26 +1,22 @@
 # SMTP replies: bytes in, `Reply` objects out. No sockets, no clock, no logging.
-# RFC 5321 section 4.2 (grammar); RFC 3463 and 2034 (enhanced codes, kept as text).
+# RFC 5321 section 4.2 (grammar); RFC 3463 and 2034 (enhanced codes, kept as text). The scan is C: csrc/reply.h.
 #
-# Owns      the unread tail of the stream, at most MAX_REPLY bytes and one chunk.
-# Promises  each byte is scanned once; the replies do not depend on how the
-#           stream was cut into chunks (tests/unit/wire/test_reply.py cuts everywhere).
+# Owns      the unread tail of the stream, at most BM_REPLY_MAX bytes and one chunk.
+# Promises  each byte is scanned once; neither replies nor errors depend on how the
+#           stream was cut into chunks (tests/fuzz cuts everywhere).
 # Errors    ProtocolError; the reader is then dead, since a stream that lost its
 #           framing cannot pair replies with commands.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr
 
 import re
 
 from bulkmail.errors import ProtocolError
 
-# RFC 5321 section 4.5.3.1.5 allows 512 octets a line, and servers with long policy texts or EHLO lists exceed it;
-# 64 KiB for all lines of one reply is ten times the longest seen, and bounds what a hostile server can make us hold.
-cdef enum:
-    MAX_REPLY = 65536
-
 ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")     # never shown: a reply reaches terminals and logs
+# Never shown: a reply reaches terminals and logs, and C1 controls, U+2028 and U+2029 act there too.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+MAX_LINE_SHOWN = 80
 
 
 @cython.freelist(64)
@@ -28,8 +24,11 @@ cdef class Reply:
     """A server's answer to one command.
 
     code      the three digits, an int from 200 to 599
-    enhanced  the enhanced status code such as "5.7.1" (RFC 3463), or None
+    enhanced  the enhanced status code such as "5.7.1" (RFC 3463) that opens the first line, or None
     lines     the text of each line, without code and line end; undecodable and control bytes replaced
+
+    Whether it is a refusal, and for good, is told by `code` alone: servers send "421 5.7.32" and "250 5.1.1", and
+    `enhanced` is what they sent. Of a reply above 4 KiB the rest is dropped, and the last of `lines` says how much.
     """
 
     def __init__(self, int code, lines=()):
@@ -40,7 +39,10 @@ cdef class Reply:
     def lines(self):
         if self._lines is None:
             text = self._raw.decode("utf-8", "replace").removesuffix("\n").split("\n")
-            self._lines = tuple(CONTROL.sub("?", line.rstrip("\r")[4:]) for line in text)
+            shown = [CONTROL.sub("?", line.rstrip("\r")[4:]) for line in text]
+            if self._dropped:
+                shown.append(f"[{self._dropped} bytes more]")
+            self._lines = tuple(shown)
         return self._lines
 
     @property
@@ -70,6 +72,7 @@ cdef class Reply:
         return Reply, (self.code, self.lines)
 
 
+@cython.final
 cdef class ReplyReader:
     """Cuts a stream into replies. `replies(data)` is the whole face of it for Python; C code uses feed and next_reply."""
 
@@ -90,69 +93,47 @@ cdef class ReplyReader:
         return self.pending()
 
     cdef Py_ssize_t pending(self):
-        return PyBytes_GET_SIZE(self._buf) - self._pos
+        return PyBytes_GET_SIZE(self._buf) - <Py_ssize_t>self._scan.end
 
     cdef int feed(self, bytes data) except -1:
-        if self._pos == PyBytes_GET_SIZE(self._buf):
+        if <Py_ssize_t>self._scan.end == PyBytes_GET_SIZE(self._buf):
             self._buf = data
-            self._scanned = self._line = 0
         else:
-            self._buf = self._buf[self._pos:] + data
-            self._scanned -= self._pos
-            self._line -= self._pos
-        self._pos = 0
+            self._buf = self._buf[self._scan.end:] + data
+        bm_reply_dropped(&self._scan)
         return 0
 
     cdef int next_reply(self) except -1:
         """The code of the next complete reply, which take() then makes an object of; 0 if more bytes are needed."""
-        cdef const unsigned char* base = <const unsigned char*>PyBytes_AS_STRING(self._buf)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(self._buf)
-        cdef const unsigned char* line
-        cdef const unsigned char* end
-        cdef Py_ssize_t length
-        cdef int code
-        while True:
-            end = <const unsigned char*>memchr(base + self._scanned, c"\n", size - self._scanned)
-            if end is NULL:
-                self._scanned = size
-                if size - self._pos > MAX_REPLY:
-                    raise ProtocolError(f"the server's reply is longer than {MAX_REPLY} bytes")
-                return 0
-            line = base + self._line
-            length = end - line
-            if length and line[length - 1] == c"\r":
-                length -= 1
-            code = reply_code(line, length)
-            if code == 0 or (self._code and code != self._code):
-                raise ProtocolError(
-                    f"not an SMTP reply: {bytes(line[:min(length, 80)])!r}"
-                    + (f" (the reply began with {self._code})" if code else ", expected three digits, then a space or '-'")
-                )
-            self._line = self._scanned = end - base + 1
-            if length > 3 and line[3] == c"-":
-                self._code = code
-                if self._line - self._pos > MAX_REPLY:
-                    raise ProtocolError(f"the server's reply is longer than {MAX_REPLY} bytes")
-                continue
-            self._code = 0
-            self._start, self._end = self._pos, self._line
-            self._pos = self._line
-            return code
+        cdef int code = bm_reply_next(
+            &self._scan, <const unsigned char*>PyBytes_AS_STRING(self._buf), PyBytes_GET_SIZE(self._buf))
+        if code < 0:
+            raise ProtocolError(self._problem(code))
+        self._code = code
+        return code
+
+    cdef str _problem(self, int error):
+        if error == BM_REPLY_LONG:
+            return f"the server's reply is longer than {BM_REPLY_MAX} bytes"
+        line = bytes(self._buf[self._scan.line:]).partition(b"\n")[0].rstrip(b"\r")
+        shown = f"not an SMTP reply: {line[:MAX_LINE_SHOWN]!r}"
+        if error == BM_REPLY_RANGE:
+            return f"{shown}, its code is {line[:3].decode()}, expected 200 to 599"
+        if error == BM_REPLY_MIXED:
+            return f"{shown}, its code is {line[:3].decode()}, expected {self._scan.begun} as on the line before"
+        return f"{shown}, expected three digits, then a space or '-'"
+
+    cdef bytes raw(self):
+        """The bytes of the reply whose code next_reply() gave, all of them; until feed()."""
+        return self._buf[self._scan.start:self._scan.end]
 
     cdef Reply take(self):
+        """The reply whose code next_reply() gave; any number of times until feed()."""
         cdef Reply reply = Reply.__new__(Reply)
-        cdef const char* base = PyBytes_AS_STRING(self._buf)
-        reply._raw = PyBytes_FromStringAndSize(base + self._start, self._end - self._start)
-        reply.code = reply_code(<const unsigned char*>base + self._start, self._end - self._start)
+        cdef const unsigned char* start = <const unsigned char*>PyBytes_AS_STRING(self._buf) + self._scan.start
+        cdef size_t size = self._scan.end - self._scan.start
+        cdef size_t kept = bm_reply_kept(start, size)
+        reply._raw = PyBytes_FromStringAndSize(<const char*>start, kept)
+        reply._dropped = size - kept
+        reply.code = self._code
         return reply
-
-
-cdef inline int reply_code(const unsigned char* line, Py_ssize_t length) noexcept:
-    # 2xx to 5xx; the second digit is checked no further, since servers use more than the RFC's six groups
-    if length < 3 or line[0] < c"2" or line[0] > c"5":
-        return 0
-    if line[1] < c"0" or line[1] > c"9" or line[2] < c"0" or line[2] > c"9":
-        return 0
-    if length > 3 and line[3] != c" " and line[3] != c"-" and line[3] != c"\r" and line[3] != c"\n":
-        return 0
-    return (line[0] - c"0") * 100 + (line[1] - c"0") * 10 + (line[2] - c"0")
