@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bulkmail.errors import MessageError
+from bulkmail.errors import BulkmailError, MessageError
 from bulkmail.job import ledger
-from bulkmail.job.classify import classify
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import NewChunk, Trouble
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work
 from bulkmail.job.tally import Tally
+from bulkmail.smtp.classify import classify
 from bulkmail.smtp.outcome import in_doubt, refusal
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import DONE, NOT_TAKEN, Transaction
@@ -29,6 +29,9 @@ EVERYONE = 100  # refused one after the other with none taken before: the relay 
 MOVE_RECIPIENTS = 512  # deferred recipients are moved to retry chunks when so many wait,
 MOVE_SECONDS = 1.0  # or after this time: chunks of a handful would make the ledger large
 MAX_REPLY_SHOWN = 300  # characters of a reply in an event
+# Said to whoever connects, whatever the recipient. A block is not among them: a relay that passes on what it heard from
+# the recipient's server names ours or its own, and others of its recipients are taken.
+REFUSE_US = frozenset({"auth", "tls_required", "relay_denied"})
 
 
 @dataclass(slots=True)
@@ -81,7 +84,11 @@ class Outcomes:
             reply = next(iter(tx.rejected.values())) if len(tx.rejected) == len(tx.rcpts) else None
         if tx.state != DONE or reply is None or reply.code < 500:
             return False
-        return classify(reply, "RCPT" if tx.rejected else tx.command).ours
+        command = "RCPT" if tx.rejected else tx.command
+        if command == "MAIL":
+            return True
+        meaning = classify(reply, command)
+        return meaning is not None and meaning.kind in REFUSE_US
 
     @staticmethod
     def refusing_reply(tx: Transaction) -> Reply:
@@ -132,8 +139,7 @@ class Outcomes:
         self._show("delivered", one)
 
     def _refused(self, one: Ending) -> None:
-        kind = classify(one.reply, one.command).kind
-        permanent = one.reply.code >= 500 if one.reply is not None else one.tx.state == DONE
+        kind, permanent = _what(one)
         if not permanent and self._may_retry(one.work.attempt):
             self._record(one, ledger.DEFERRED, kind)
             self._deferred.append((one.work, one.place))
@@ -286,6 +292,19 @@ class Outcomes:
                 "ms": round((tx.done_at - tx.mail_at) * 1000, 3),
             }
         )
+
+
+def _what(one: Ending) -> tuple[str, bool]:
+    """(the kind for reports, whether it is failed at once) of one that was refused."""
+    if one.reply is None:
+        error = one.tx.error
+        ours = error.kind if isinstance(error, BulkmailError) else None
+        return (ours or "unsupported", True) if one.tx.state == DONE else ("connection", False)
+    meaning = classify(one.reply, one.command)
+    if meaning is None:
+        return "protocol", False
+    # a 4xx that says it is for good (Yahoo has one) is about us: nobody is burnt for it
+    return meaning.kind, meaning.permanent and one.reply.code >= 500
 
 
 def unsent_event(event: str, ts: float, recipient: str, attempt: int, why: str) -> dict[str, Any]:
