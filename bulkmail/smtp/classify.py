@@ -11,7 +11,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bulkmail.errors import MESSAGE, RECIPIENT, BulkmailError
+from bulkmail.errors import MESSAGE, RECIPIENT, RELAY, BulkmailError
 from bulkmail.wire.reply import Reply
 
 RULES = Path(__file__).with_name("replies.toml")
@@ -28,6 +28,8 @@ WAIT_CUE = r"\b(?:again|retry|retried|back|wait|gr[ea]y-?list\w{0,3}|deferred|de
 WAIT = re.compile(WAIT_CUE + r"\b(\d{1,6}) ?(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?)\b")
 WAIT_CLOCK = re.compile(WAIT_CUE + r"\b(\d{1,2}):(\d\d):(\d\d)\b")
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+# What a refusal ends unless a rule says otherwise; any other command: the message.
+SCOPES = {"RCPT": RECIPIENT} | dict.fromkeys(("greeting", "EHLO", "HELO", "LHLO", "STARTTLS", "AUTH"), RELAY)
 
 E = TypeVar("E", bound=BulkmailError)
 
@@ -153,7 +155,7 @@ def _meaning(code: int, enhanced: str, text: str, command: str) -> Meaning:
     # the last rule fits everything
     rule = next(rule for rule in _candidates(code, enhanced, command) if rule.fits_text(text))
     permanent = code >= 500 if rule.permanent is None else rule.permanent
-    scope = rule.scope or (RECIPIENT if command == "RCPT" else MESSAGE)
+    scope = rule.scope or SCOPES.get(command, MESSAGE)
     wait = None if permanent else _wait(text) or rule.retry_after
     return Meaning(rule.kind, scope, permanent, rule.ours, wait, rule.id)
 
