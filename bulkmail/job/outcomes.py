@@ -1,7 +1,7 @@
 """What an ending that is not a plain delivery leads to: failed, tried again later, in doubt, or not counted yet.
 
-A permanent refusal of a relay that has never taken a message may be about us (a wrong login, a blocked address), so
-such refusals are held back until the relay proves itself by taking one. If EVERYONE of them are refused, the relay is
+A 5xx of a relay that has never taken a message may be about us (a wrong login, a blocked address), so such refusals are
+held back until the relay proves itself by taking one. If EVERYONE of them are refused, the relay is
 given up, and they are sent by another or wait for the next run; if the list ends before that, they are failures after
 all.
 """
@@ -72,7 +72,7 @@ class Outcomes:
         self._deferred: list[tuple[Work, int]] = []
         self._released: list[tuple[Work, int]] = []
         self._moved_at = 0.0
-        self._unproved: dict[Relay, list[tuple[Ending, str]]] = {}
+        self._unproved: dict[Relay, list[tuple[Ending, str, bool]]] = {}
 
     # -- endings
 
@@ -140,11 +140,12 @@ class Outcomes:
 
     def _refused(self, one: Ending) -> None:
         kind, permanent = _what(one)
-        if not permanent and self._may_retry(one.work.attempt):
+        firm = permanent or (one.reply is not None and one.reply.code >= 500)
+        if firm and not one.relay.accepted:
+            self._hold_back(one, kind, permanent)
+        elif not permanent and self._may_retry(one.work.attempt):
             self._record(one, ledger.DEFERRED, kind)
             self._deferred.append((one.work, one.place))
-        elif permanent and not one.relay.accepted:
-            self._hold_back(one, kind)
         else:
             self._record(one, ledger.FAILED, kind)
 
@@ -167,9 +168,9 @@ class Outcomes:
         if self.on_event:
             self.on_event(unsent_event("failed", now, address, work.attempt, str(error)))
 
-    def _record(self, one: Ending, outcome: int, kind: str) -> None:
+    def _record(self, one: Ending, outcome: int, kind: str, was_under_way: bool = True) -> None:
         state = ledger.STATE_NAMES[outcome]
-        one.work.settle(one.place, outcome)
+        one.work.settle(one.place, outcome, was_under_way)
         self._count(one, state)
         self._troubles.append(self._trouble(one, outcome, kind))
         self._show(state, one)
@@ -200,29 +201,29 @@ class Outcomes:
 
     # -- refusals of a relay that has taken nothing yet
 
-    def _hold_back(self, one: Ending, kind: str) -> None:
+    def _hold_back(self, one: Ending, kind: str, permanent: bool) -> None:
         one.work.settle(one.place, ledger.DEFERRED)
         one.relay.tally.last_error = one.why
-        self._unproved.setdefault(one.relay, []).append((one, kind))
+        self._unproved.setdefault(one.relay, []).append((one, kind, permanent))
 
     def refused_by(self, relay: Relay) -> int:
         """How many refusals of this relay are held back."""
         return len(self._unproved.get(relay, ()))
 
     def proved(self, relay: Relay) -> set[Work]:
-        """What it refused and was held back are failures of those recipients. Returns the chunks touched."""
+        """What it refused and was held back counts for those recipients. Returns the chunks touched."""
         touched = set()
-        for one, kind in self._unproved.pop(relay, ()):
-            one.work.settle(one.place, ledger.FAILED, was_under_way=False)
-            self._count(one, "failed")
-            self._troubles.append(self._trouble(one, ledger.FAILED, kind))
-            self._show("failed", one)
+        for one, kind, permanent in self._unproved.pop(relay, ()):
+            again = not permanent and self._may_retry(one.work.attempt)
+            if again:
+                self._deferred.append((one.work, one.place))
+            self._record(one, ledger.DEFERRED if again else ledger.FAILED, kind, was_under_way=False)
             touched.add(one.work)
         return touched
 
     def release_unproved(self, relay: Relay, dirty: set[Work]) -> None:
         """It is given up, or the run stops: they are sent by another relay or by the next run."""
-        for one, _ in self._unproved.pop(relay, ()):
+        for one, *_ in self._unproved.pop(relay, ()):
             self._released.append((one.work, one.place))
             dirty.add(one.work)
 

@@ -127,6 +127,23 @@ def test_a_5xx_that_passes_by_itself_is_tried_again():
     assert [(t.class_, chr(t.outcome), t.code) for t in simulation.ledger.troubles] == [("quota", "d", 550)]
 
 
+def test_a_relay_whose_quota_is_used_up_from_the_start_burns_nobody():
+    """It would be the end of the list if each were tried again until no delay is left."""
+    quota = b"550 5.4.5 Daily user sending limit exceeded"
+    answer = lambda relay, phase, about: quota if phase == "rcpt" else None  # noqa: E731
+    simulation = Simulation(3000, answer=answer, delays=(1.0,)).run().checked()
+    assert "Daily user sending limit" in str(simulation.error)
+    assert simulation.counts == {"recipients": 3000, "pending": 3000}
+
+
+def test_at_the_end_of_a_short_list_what_passes_is_tried_again_as_often_as_anything():
+    quota = b"550 5.4.5 Daily user sending limit exceeded"
+    simulation = Simulation(2, answer=at_rcpt({1: [quota], 2: quota}), delays=(60.0, 300.0)).run().checked()
+    assert simulation.counts == {"recipients": 2, "delivered": 1, "failed": 1}
+    assert (simulation.tried[address(1)], simulation.tried[address(2)]) == (2, 3)
+    assert 360 <= simulation.seconds < 364
+
+
 def test_a_4xx_that_says_it_is_for_good_fails_nobody_at_once():
     never = b"421 4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed"
     answers = [never]
