@@ -8,7 +8,8 @@ import pytest
 
 from bulkmail.errors import ConnectionLost, EnvelopeRefused
 from bulkmail.job.outcomes import EVERYONE, MAX_REPLY_SHOWN, Outcomes
-from bulkmail.wire.client import Client, Transaction
+from bulkmail.wire.client import Client
+from bulkmail.wire.transaction import Transaction
 from unit.job.simulation import DROP, DROP_TAKEN, START, FakeRelay, Simulation, address
 
 LATER, NEVER = b"451 4.3.0 later", b"550 5.1.1 no such user"

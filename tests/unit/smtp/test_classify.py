@@ -286,6 +286,16 @@ def test_an_error_says_what_its_reply_means(text, command, kind, scope, permanen
     assert (error.kind, error.scope, error.permanent) == (kind, scope, permanent)
 
 
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [("552 5.2.2 mailbox full", RECIPIENT), ("554 5.7.1 virus found", RECIPIENT), ("530 log in first", RELAY)],
+)
+def test_a_verdict_on_one_copy_ends_no_more_than_that_copy_unless_it_blames_more(text, scope):
+    """LMTP answers the end of data once for each recipient."""
+    error = refused(MessageRefused, "no", reply(text), "end of data", message=RECIPIENT)
+    assert (type(error), error.scope) == (MessageRefused, scope)
+
+
 def test_an_error_for_a_reply_that_refuses_nothing_is_as_its_class_is():
     error = refused(MessageRefused, "no", Reply(354, ["go on"]), "end of data")
     assert (error.kind, error.scope, error.permanent) == (None, MESSAGE, False)
