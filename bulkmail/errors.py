@@ -20,6 +20,7 @@ class BulkmailError(Exception):
     scope      how much it ends: "recipient", "message", "connection", "relay" or "job"
     reply      the server's `Reply`, or None
     command    the SMTP command that was answered or waited for ("MAIL", "end of data"), or None
+    kind       what the reply means in one word, such as "mailbox_full" (docs/replies.md), or None
 
     str() names what happened; it never holds a password, the message text or another recipient.
     """
@@ -27,6 +28,7 @@ class BulkmailError(Exception):
     code: str = "EBULKMAIL"
     permanent: bool = False
     scope: str = JOB
+    kind: str | None = None
 
     def __init__(
         self,
@@ -36,10 +38,13 @@ class BulkmailError(Exception):
         command: str | None = None,
         permanent: bool | None = None,
         scope: str | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(message)
         self.reply = reply
         self.command = command
+        if kind is not None:
+            self.kind = kind
         if permanent is not None:
             self.permanent = permanent
         elif reply is not None:

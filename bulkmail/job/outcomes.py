@@ -1,7 +1,7 @@
 """What an ending that is not a plain delivery leads to: failed, tried again later, in doubt, or not counted yet.
 
-A permanent refusal of a relay that has never taken a message may be about us (a wrong login, a blocked address), so
-such refusals are held back until the relay proves itself by taking one. If EVERYONE of them are refused, the relay is
+A 5xx of a relay that has never taken a message may be about us (a wrong login, a blocked address), so such refusals are
+held back until the relay proves itself by taking one. If EVERYONE of them are refused, the relay is
 given up, and they are sent by another or wait for the next run; if the list ends before that, they are failures after
 all.
 """
@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bulkmail.errors import MessageError
+from bulkmail.errors import BulkmailError, MessageError
 from bulkmail.job import ledger
-from bulkmail.job.classify import classify
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import NewChunk, Trouble
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work
 from bulkmail.job.tally import Tally
+from bulkmail.smtp.classify import classify
 from bulkmail.smtp.outcome import in_doubt, refusal
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import DONE, NOT_TAKEN, Transaction
@@ -29,6 +29,9 @@ EVERYONE = 100  # refused one after the other with none taken before: the relay 
 MOVE_RECIPIENTS = 512  # deferred recipients are moved to retry chunks when so many wait,
 MOVE_SECONDS = 1.0  # or after this time: chunks of a handful would make the ledger large
 MAX_REPLY_SHOWN = 300  # characters of a reply in an event
+# Said to whoever connects, whatever the recipient. A block is not among them: a relay that passes on what it heard from
+# the recipient's server names ours or its own, and others of its recipients are taken.
+REFUSE_US = frozenset({"auth", "tls_required", "relay_denied"})
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ class Outcomes:
         self._deferred: list[tuple[Work, int]] = []
         self._released: list[tuple[Work, int]] = []
         self._moved_at = 0.0
-        self._unproved: dict[Relay, list[tuple[Ending, str]]] = {}
+        self._unproved: dict[Relay, list[tuple[Ending, str, bool]]] = {}
 
     # -- endings
 
@@ -81,7 +84,11 @@ class Outcomes:
             reply = next(iter(tx.rejected.values())) if len(tx.rejected) == len(tx.rcpts) else None
         if tx.state != DONE or reply is None or reply.code < 500:
             return False
-        return classify(reply, "RCPT" if tx.rejected else tx.command).ours
+        command = "RCPT" if tx.rejected else tx.command
+        if command == "MAIL":
+            return True
+        meaning = classify(reply, command)
+        return meaning is not None and meaning.kind in REFUSE_US
 
     @staticmethod
     def refusing_reply(tx: Transaction) -> Reply:
@@ -132,13 +139,13 @@ class Outcomes:
         self._show("delivered", one)
 
     def _refused(self, one: Ending) -> None:
-        kind = classify(one.reply, one.command).kind
-        permanent = one.reply.code >= 500 if one.reply is not None else one.tx.state == DONE
-        if not permanent and self._may_retry(one.work.attempt):
+        kind, permanent = _what(one)
+        firm = permanent or (one.reply is not None and one.reply.code >= 500)
+        if firm and not one.relay.accepted:
+            self._hold_back(one, kind, permanent)
+        elif not permanent and self._may_retry(one.work.attempt):
             self._record(one, ledger.DEFERRED, kind)
             self._deferred.append((one.work, one.place))
-        elif permanent and not one.relay.accepted:
-            self._hold_back(one, kind)
         else:
             self._record(one, ledger.FAILED, kind)
 
@@ -161,9 +168,9 @@ class Outcomes:
         if self.on_event:
             self.on_event(unsent_event("failed", now, address, work.attempt, str(error)))
 
-    def _record(self, one: Ending, outcome: int, kind: str) -> None:
+    def _record(self, one: Ending, outcome: int, kind: str, was_under_way: bool = True) -> None:
         state = ledger.STATE_NAMES[outcome]
-        one.work.settle(one.place, outcome)
+        one.work.settle(one.place, outcome, was_under_way)
         self._count(one, state)
         self._troubles.append(self._trouble(one, outcome, kind))
         self._show(state, one)
@@ -194,29 +201,29 @@ class Outcomes:
 
     # -- refusals of a relay that has taken nothing yet
 
-    def _hold_back(self, one: Ending, kind: str) -> None:
+    def _hold_back(self, one: Ending, kind: str, permanent: bool) -> None:
         one.work.settle(one.place, ledger.DEFERRED)
         one.relay.tally.last_error = one.why
-        self._unproved.setdefault(one.relay, []).append((one, kind))
+        self._unproved.setdefault(one.relay, []).append((one, kind, permanent))
 
     def refused_by(self, relay: Relay) -> int:
         """How many refusals of this relay are held back."""
         return len(self._unproved.get(relay, ()))
 
     def proved(self, relay: Relay) -> set[Work]:
-        """What it refused and was held back are failures of those recipients. Returns the chunks touched."""
+        """What it refused and was held back counts for those recipients. Returns the chunks touched."""
         touched = set()
-        for one, kind in self._unproved.pop(relay, ()):
-            one.work.settle(one.place, ledger.FAILED, was_under_way=False)
-            self._count(one, "failed")
-            self._troubles.append(self._trouble(one, ledger.FAILED, kind))
-            self._show("failed", one)
+        for one, kind, permanent in self._unproved.pop(relay, ()):
+            again = not permanent and self._may_retry(one.work.attempt)
+            if again:
+                self._deferred.append((one.work, one.place))
+            self._record(one, ledger.DEFERRED if again else ledger.FAILED, kind, was_under_way=False)
             touched.add(one.work)
         return touched
 
     def release_unproved(self, relay: Relay, dirty: set[Work]) -> None:
         """It is given up, or the run stops: they are sent by another relay or by the next run."""
-        for one, _ in self._unproved.pop(relay, ()):
+        for one, *_ in self._unproved.pop(relay, ()):
             self._released.append((one.work, one.place))
             dirty.add(one.work)
 
@@ -286,6 +293,19 @@ class Outcomes:
                 "ms": round((tx.done_at - tx.mail_at) * 1000, 3),
             }
         )
+
+
+def _what(one: Ending) -> tuple[str, bool]:
+    """(the kind for reports, whether it is failed at once) of one that was refused."""
+    if one.reply is None:
+        error = one.tx.error
+        ours = error.kind if isinstance(error, BulkmailError) else None
+        return (ours or "unsupported", True) if one.tx.state == DONE else ("connection", False)
+    meaning = classify(one.reply, one.command)
+    if meaning is None:
+        return "protocol", False
+    # a 4xx that says it is for good (Yahoo has one) is about us: nobody is burnt for it
+    return meaning.kind, meaning.permanent and one.reply.code >= 500
 
 
 def unsent_event(event: str, ts: float, recipient: str, attempt: int, why: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from bulkmail.job.settle import flags_of
 from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
 from bulkmail.message.compiled import Compiled
+from bulkmail.smtp.classify import refused
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
@@ -108,7 +109,7 @@ def _ending(tx: Transaction) -> tuple[str, BulkmailError | None]:
         return "pending", None
     why = refusal(tx)
     if tx.rejected:
-        why = EnvelopeRefused(f"the test was refused: {tx.rejected[0]}", reply=tx.rejected[0], command="RCPT")
+        why = refused(EnvelopeRefused, f"the test was refused: {tx.rejected[0]}", tx.rejected[0], "RCPT")
     if why is None:
         return "delivered", None
     return {NOT_TAKEN: "pending", IN_DOUBT: "in_doubt"}.get(tx.state, "failed"), why

@@ -22,6 +22,7 @@ from bulkmail.loginoptions import TokenFunction, parse_token
 from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
 from bulkmail.smtp.auth.tokens import token_source
+from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import (
     Envelope,
     Receipt,
@@ -202,7 +203,7 @@ class Connection:
         if reply.code == 421:
             raise session.error or session.wire.parting()
         if reply.code >= 300:
-            raise EnvelopeRefused(f"the server refused the sender {sender}: {reply}", reply=reply, command="MAIL")
+            raise refused(EnvelopeRefused, f"the server refused the sender {sender}: {reply}", reply, "MAIL")
         await self.reset()
         return reply
 

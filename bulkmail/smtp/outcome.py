@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from bulkmail.errors import MESSAGE, RECIPIENT, BulkmailError, EnvelopeRefused, MessageRefused
+from bulkmail.errors import RECIPIENT, BulkmailError, EnvelopeRefused, MessageRefused
+from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import Receipt, Rejected
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
@@ -62,8 +63,8 @@ def refusal(tx: Transaction) -> BulkmailError | None:
     if reply is None or reply.code < 300:
         return None
     if tx.command == "MAIL":
-        return EnvelopeRefused(f"the server refused the sender: {reply}", reply=reply, command="MAIL", scope=MESSAGE)
-    return MessageRefused(f"the server refused the message: {reply}", reply=reply, command=tx.command)
+        return refused(EnvelopeRefused, f"the server refused the sender: {reply}", reply, "MAIL")
+    return refused(MessageRefused, f"the server refused the message: {reply}", reply, tx.command)
 
 
 def message_id(content: bytes) -> str | None:
@@ -111,5 +112,5 @@ def receipt(tx: Transaction, addresses: list[str], elsewhere: Collection[int] = 
 def _refused_one(tx: Transaction, place: int, address: str, reply: Reply) -> BulkmailError:
     text = f"the server refused {address}: {reply}"
     if tx.late is not None and place in tx.late:
-        return MessageRefused(text, reply=reply, command="end of data", scope=RECIPIENT)
-    return EnvelopeRefused(text, reply=reply, command="RCPT")
+        return refused(MessageRefused, text, reply, "end of data", message=RECIPIENT)
+    return refused(EnvelopeRefused, text, reply, "RCPT")

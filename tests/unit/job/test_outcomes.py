@@ -8,6 +8,8 @@ import pytest
 
 from bulkmail.errors import ConnectionLost, EnvelopeRefused
 from bulkmail.job.outcomes import EVERYONE, MAX_REPLY_SHOWN, Outcomes
+from bulkmail.wire.client import Client
+from bulkmail.wire.transaction import Transaction
 from unit.job.simulation import DROP, DROP_TAKEN, START, FakeRelay, Simulation, address
 
 LATER, NEVER = b"451 4.3.0 later", b"550 5.1.1 no such user"
@@ -116,6 +118,94 @@ def test_a_run_that_is_killed_and_goes_on_keeps_count_of_the_attempts():
     again = Simulation(ledger=simulation.ledger, answer=at_rcpt({1: LATER}), delays=(60.0, 300.0)).run().checked()
     assert (simulation.tried[address(1)], again.tried[address(1)]) == (2, 1)
     assert again.counts == {"recipients": 1, "failed": 1}
+
+
+def test_a_5xx_that_passes_by_itself_is_tried_again():
+    """A limit is no reason to lose a recipient, whatever code it comes with."""
+    quota = b"550 5.4.5 Daily user sending limit exceeded"
+    simulation = Simulation(20, answer=at_rcpt({7: [quota]}), delays=(60.0,)).run().checked()
+    assert simulation.counts == {"recipients": 20, "delivered": 20}
+    assert [(t.class_, chr(t.outcome), t.code) for t in simulation.ledger.troubles] == [("quota", "d", 550)]
+
+
+def test_a_relay_whose_quota_is_used_up_from_the_start_burns_nobody():
+    """It would be the end of the list if each were tried again until no delay is left."""
+    quota = b"550 5.4.5 Daily user sending limit exceeded"
+    answer = lambda relay, phase, about: quota if phase == "rcpt" else None  # noqa: E731
+    simulation = Simulation(3000, answer=answer, delays=(1.0,)).run().checked()
+    assert "Daily user sending limit" in str(simulation.error)
+    assert simulation.counts == {"recipients": 3000, "pending": 3000}
+
+
+def test_at_the_end_of_a_short_list_what_passes_is_tried_again_as_often_as_anything():
+    quota = b"550 5.4.5 Daily user sending limit exceeded"
+    simulation = Simulation(2, answer=at_rcpt({1: [quota], 2: quota}), delays=(60.0, 300.0)).run().checked()
+    assert simulation.counts == {"recipients": 2, "delivered": 1, "failed": 1}
+    assert (simulation.tried[address(1)], simulation.tried[address(2)]) == (2, 3)
+    assert 360 <= simulation.seconds < 364
+
+
+def test_a_4xx_that_says_it_is_for_good_fails_nobody_at_once():
+    never = b"421 4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed"
+    answers = [never]
+    simulation = Simulation(
+        1, answer=lambda relay, phase, about: answers.pop() if phase == "dot" and answers else None, delays=(60.0,)
+    )
+    simulation.run().checked()
+    assert simulation.counts == {"recipients": 1, "delivered": 1}
+    assert [(t.class_, chr(t.outcome)) for t in simulation.ledger.troubles] == [("blocked", "d")]
+
+
+def test_each_refusal_is_kept_with_what_it_means():
+    replies = {
+        1: b"550 5.1.1 no such user",
+        2: b"552 5.2.2 Mailbox full",
+        3: b"550 5.7.1 Client host [192.0.2.1] blocked using zen.spamhaus.org",
+        4: b"450 4.2.0 Greylisted",
+        5: b"554 hm",
+    }
+    simulation = Simulation(10, answer=at_rcpt(replies), delays=()).run().checked()
+    assert {number_of(trouble.recipient): trouble.class_ for trouble in simulation.ledger.troubles} == {
+        1: "bad_recipient",
+        2: "mailbox_full",
+        3: "blocked",
+        4: "greylisted",
+        5: "policy",
+    }
+
+
+@pytest.mark.parametrize(
+    ("replies", "refused"),
+    [
+        ([b"530 5.7.0 Authentication required"], True),
+        ([b"553 5.7.1 sender rejected"], True),
+        ([b"250 ok", b"554 5.7.1 Relay access denied", b"554 5.7.1 Relay access denied"], True),
+        (
+            [
+                b"250 ok",
+                b"530 5.7.0 Must issue a STARTTLS command first",
+                b"530 5.7.0 Must issue a STARTTLS command first",
+            ],
+            True,
+        ),
+        ([b"451 4.1.8 cannot look up the sender's domain"], False),
+        ([b"250 ok", b"450 4.7.1 relay access denied for now", b"454 4.7.1 Relay access denied"], False),
+        ([b"250 ok", b"550 5.1.1 no", b"550 5.1.1 no"], False),
+        ([b"250 ok", b"550 5.7.1 blocked using spamhaus", b"550 5.7.1 blocked using spamhaus"], False),
+        ([b"250 ok", b"554 5.7.1 Relay access denied", b"250 ok", b"354 go"], False),
+    ],
+)
+def test_a_relay_refuses_us_only_for_good_and_only_all_of_a_transaction(replies, refused):
+    """What passes may be a full disk or a look-up that failed: the relay is not to be given up for it."""
+    client = Client(False)
+    tx = Transaction(b"news@example.test", [b"ann@example.test", b"bob@example.test"], b".\r\n")
+    client.push(tx, 0.0)
+    for reply in replies:
+        client.feed(reply + b"\r\n", 1.0)
+    if replies[-1].startswith(b"354"):
+        client.feed(b"250 queued\r\n", 1.0)
+    assert client.done == [tx]
+    assert Outcomes.sender_refused(tx) is refused
 
 
 # -- connections that end

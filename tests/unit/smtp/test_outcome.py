@@ -79,6 +79,32 @@ def test_each_of_those_refused_has_its_own_reply():
     assert [(r.reply.code, r.error.permanent) for r in result.rejected] == [(550, True), (451, False)]
 
 
+@pytest.mark.parametrize(
+    ("replies", "kind", "scope", "permanent"),
+    [
+        ([b"530 5.7.0 log in first\r\n503 x\r\n503 x\r\n503 x\r\n"], "auth", "relay", True),
+        (
+            [b"250 ok\r\n554 5.7.1 blocked using zen.spamhaus.org\r\n550 5.1.1 b\r\n554 no\r\n"],
+            "blocked",
+            "relay",
+            True,
+        ),
+        ([b"250 ok\r\n550 5.5.3 too many recipients\r\n550 x\r\n554 x\r\n"], "too_many_recipients", "recipient", False),
+        ([GO, b"550 5.7.26 DMARC policy\r\n"], "unauthenticated", "job", True),
+        ([GO, b"454 Throttling failure: Maximum sending rate exceeded.\r\n"], "throttled", "relay", False),
+        ([GO, b"554 5.7.1 virus found\r\n"], "content", "message", True),
+    ],
+)
+def test_an_error_says_what_its_reply_blames(replies, kind, scope, permanent):
+    error = receipt(ended(*replies), PEOPLE).error
+    assert (error.kind, error.scope, error.permanent) == (kind, scope, permanent)
+
+
+def test_what_is_delivered_is_never_classified(monkeypatch):
+    monkeypatch.delattr("bulkmail.smtp.outcome.refused")
+    assert receipt(ended(GO, b"250 2.0.0 550 5.7.1 spam blocked\r\n"), PEOPLE).accepted == PEOPLE
+
+
 def test_lost_before_the_end_of_data():
     tx = ended(b"250 ok\r\n", lose=True)
     result = receipt(tx, PEOPLE)
