@@ -119,7 +119,7 @@ class _Opening:
         if session is not None:
             session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
         if isinstance(error, BulkmailError):
-            log(logging.WARNING, endpoint, cid, "connect", "no connection to %s: %s", endpoint.place, error)
+            log(logging.INFO, endpoint, cid, "connect", "no connection to %s: %s", endpoint.place, error)
         if isinstance(error, ConnectionLost) and isinstance(error.__cause__, ssl.SSLError):
             # with TLS 1.3 a server refuses a client's certificate when the client thinks that all is well
             raise net_tls.tls_error(error.__cause__, endpoint.host, endpoint.options) from error.__cause__

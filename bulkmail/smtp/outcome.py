@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from bulkmail.errors import RECIPIENT, BulkmailError, EnvelopeRefused, MessageRefused
-from bulkmail.smtp.classify import refused
+from bulkmail.smtp.classify import classify, refused
 from bulkmail.smtp.envelope import Receipt, Rejected
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
@@ -16,13 +16,10 @@ HEADER_END = re.compile(rb"\n\r?\n")
 MESSAGE_ID = re.compile(rb"\nmessage-id:\s*(<[^<>\r\n]*>)", re.IGNORECASE)
 
 
-TOO_MANY = re.compile(r"too many (recipients|rcpt|addresses)|(recipient|rcpt)s? (limit|count)", re.IGNORECASE)
-
-
 def over_the_limit(tx: Transaction) -> list[int]:
     """The recipients that did not fit into this transaction and belong into another one; no attempt was made for them.
 
-    The server said 452 (or 552, as RFC 821 had it) "too many recipients" after it had accepted some (RFC 5321 section
+    The server said "too many recipients" (452, or 552 as RFC 821 had it) after it had accepted some (RFC 5321 section
     4.5.3.1.10), or its LIMITS say so (RFC 9422), and nothing was sent: then `tx.fits` says how many fit.
     """
     if tx.fits:
@@ -39,11 +36,11 @@ def fitting(tx: Transaction) -> int:
 
 
 def _too_many(reply: Reply) -> bool:
-    if reply.code not in (452, 552):
-        return False
-    if reply.enhanced:
-        return reply.enhanced.endswith(".5.3") or bool(TOO_MANY.search(reply.text))
-    return reply.code == 452 and (not reply.text or bool(TOO_MANY.search(reply.text)))
+    # behind recipients that were accepted, a 452 that says no more means this (RFC 5321 section 4.5.3.1.10)
+    if reply.code == 452 and not reply.text:
+        return True
+    meaning = classify(reply, "RCPT")
+    return meaning is not None and meaning.kind == "too_many_recipients"
 
 
 def in_doubt(tx: Transaction, place: int) -> bool:

@@ -106,7 +106,7 @@ cdef class Offer:
         cdef Py_ssize_t fits
         if self.size_limit and tx.octets() > self.size_limit:
             tx.refuse(MessageRefused(f"the message has {tx.octets()} bytes and the server takes {self.size_limit} at most",
-                                     permanent=True, command="MAIL"))
+                                     permanent=True, command="MAIL", kind="too_large"))
         elif tx.flags or tx.asks is not None:
             lacking = self._lacking(tx)
             if lacking is not None:
