@@ -76,7 +76,9 @@ def envelope_of(data: bytes, what: str = "raw") -> tuple[str | None, list[str]]:
     fields = _fields(data)
     times = len(fields.get_all("Resent-Date", []))
     if times > 1:
-        raise MessageError(f"{what}: it was sent on {times} times (Resent-Date), so its envelope cannot be told from its header")
+        raise MessageError(
+            f"{what}: it was sent on {times} times (Resent-Date), so its envelope cannot be told from its header"
+        )
     resent = "Resent-" if times else ""
     senders = _addresses(fields, resent + "Sender", what) or _addresses(fields, resent + "From", what)
     recipients = [address for name in ("To", "Cc", "Bcc") for address in _addresses(fields, resent + name, what)]

@@ -43,7 +43,7 @@ from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
 MAX_COMMAND = 512
-KEPT = frozenset("EHLO HELO LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET QUIT SEND SOML SAML TURN".split())
+KEPT = frozenset(["EHLO", "HELO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "SEND", "SOML", "SAML", "TURN"])
 SMALLEST_PIECE = 16 * 1024  # what is written at once: a BDAT, and its reply, for each line would be a waste
 
 
@@ -345,10 +345,14 @@ def _command_line(line: str) -> tuple[str, bytes]:
     if not verb.isascii() or not verb.isalnum() or not line.isprintable():
         raise ConfigError(f"{line!a} is not one command: a verb and printable characters are expected")
     if verb in KEPT:
-        raise ConfigError(f"{verb} belongs to the dialogue that a Connection keeps: use send(), login(), reset(), quit()")
+        raise ConfigError(
+            f"{verb} belongs to the dialogue that a Connection keeps: use send(), login(), reset(), quit()"
+        )
     data = line.encode() + b"\r\n"
     if len(data) > MAX_COMMAND:
-        raise ConfigError(f"a command of {len(data)} bytes, expected at most {MAX_COMMAND} (RFC 5321 section 4.5.3.1.4)")
+        raise ConfigError(
+            f"a command of {len(data)} bytes, expected at most {MAX_COMMAND} (RFC 5321 section 4.5.3.1.4)"
+        )
     return verb, data
 
 

@@ -247,9 +247,11 @@ def test_an_own_name_that_is_none_is_refused_before_anything_is_sent(name):
 
 def test_an_own_name_goes_out_as_it_is(run):
     async def main():
-        async with scripted([send(GREETING), expect(rb"EHLO mail\.example\.com"), send(offer()), serve()]) as server:
-            async with Connection(server.url, name="mail.example.com") as connection:
-                return (await connection.noop()).code
+        async with (
+            scripted([send(GREETING), expect(rb"EHLO mail\.example\.com"), send(offer()), serve()]) as server,
+            Connection(server.url, name="mail.example.com") as connection,
+        ):
+            return (await connection.noop()).code
 
     assert run(main()) == 250
 

@@ -146,10 +146,12 @@ def test_what_an_ehlo_list_offers(lines, found):
 def test_a_refused_ehlo_offers_nothing(run):
     async def main():
         script = [send(GREETING), expect(rb"EHLO .*"), send(b"502-no\r\n502 STARTTLS\r\n"), expect(rb"HELO .*")]
-        async with scripted([*script, send(b"250-mx\r\n250 SIZE 5\r\n"), serve()]) as server:
-            async with Connection(server.url) as connection:
-                assert (await connection.send(ANN, b"more than five")).accepted
-                return connection.extensions, connection.secure
+        async with (
+            scripted([*script, send(b"250-mx\r\n250 SIZE 5\r\n"), serve()]) as server,
+            Connection(server.url) as connection,
+        ):
+            assert (await connection.send(ANN, b"more than five")).accepted
+            return connection.extensions, connection.secure
 
     assert run(main()) == ({}, False)
 
