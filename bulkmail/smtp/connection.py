@@ -42,8 +42,10 @@ from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
-MAX_COMMAND = 512
-KEPT = frozenset(["EHLO", "HELO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "SEND", "SOML", "SAML", "TURN"])
+MAX_COMMAND = 512  # RFC 5321 section 4.5.3.1.4, with the CRLF
+# Commands that change what we know of the dialogue, and SEND, SOML, SAML and TURN (RFC 821), which are like MAIL.
+KEPT = {"EHLO", "HELO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT"}
+KEPT |= {"SEND", "SOML", "SAML", "TURN"}
 SMALLEST_PIECE = 16 * 1024  # what is written at once: a BDAT, and its reply, for each line would be a waste
 
 
@@ -75,7 +77,7 @@ class Connection:
         self.id = ""
 
     async def connect(self) -> None:
-        """Dial, negotiate TLS and log in if the URL has a user. Raises ConnectionLost if close() is called meanwhile."""
+        """Dial, negotiate TLS and log in if the URL has a user. close() ends it meanwhile: ConnectionLost."""
         if self._connecting is not None:
             raise ConfigError("this Connection is already being connected")
         if self._is_open():

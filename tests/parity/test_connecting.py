@@ -1,4 +1,4 @@
-"""Connections as users of Nodemailer and aiosmtplib treat them: closed early, opened twice, entered again, handed over."""
+"""Connections as users of other clients treat them: closed early, opened twice, entered again, handed over."""
 
 from __future__ import annotations
 

@@ -348,3 +348,57 @@ def test_data_refused_by_a_server_that_hangs_up_is_the_refusal(run):
                 await connection.send(ANN, b"x")
 
     run(main())
+
+
+# ---- size, eight bits, idleness
+
+
+@pytest.mark.parametrize("form", ["bytes", "declared stream"])
+def test_what_is_larger_than_the_server_takes_is_refused_here(run, form):
+    async def main():
+        async with (
+            scripted([*hello("PIPELINING", "SIZE 1000"), serve()]) as server,
+            Connection(server.url) as connection,
+        ):
+            envelope = Envelope(ALICE, [BOB], size=None if form == "bytes" else 1001)
+            with pytest.raises(EnvelopeRefused, match="1000") as caught:
+                await connection.send(envelope, b"x" * 1001 if form == "bytes" else iter([b"x" * 1001]))
+            assert (await connection.send(ANN, b"x" * 900)).accepted
+            return caught.value.permanent, bytes(server.peers[0].said).count(b"MAIL")
+
+    assert run(main()) == (True, 1)
+
+
+def test_what_the_server_finds_too_large_at_mail_is_its_refusal(run):
+    async def main():
+        full = at("MAIL", b"452 4.3.1 no room\r\n")
+        async with scripted([*hello("SIZE"), serve(full)]) as server, Connection(server.url) as connection:
+            with pytest.raises(EnvelopeRefused, match="no room") as caught:
+                await connection.send(ANN, b"x" * 70_000)
+            return caught.value.permanent, b" SIZE=70" in server.peers[0].said
+
+    assert run(main()) == (False, True)
+
+
+def test_eight_bits_that_the_server_does_not_take_are_its_refusal(run):
+    async def main():
+        faults = at("dot", b"554 5.6.1 8 bit content not allowed\r\n")
+        async with scripted([*hello("8BITMIME"), serve(faults)]) as server, Connection(server.url) as connection:
+            envelope = Envelope(ALICE, [BOB], body="7bit")
+            with pytest.raises(MessageRefused, match="8 bit content not allowed"):
+                await connection.send(envelope, "õõõõ")
+            return b"BODY" in server.peers[0].said
+
+    assert run(main()) is False
+
+
+def test_a_connection_that_waits_for_nothing_does_not_run_out_of_time(run):
+    async def main():
+        async with (
+            scripted([*hello(), serve()]) as server,
+            Connection(server.url, command_timeout=0.1, data_timeout=0.1) as connection,
+        ):
+            await asyncio.sleep(0.3)
+            return (await connection.send(ANN, b"x")).accepted
+
+    assert run(main()) == ["ann@example.test"]
