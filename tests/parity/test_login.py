@@ -140,3 +140,17 @@ def test_a_login_refused_by_hand_keeps_the_server_s_words_and_the_state(run):
             return caught.value.code, caught.value.reply.code, connection.info.auth
 
     assert run(main()) == ("EAUTH", 535, None)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+def test_refused_at_each_step_it_is_an_error_and_the_connection_goes_on(run, mechanism):
+    async def main(step):
+        steps = login_steps(mechanism, "ann", "wrong")[:-1]
+        script = [*hello(f"AUTH {mechanism}"), *steps[: step + 1], send(b"535 5.7.8 no\r\n"), serve()]
+        async with scripted(script) as server, Connection(server.url) as connection:
+            with pytest.raises(AuthError, match=r"5\.7\.8 no"):
+                await connection.login("ann", "wrong")
+            return (await connection.noop()).code
+
+    said = len(login_steps(mechanism, "ann", "wrong")[:-1])
+    assert {run(main(step)) for step in range(0, said, 2)} == {250}  # after each line of ours

@@ -361,7 +361,7 @@ def test_what_is_larger_than_the_server_takes_is_refused_here(run, form):
             Connection(server.url) as connection,
         ):
             envelope = Envelope(ALICE, [BOB], size=None if form == "bytes" else 1001)
-            with pytest.raises(EnvelopeRefused, match="1000") as caught:
+            with pytest.raises(MessageRefused, match="1000") as caught:
                 await connection.send(envelope, b"x" * 1001 if form == "bytes" else iter([b"x" * 1001]))
             assert (await connection.send(ANN, b"x" * 900)).accepted
             return caught.value.permanent, bytes(server.peers[0].said).count(b"MAIL")
