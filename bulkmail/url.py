@@ -269,7 +269,6 @@ class Options:
 
     Times are seconds, one deadline for each phase: a server that drips bytes still runs out of time.
     ca_file replaces the system's authorities. batch is recipients per transaction. messages_per_connection 0: no limit.
-    chunking is accepted; BDAT is never sent by this version.
     """
 
     tls: str = _option("auto", _one_of("auto", "require", "never", "opportunistic"), requireTLS="tls=require",

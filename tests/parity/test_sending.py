@@ -16,7 +16,7 @@ from bulkmail.errors import ConfigError, EnvelopeRefused, MessageError, MessageR
 from bulkmail.message.message import to_wire
 from bulkmail.pool.mailer import Mailer
 from bulkmail.smtp.connection import Connection
-from bulkmail.smtp.envelope import Envelope
+from bulkmail.smtp.envelope import Dsn, Envelope, Recipient
 from faults.scripted import at, close, hello, scripted, send, serve
 
 ALICE, BOB, UTF8 = "alice@example.test", "bob@example.test", "recipiënt@example.test"
@@ -348,6 +348,20 @@ def test_data_refused_by_a_server_that_hangs_up_is_the_refusal(run):
                 await connection.send(ANN, b"x")
 
     run(main())
+
+
+def test_requiretls_and_dsn_together(run, certificates):
+    async def main():
+        context = certificates.server_context()
+        async with scripted([*hello("REQUIRETLS", "DSN"), serve()], implicit_tls=context) as server:
+            envelope = Envelope(ALICE, [Recipient(BOB, notify="failure")], dsn=Dsn("hdrs", "id1"), require_tls=True)
+            async with Connection(server.url, ca_file=str(certificates.ca_file)) as connection:
+                await connection.send(envelope, b"x")
+            return [line for line in bytes(server.peers[0].said).split(b"\r\n") if b":<" in line]
+
+    mail, rcpt = run(main())
+    assert sorted(mail.split()[2:]) == [b"ENVID=id1", b"REQUIRETLS", b"RET=HDRS"]
+    assert rcpt == b"RCPT TO:<bob@example.test> NOTIFY=FAILURE"
 
 
 # ---- size, eight bits, idleness
