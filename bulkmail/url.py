@@ -269,13 +269,12 @@ class Options:
 
     Times are seconds, one deadline for each phase: a server that drips bytes still runs out of time.
     ca_file replaces the system's authorities. batch is recipients per transaction. messages_per_connection 0: no limit.
-    chunking is accepted; BDAT is never sent by this version.
     """
 
     tls: str = _option("auto", _one_of("auto", "require", "never", "opportunistic"), requireTLS="tls=require",
                        ignoreTLS="tls=never", opportunisticTLS="tls=opportunistic", start_tls="tls=require",
                        secure="an smtps:// URL", use_tls="an smtps:// URL")  # fmt: skip
-    server_name: str | None = _option(None, _server_name)
+    server_name: str | None = _option(None, _server_name, servername="server_name", server_hostname="server_name")
     ca_file: str | None = _option(None, _path, ca="ca_file", cert_bundle="ca_file")
     cert_file: str | None = _option(None, _path, cert="cert_file", client_cert="cert_file")
     key_file: str | None = _option(None, _path, key="key_file", client_key="key_file")
@@ -292,9 +291,11 @@ class Options:
     auth: str = _option("auto", parse_auth, authMethod="auth")
     allow_plaintext_auth: bool = _option(False, _flag)
     token: str | TokenFunction | None = _option(None, parse_token, hidden=True, accessToken="token",  # noqa: RUF009
-                                                provisionCallback="token (a function)")  # fmt: skip
+                                                provisionCallback="token (a function)",
+                                                oauth_token_generator="token (a function)")  # fmt: skip
     token_command: tuple[str, ...] | None = _option(None, parse_token_command, hidden=True)
-    oauth2: OAuth2 | None = _option(None, parse_oauth2, refreshToken="oauth2", clientSecret="oauth2")  # noqa: RUF009
+    oauth2: OAuth2 | None = _option(None, parse_oauth2, refreshToken="oauth2", clientSecret="oauth2",  # noqa: RUF009
+                                     clientId="oauth2", accessUrl="oauth2 {token_url}")  # fmt: skip
     connections: int = _option(5, _whole(1), maxConnections="connections", pool="connections (1: no pool)")
     messages_per_connection: int = _option(100, _whole(0), maxMessages="messages_per_connection")
     idle_timeout: float = _option(30.0, _timeout)
@@ -325,10 +326,33 @@ def _plain_name(name: str) -> str:
 
 _IN_THE_URL: Final = ("host", "hostname", "port", "user", "username", "pass", "password")
 
+# Options of Nodemailer and aiosmtplib that are no options of a relay here: what there is instead.
+_ELSEWHERE: Final = {
+    "service": "there is no list of providers; write the relay's host into the URL",
+    "lmtp": "use an lmtp:// URL",
+    "socketPath": "use an lmtp+unix:// URL, or Connection(socket=...) for SMTP",
+    "sock": "use Connection(socket=...)",
+    "socket": "it is an argument of Connection",
+    "transport": "it is an argument of Connection",
+    "getSocket": "use Connection(socket=...), or a proxy",
+    "tlsContext": "use ca_file, cert_file, key_file, verify and tls_min",
+    "forceAuth": "it is always so: credentials that cannot be used are an error",
+    "customAuth": "use bulkmail.register_auth",
+    "serviceClient": "use token_command, or token (a function), for a service account",
+    "privateKey": "use token_command, or token (a function), for a service account",
+    "expires": "use oauth2, token_command or token (a function), which are asked again when a token has expired",
+    "maxRequeues": "a message that no server took is tried on another connection by itself",
+    "allowInternalNetworkInterfaces": "every address that the host has is tried",
+    "dkim": "it belongs to the message",
+    **dict.fromkeys(("use8BitMime", "dsn", "size", "mailOptions", "rcptOptions"), "it belongs to bulkmail.Envelope"),
+    "requireTLSExtensionEnabled": "use Envelope(require_tls=True)",
+}
+
 _HINTS: Final = (
     {_plain_name(name): f"use {name}" for name in OPTIONS}
     | {_plain_name(theirs): f"use {ours}" for row in OPTIONS.values() for theirs, ours in row.metadata["also"].items()}
     | dict.fromkeys(_IN_THE_URL, "it belongs into the URL, smtp://user:password@host:port")
+    | {_plain_name(theirs): remedy for theirs, remedy in _ELSEWHERE.items()}
 )
 
 

@@ -6,9 +6,11 @@ Nothing here is a template: braces are text.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from email.header import Header
 from email.message import Message as EmailPackageMessage
 from email.utils import format_datetime
 from pathlib import Path
@@ -25,6 +27,8 @@ Addresses: TypeAlias = str | Iterable[str] | None
 
 # Named by the interface, delivered later.
 _LATER = frozenset({"dkim", "calendar", "amp", "inline_css", "alternatives"})
+_ADDRESSED = frozenset({"from", "sender", "reply-to", "to", "cc", "bcc"})
+_lone_surrogate = re.compile("[\ud800-\udfff]").search
 # Custom headers of one message may not repeat these; cc and bcc are arguments here, date and Message-ID as well.
 _OURS = {
     **fields.OURS,
@@ -245,9 +249,33 @@ def _flattened(message: EmailPackageMessage) -> bytes:
         if fields.breaks_field(str(value)):
             raise MessageError(f"the message, header {name}: a line break or NUL cannot stand in a header")
     try:
-        return message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
+        data = message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
     except Exception as error:  # the generator raises whatever its parts do
         raise MessageError(f"the message cannot be flattened: {error}") from error
+    made = {place: lines for place, item in enumerate(message.raw_items()) if (lines := _written_anew(*item))}
+    return raw.replace_fields(data, made) if made else data
+
+
+def _written_anew(name: str, value: Any) -> bytes:
+    """A field of addresses that the email package would put into encoded-words, addresses and all; b"": none of these.
+
+    RFC 2047 section 5 has them in names only. What is left to it are names beyond ASCII of the newer policies.
+    """
+    if name.lower().removeprefix("resent-") not in _ADDRESSED:
+        return b""
+    boxes = getattr(value, "addresses", None)
+    if boxes is not None:
+        if all(box.addr_spec.isascii() for box in boxes):
+            return b""
+        named = [(box.display_name, box.addr_spec) for box in boxes]
+    elif isinstance(value, Header) or not value.isascii():
+        text = str(value)
+        if _lone_surrogate(text):  # bytes that somebody parsed: they are written as they were
+            return b""
+        named = fields.parse_mailboxes(" ".join(text.split()), f"the message, header {name}")
+    else:
+        return b""
+    return fields.mailboxes(name, named, f"the message, header {name}", allow=True)
 
 
 def _body(text: str, kind: str) -> bytes:

@@ -1,8 +1,9 @@
-"""Ready messages, composed elsewhere: bytes that go out as they are, but for newlines (CRLF) and a Bcc field."""
+"""Ready messages, composed elsewhere: bytes that go out as they are, but for newlines (CRLF) and Bcc fields."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.message import Message
 from email.parser import HeaderParser
 from email.policy import SMTPUTF8
@@ -14,7 +15,8 @@ from bulkmail.wire.body import encode_message
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 # A field with its continuation lines (RFC 5322 section 2.2.3).
-_bcc = re.compile(rb"^bcc[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.IGNORECASE | re.MULTILINE)
+_bcc = re.compile(rb"^(?:resent-)?bcc[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.IGNORECASE | re.MULTILINE)
+_field = re.compile(rb"[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
 _escaped_dot = re.compile(rb"^\.\.", re.MULTILINE).sub
 _first_line = re.compile(rb"[!-9;-~]+[ \t]*:").match
 
@@ -28,7 +30,7 @@ def crlf(data: bytes) -> bytes:
 
 
 def prepare(data: bytes, what: str = "raw") -> bytes:
-    """A ready message with CRLF newlines and without Bcc.
+    """A ready message with CRLF newlines and without Bcc and Resent-Bcc.
 
     raises  MessageError  naming `what` for what does not begin with a header field, or holds a NUL
     """
@@ -51,6 +53,13 @@ def from_wire(body: bytes) -> bytes:
     return _escaped_dot(b".", body.removesuffix(b".\r\n"))
 
 
+def replace_fields(data: bytes, made: Mapping[int, bytes]) -> bytes:
+    """The message with other fields (whole lines) in the places that `made` names; the first field is 0."""
+    head, body = split(data)
+    found = _field.findall(head)
+    return b"".join(made.get(place, field) for place, field in enumerate(found)) + body
+
+
 def split(data: bytes) -> tuple[bytes, bytes]:
     """Header section and the rest, which begins with the empty line if there is one."""
     end = data.find(b"\r\n\r\n")
@@ -60,11 +69,19 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 def envelope_of(data: bytes, what: str = "raw") -> tuple[str | None, list[str]]:
     """(sender, recipients) by the header: Sender, else From; To, Cc and Bcc, each address once.
 
-    raises  MessageError  naming `what` and the field for an address that cannot be used
+    Of a message that is sent on (RFC 5322 section 3.6.6) the Resent- fields count instead.
+    raises  MessageError  naming `what` and the field for an address that cannot be used, and where it was sent on more
+                          than once: which of the fields belong together is then not certain
     """
     fields = _fields(data)
-    senders = _addresses(fields, "Sender", what) or _addresses(fields, "From", what)
-    recipients = [address for name in ("To", "Cc", "Bcc") for address in _addresses(fields, name, what)]
+    times = len(fields.get_all("Resent-Date", []))
+    if times > 1:
+        raise MessageError(
+            f"{what}: it was sent on {times} times (Resent-Date), so its envelope cannot be told from its header"
+        )
+    resent = "Resent-" if times else ""
+    senders = _addresses(fields, resent + "Sender", what) or _addresses(fields, resent + "From", what)
+    recipients = [address for name in ("To", "Cc", "Bcc") for address in _addresses(fields, resent + name, what)]
     return (senders[0] if senders else None), list(dict.fromkeys(recipients))
 
 

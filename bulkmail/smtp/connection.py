@@ -16,6 +16,7 @@ from bulkmail.errors import (
     ConnectionLost,
     EnvelopeRefused,
     MessageError,
+    ProtocolError,
     TimedOut,
 )
 from bulkmail.loginoptions import TokenFunction, parse_token
@@ -41,6 +42,10 @@ from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
 READ_SIZE = 64 * 1024  # a file is read in pieces of this size: a few socket buffers full
+MAX_COMMAND = 512  # RFC 5321 section 4.5.3.1.4, with the CRLF
+# Commands that change what we know of the dialogue, and SEND, SOML, SAML and TURN (RFC 821), which are like MAIL.
+KEPT = {"EHLO", "HELO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT"}
+KEPT |= {"SEND", "SOML", "SAML", "TURN"}
 SMALLEST_PIECE = 16 * 1024  # what is written at once: a BDAT, and its reply, for each line would be a waste
 
 
@@ -67,12 +72,27 @@ class Connection:
         self._given, self._transport = socket, transport
         self._session: Session | None = None
         self._info: ServerInfo | None = None
+        self._connecting: asyncio.Task[Any] | None = None
+        self._unwanted = False  # close() was called while it was being connected
         self.id = ""
 
     async def connect(self) -> None:
-        """Dial, negotiate TLS and log in if the URL has a user."""
-        if self._session is not None and self._session.error is None:
+        """Dial, negotiate TLS and log in if the URL has a user. close() ends it meanwhile: ConnectionLost."""
+        if self._connecting is not None:
+            raise ConfigError("this Connection is already being connected")
+        if self._is_open():
             raise ConfigError("this Connection is already connected")
+        self._connecting, self._unwanted = asyncio.current_task(), False
+        try:
+            await self._connect()
+        except asyncio.CancelledError:
+            if self._unwanted and self._connecting is not None and not self._connecting.uncancel():
+                raise ConnectionLost(CLOSED_BY_US) from None
+            raise
+        finally:
+            self._connecting = None
+
+    async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         sock = await self._prepare(self._given) if self._given is not None else None
         transport, self._given, self._transport = self._transport, None, None
@@ -152,6 +172,9 @@ class Connection:
         assert self._info is not None
         return dataclasses.replace(self._info, extensions=self.extensions)
 
+    def _is_open(self) -> bool:
+        return self._session is not None and self._session.error is None
+
     def _live(self) -> Session:
         if self._session is None:
             raise ConnectionLost("not connected: call connect() first")
@@ -194,6 +217,23 @@ class Connection:
     async def noop(self) -> Reply:
         """NOOP: is the other side still there?"""
         return await self._simple("NOOP", (250,))
+
+    async def command(self, line: str) -> Reply:
+        """A command that has no method here, such as "VRFY ann" or "HELP"; its reply, whatever it says.
+
+        raises  ConfigError      for what is not one line, and for a command that belongs to the dialogue that we keep
+                EnvelopeRefused  for what is beyond ASCII where SMTPUTF8 is not offered
+        """
+        session = self._live()
+        verb, data = _command_line(line)
+        if not line.isascii() and "SMTPUTF8" not in session.wire.extensions:
+            raise EnvelopeRefused(f"{verb} with characters beyond ASCII, and the server does not offer SMTPUTF8")
+        reply = await session.call(data, verb)
+        if reply.code == 421:
+            raise session.error or session.wire.parting()
+        if 300 <= reply.code < 400:  # it waits for something that only the caller of a method could give
+            session.abort(ProtocolError(f"the server answered {verb} with {reply}", reply=reply, command=verb))
+        return reply
 
     async def mail(self, sender: str) -> Reply:
         """Ask whether MAIL from `sender` is allowed, and take it back with RSET. Raises EnvelopeRefused."""
@@ -268,11 +308,16 @@ class Connection:
 
     async def quit(self) -> None:
         """QUIT, wait for the reply, close. Never raises."""
-        if self._session is not None:
+        if self._connecting is not None:
+            self.close()
+        elif self._session is not None:
             await opening.close_politely(self._session)
 
     def close(self) -> None:
         """End at once, without QUIT."""
+        if self._connecting is not None and not self._unwanted:
+            self._unwanted = True
+            self._connecting.cancel()
         if self._session is not None:
             self._session.abort(ConnectionLost(CLOSED_BY_US))
 
@@ -285,7 +330,8 @@ class Connection:
             raise error
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        if not self._is_open():
+            await self.connect()
         return self
 
     async def __aexit__(self, kind: Any, *rest: Any) -> None:
@@ -293,6 +339,23 @@ class Connection:
             await self.quit()
         else:
             self.close()
+
+
+def _command_line(line: str) -> tuple[str, bytes]:
+    """(verb, bytes to send)"""
+    verb = line.split(" ", 1)[0].upper()
+    if not verb.isascii() or not verb.isalnum() or not line.isprintable():
+        raise ConfigError(f"{line!a} is not one command: a verb and printable characters are expected")
+    if verb in KEPT:
+        raise ConfigError(
+            f"{verb} belongs to the dialogue that a Connection keeps: use send(), login(), reset(), quit()"
+        )
+    data = line.encode() + b"\r\n"
+    if len(data) > MAX_COMMAND:
+        raise ConfigError(
+            f"a command of {len(data)} bytes, expected at most {MAX_COMMAND} (RFC 5321 section 4.5.3.1.4)"
+        )
+    return verb, data
 
 
 def _content(data: Any) -> bytes | None:
