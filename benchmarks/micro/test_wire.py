@@ -1,4 +1,4 @@
-"""The wire codec without a socket: parsing replies, and the whole dialogue of a message, pipelined and not.
+"""The wire codecs without a socket: parsing replies, the whole dialogue of a message, pipelined and not, and receiving.
 
 Each round handles ROUND messages, so a figure in microseconds divided by that is the cost of one.
 """
@@ -8,6 +8,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bulkmail.wire.client import Client
 from bulkmail.wire.reply import ReplyReader
+from bulkmail.wire.server import ServerCodec
+from bulkmail.wire.server_settings import ServerCounts, ServerSettings
 from bulkmail.wire.transaction import DONE, Transaction
 
 ROUND = 1000
@@ -84,3 +86,29 @@ def test_dialogue_one_command_at_a_time(benchmark: BenchmarkFixture) -> None:
         return client
 
     check(benchmark.pedantic(dialogue, setup=lambda: ((Client(False), transactions(1)), {}), rounds=30))
+
+
+RECEIVED = {
+    "DATA": b"DATA\r\n" + BODY,
+    "BDAT": b"BDAT %d LAST\r\n%s" % (len(BODY) - 3, BODY[:-3]),
+}
+READ = 50  # messages in one read of a client that waits for no reply: some 100 KB
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["discarded", "kept"])
+@pytest.mark.parametrize("command", RECEIVED)
+def test_receiving(benchmark: BenchmarkFixture, command: str, kept: bool) -> None:
+    """The server's side: envelope, 2 KB of content, verdict; with events for each, or none."""
+    benchmark.group = f"{ROUND} messages of 2 KB received"
+    read = (b"MAIL FROM:<news@example.test>\r\nRCPT TO:<ann@example.test>\r\n" + RECEIVED[command]) * READ
+
+    def receive(counts: ServerCounts) -> ServerCounts:
+        codec = ServerCodec(ServerSettings(envelopes=kept), counts)
+        codec.feed(b"EHLO client.test\r\n")
+        for _ in range(ROUND // READ):
+            codec.feed(read)
+            codec.output()
+        return counts
+
+    counts = benchmark.pedantic(receive, setup=lambda: ((ServerCounts(),), {}), rounds=30)
+    assert (counts.messages, counts.bytes) == (ROUND, ROUND * (len(BODY) - 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import smtplib
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -49,6 +50,35 @@ def test_smtplib(start_sink: StartSink) -> None:
     assert server.end() == {
         "connections": 1, "messages": 2, "recipients": 3, "bytes": len(TEXT) + 2, "refused": 0,
     }  # fmt: skip
+
+
+def test_smtplib_sends_chunks(start_sink: StartSink) -> None:
+    server = start_sink("--max-recipients", "50")
+    content = bytes(range(256)) * 1000
+    with smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
+        client.ehlo()
+        assert client.esmtp_features["limits"] == "RCPTMAX=50"
+        assert {"chunking", "binarymime", "dsn"} <= client.esmtp_features.keys()
+        assert client.mail("a@example.com", ["BODY=BINARYMIME", "RET=HDRS"])[0] == 250
+        assert client.rcpt("b@example.com", ["NOTIFY=NEVER"])[0] == 250
+        for piece, last in ((content[:70_000], ""), (content[70_000:], " LAST")):
+            client.putcmd(f"BDAT {len(piece)}{last}")
+            client.send(piece)
+            assert client.getreply()[0] == 250
+        client.sendmail("a@example.com", ["b@example.com"], TEXT)
+    assert server.contents() == [content, TEXT]
+
+
+def test_a_stream_of_chunks_that_reads_no_reply_until_its_end(start_sink: StartSink) -> None:
+    server = start_sink(store=False)
+    one = b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nBDAT 2000 LAST\r\n" + b"x" * 1998 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(b"EHLO me\r\n" + one * 60 + b"QUIT\r\n")
+        with client.makefile("rb") as replies:
+            codes = [line[:3] for line in replies if line[3:4] == b" "]
+    assert codes == [b"220", b"250"] + [b"250"] * 180 + [b"221"]
+    counts = server.end()
+    assert (counts["messages"], counts["bytes"], counts["refused"]) == (60, 120_000, 0)
 
 
 def test_smtplib_with_tls_login_and_utf8(start_sink: StartSink, certificates: Any) -> None:

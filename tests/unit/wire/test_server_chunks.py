@@ -155,6 +155,15 @@ def test_where_the_chunk_ends_cannot_be_known(before: bytes, command: bytes) -> 
     assert talk.say(NEXT) == b""
 
 
+def test_a_line_too_long_is_still_known_for_a_bdat() -> None:
+    line = b"BDAT 5" + b" " * (MAX_LINE + 100)
+    for pieces in ([line, b"\r\n"], [line[:3], line[3:], b"\r", b"\n"], [line + b"\r\n"]):
+        talk = Talk()
+        talk.say(OPEN)
+        assert codes(b"".join(talk.say(piece) for piece in pieces)) == [501]
+        assert talk.codec.closed
+
+
 @pytest.mark.parametrize(
     "command", [b"BDAT 4 LAST", b"bdat 4 last", b"Bdat 0004 Last ", b"BDAT 000000000000000004 LAST"]
 )
@@ -198,6 +207,13 @@ def test_rset_between_chunks_gives_the_message_up() -> None:
         "mail", "rcpt", "data", "content", "reset", "mail", "rcpt", "data", "content", "end",
     ]  # fmt: skip
     assert talk.counts.bytes == 4
+
+
+@pytest.mark.parametrize("end", [b"BDAT 0 LAST\r\n", b"RSET\r\n"])
+def test_a_cr_that_ends_one_message_does_not_reach_the_next(end: bytes) -> None:
+    talk = Talk()
+    talk.say(OPEN + chunk(b"a\r") + end)
+    assert codes(talk.say(NEXT + MAIL + RCPT + bdat(b"\n"))) == [250] * 5 + [554]
 
 
 def test_rset_after_a_refused_chunk_is_told_once() -> None:
