@@ -56,7 +56,10 @@ async def attach_transport(session: Session, endpoint: Endpoint, transport: Any)
 async def handshake(session: Session, endpoint: Endpoint, options: Any) -> None:
     """TLS over what is in clear so far. Raises ssl.SSLError, OSError, TimedOut, ProtocolError."""
     context = net_tls.client_context(options, endpoint.host)
-    await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
+    try:
+        await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
+    except TimedOut as error:
+        raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error.__cause__
 
 
 async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket, on_step: OnStep) -> None:

@@ -204,7 +204,9 @@ async def _start_tls(session: Session, endpoint: Endpoint, on_step: OnStep) -> N
         if policy == "opportunistic":
             on_step("tls", {"skipped": f"the server refused STARTTLS: {reply}"})
             return
-        raise TlsError(f"{endpoint.host} refused STARTTLS: {reply}", reply=reply, command="STARTTLS", permanent=False)
+        did = "refused" if offered else "does not offer, and refused,"
+        text = f"{endpoint.place} {did} STARTTLS: {reply}"
+        raise TlsError(text, reply=reply, command="STARTTLS", permanent=False)
     if session.error is not None:
         raise session.error  # text came behind the 220
     if policy == "opportunistic":
@@ -219,7 +221,12 @@ async def _start_tls(session: Session, endpoint: Endpoint, on_step: OnStep) -> N
             raise _BrokenHandshake(failure) from error
         raise failure  # noqa: B904  its cause is set, or it is this very error
     on_step("tls", {"session": session})
-    await _hello(session, options, on_step)  # RFC 3207 section 4.2: what was said before TLS is forgotten
+    try:
+        await _hello(session, options, on_step)  # RFC 3207 section 4.2: what was said before TLS is forgotten
+    except ConnectionLost as lost:
+        if policy == "opportunistic":  # a server that refuses the handshake when it is done (TLS 1.3) hangs up now
+            raise _BrokenHandshake(lost) from lost
+        raise
 
 
 async def close_politely(session: Session) -> None:
