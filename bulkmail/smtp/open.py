@@ -18,6 +18,7 @@ from bulkmail.errors import (
     TlsError,
 )
 from bulkmail.net import tls as net_tls
+from bulkmail.net.certificate import peer_certificate
 from bulkmail.net.resolve import ehlo_name
 from bulkmail.net.steps import OnStep, unwatched
 from bulkmail.smtp.attach import attach, attach_transport, dial, handshake
@@ -157,6 +158,17 @@ def server_info(session: Session, greeting: str, used: str | None) -> ServerInfo
     host = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
     tls = session.transport.get_extra_info("ssl_object")
     return ServerInfo(greeting, dict(session.wire.extensions), host, tls.version() if tls else None, used)
+
+
+def full_info(session: Session, known: ServerInfo) -> ServerInfo:
+    """`known` with what the server offers now and what TLS says of it, which is read only for whoever asks."""
+    tls = session.transport.get_extra_info("ssl_object")
+    return dataclasses.replace(
+        known,
+        extensions=dict(session.wire.extensions),
+        cipher=tls.cipher()[0] if tls else None,
+        certificate=peer_certificate(tls) if tls else None,
+    )
 
 
 async def _hello(session: Session, options: Any, on_step: OnStep) -> None:
