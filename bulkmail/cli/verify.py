@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bulkmail.errors import BulkmailError, ConfigError
+from bulkmail.errors import ConfigError
 
 from . import output, trouble
 
 if TYPE_CHECKING:
-    from bulkmail.smtp.envelope import ServerInfo
+    from bulkmail.smtp.verify import VerifyReport
 
 REFUSED = 1
 
@@ -34,24 +34,25 @@ Exit status:
 @click.option("--from", "sender", metavar="ADDRESS", help="Ask also whether this sender is allowed (MAIL, then RSET).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def verify(url: str, proxy: str | None, sender: str | None, as_json: bool) -> int:
-    """Connect to URL, negotiate TLS, log in if it has a user, and print what the server offers. Nothing is changed."""
+    """Connect to URL, negotiate TLS, log in if it has a user. Nothing is sent or changed.
+
+    Prints a line for each step (DNS, connect, proxy, greeting, EHLO, TLS, login, sender) with its time and what was
+    found, what would help against the one that failed, and what the server offers.
+    """
     from bulkmail.net.loop import run
+    from bulkmail.smtp.verify import probe
 
     sender = check_sender(sender)
-    try:
-        info = run(ask(url, {"proxy": proxy} if proxy else {}, sender))
-    except ConfigError:
-        raise
-    except BulkmailError as error:
-        if as_json:
-            output.emit_json({"ok": False, "code": error.code, "error": trouble.plain(error)})
-        trouble.tell(error)
-        return REFUSED
+    report = run(probe(url, sender=sender, proxy=proxy, log=False))  # what a log would say of it is in the report
     if as_json:
-        output.emit_json(as_dict(info, sender))
+        output.emit_json(as_dict(report, sender))
     else:
-        click.echo(as_text(info, sender))
-    return 0
+        click.echo(as_text(report))
+    if report.failed is None:
+        return 0
+    assert report.failed.error is not None
+    trouble.tell(report.failed.error)
+    return REFUSED
 
 
 def check_sender(sender: str | None) -> str | None:
@@ -66,17 +67,19 @@ def check_sender(sender: str | None) -> str | None:
         raise ConfigError(f"--from {sender!r}: {error}") from None
 
 
-async def ask(url: str, options: dict[str, Any], sender: str | None) -> ServerInfo:
-    """Connect, log in if the URL has a user, try `sender` if there is one; raises what is wrong."""
-    from bulkmail.smtp.connection import Connection
-
-    async with Connection(url, **options) as connection:
-        if sender is not None:
-            await connection.mail(sender)
-        return connection.info
-
-
-def as_dict(info: ServerInfo, sender: str | None) -> dict[str, Any]:
+def as_dict(report: VerifyReport, sender: str | None) -> dict[str, Any]:
+    tls = report.step("tls")
+    rest = {
+        "tls_details": tls.detail if tls is not None and tls.detail else None,
+        "steps": [step.as_dict() for step in report.steps],
+    }
+    failed, info = report.failed, report.info
+    if failed is not None:
+        error = failed.error
+        assert error is not None
+        what = {"code": error.code, "error": trouble.plain(error), "step": failed.name, "remedy": failed.remedy}
+        return {"ok": False, **what, **rest}
+    assert info is not None
     return {
         "ok": True,
         "peer": info.peer,
@@ -85,17 +88,14 @@ def as_dict(info: ServerInfo, sender: str | None) -> dict[str, Any]:
         "auth": info.auth,
         "sender": sender,
         "extensions": info.extensions,
+        **rest,
     }
 
 
-def as_text(info: ServerInfo, sender: str | None) -> str:
-    offers = [f"{name} {parameters}".rstrip() for name, parameters in info.extensions.items()]
-    rows = [
-        ("peer", info.peer),
-        ("greeting", info.greeting),
-        ("TLS", info.tls or "none, the connection is in clear text"),
-        ("login", info.auth or "none"),
-        *([("sender", f"<{sender}> is accepted")] if sender is not None else []),
-        *[("offers" if not i else "", offer) for i, offer in enumerate(offers or ["no extensions"])],
-    ]
-    return "\n".join(f"{name:<10}{trouble.plain(value)}" for name, value in rows)
+def as_text(report: VerifyReport) -> str:
+    """The steps, and what the server offers if it was asked."""
+    lines = str(report).splitlines()
+    if report.info is not None:
+        offers = [f"{name} {parameters}".rstrip() for name, parameters in report.info.extensions.items()]
+        lines += ["", "offers:", *[f"  {trouble.plain(offer)}" for offer in offers or ["no extensions"]]]
+    return "\n".join(lines)

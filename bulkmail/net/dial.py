@@ -10,12 +10,12 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ProxyError, ResolveError, TimedOut
 from bulkmail.net import proxies
 from bulkmail.net.resolve import Address, resolve
+from bulkmail.net.steps import OnStep, unwatched
 from bulkmail.url import Options, ProxyUrl
 from bulkmail.urlparts import as_ip, host_and_port
 
@@ -34,12 +34,11 @@ async def dial(
     *,
     options: Options,
     loop: asyncio.AbstractEventLoop | None = None,
-    on_step: Callable[[str, dict[str, Any]], None] | None = None,
+    on_step: OnStep = unwatched,
 ) -> socket.socket:
     """A non-blocking TCP socket, connected to the host through options.proxy if there is one.
 
-    What the host says first is still unread, also behind a proxy. on_step is told of "dns" with the addresses, and
-    of "connect" or "proxy" with the one that answered.
+    What the host says first is still unread, also behind a proxy.
 
     raises  ResolveError, ConnectError  naming every address that was tried and why it failed
             TimedOut(phase="dns" | "connect"), after options.dns_timeout and options.connect_timeout
@@ -48,25 +47,25 @@ async def dial(
     """
     loop = loop or asyncio.get_running_loop()
     if options.proxy is not None:
-        sock = await _through_proxy(options.proxy, host, port, options, loop)
-        if on_step is not None:
-            on_step("proxy", {"proxy": str(options.proxy)})
-        return sock
-    addresses = await resolve(host, port, timeout=options.dns_timeout)
-    if on_step is not None:
-        on_step("dns", {"addresses": [str(address) for address in addresses]})
+        return await _through_proxy(options.proxy, host, port, options, loop, on_step)
+    addresses = await _resolve(host, port, options.dns_timeout, on_step)
     deadline = loop.time() + options.connect_timeout
-    sock = await _connect(host_and_port(host, port), addresses, options, deadline, loop)
-    if on_step is not None:
-        on_step("connect", {"address": sock.getpeername()[0]})
-    return sock
+    return await _connect(host_and_port(host, port), addresses, options, deadline, loop, on_step)
 
 
-async def dial_unix(path: str, *, options: Options) -> socket.socket:
+async def _resolve(host: str, port: int, timeout: float, on_step: OnStep) -> list[Address]:
+    on_step("dns", None)
+    addresses = await resolve(host, port, timeout=timeout)
+    on_step("dns", {"host": host, "addresses": [str(address) for address in addresses]})
+    return addresses
+
+
+async def dial_unix(path: str, *, options: Options, on_step: OnStep = unwatched) -> socket.socket:
     """A non-blocking socket, connected to the Unix socket at `path`. Raises ConnectError, TimedOut(phase="connect")."""
     family = getattr(socket, "AF_UNIX", None)
     if family is None:
         raise ConnectError(f"{path}: this system has no Unix sockets", permanent=True)
+    on_step("connect", None)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -81,19 +80,21 @@ async def dial_unix(path: str, *, options: Options) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+    on_step("connect", {"socket": sock, "failures": []})
     return sock
 
 
 async def _through_proxy(
-    proxy: ProxyUrl, host: str, port: int, options: Options, loop: asyncio.AbstractEventLoop
+    proxy: ProxyUrl, host: str, port: int, options: Options, loop: asyncio.AbstractEventLoop, on_step: OnStep
 ) -> socket.socket:
     targets = [host]
     if proxies.resolves_here(proxy):
-        targets = [str(address) for address in await resolve(host, port, timeout=options.dns_timeout)]
+        targets = [str(address) for address in await _resolve(host, port, options.dns_timeout, on_step)]
     refusals: list[proxies.TargetRefused] = []
     deadline = loop.time() + options.connect_timeout
     for target in targets:
-        sock = await _to_proxy(proxy, options, deadline, loop)
+        sock = await _to_proxy(proxy, options, deadline, loop, on_step)
+        on_step("proxy", None)
         try:
             await proxies.handshake(proxy, target, port, sock, deadline=deadline, loop=loop)
         except proxies.TargetRefused as refusal:
@@ -103,6 +104,7 @@ async def _through_proxy(
             sock.close()
             raise
         else:
+            on_step("proxy", {"target": host_and_port(target, port), "refusals": refusals})
             return sock
     if len(refusals) == 1:
         raise refusals[0]
@@ -111,12 +113,13 @@ async def _through_proxy(
 
 
 async def _to_proxy(
-    proxy: ProxyUrl, options: Options, deadline: float, loop: asyncio.AbstractEventLoop
+    proxy: ProxyUrl, options: Options, deadline: float, loop: asyncio.AbstractEventLoop, on_step: OnStep
 ) -> socket.socket:
     """A socket to the proxy itself; what fails is the proxy's failure."""
     try:
-        addresses = await resolve(proxy.host, proxy.port, timeout=min(options.dns_timeout, deadline - loop.time()))
-        return await _connect(f"proxy {proxy}", addresses, options, deadline, loop)
+        timeout = min(options.dns_timeout, deadline - loop.time())
+        addresses = await _resolve(proxy.host, proxy.port, timeout, on_step)
+        return await _connect(f"proxy {proxy}", addresses, options, deadline, loop, on_step)
     except TimedOut as error:
         raise TimedOut(_for_proxy(proxy, error), phase="proxy") from error
     except (ResolveError, ConnectError) as error:
@@ -129,9 +132,15 @@ def _for_proxy(proxy: ProxyUrl, error: BulkmailError) -> str:
 
 
 async def _connect(
-    name: str, addresses: Sequence[Address], options: Options, deadline: float, loop: asyncio.AbstractEventLoop
+    name: str,
+    addresses: Sequence[Address],
+    options: Options,
+    deadline: float,
+    loop: asyncio.AbstractEventLoop,
+    on_step: OnStep,
 ) -> socket.socket:
     """Race the addresses until one is connected, all have failed, or the deadline (loop.time()) passes."""
+    on_step("connect", None)
     usable = _reachable_from(options.local_address, addresses)
     if not usable:
         raise ConnectError(f"{name}: no address of it can be reached from local_address {options.local_address}")
@@ -145,6 +154,7 @@ async def _connect(
         ) from None
     if sock is None:
         raise ConnectError(f"{name}: cannot connect: {_told(failures)}") from failures[-1][1]
+    on_step("connect", {"socket": sock, "failures": [_told([failure]) for failure in failures]})
     return sock
 
 

@@ -33,8 +33,7 @@ def server_hostname(options: Options, host: str) -> str:
 
 def tls_error(exc: BaseException, host: str, options: Options) -> TlsError:
     """What a failed handshake or a failed TLS connection with `host` was, in one sentence."""
-    name = server_hostname(options, host)
-    reason = _certificate_reason(exc, name) if isinstance(exc, ssl.SSLCertVerificationError) else _reason(exc)
+    reason = _SENTENCES[failure_kind(exc)].format(name=server_hostname(options, host), said=_said(exc))
     error = TlsError(f"{host}: TLS failed: {reason}")
     error.__cause__ = exc
     return error
@@ -90,34 +89,67 @@ def _no_pass_phrase() -> str:
     raise ConfigError("option 'key_file': the key is encrypted; keys with a pass phrase are not supported")
 
 
-def _certificate_reason(exc: ssl.SSLCertVerificationError, name: str) -> str:
-    """By OpenSSL's verify codes (x509_vfy.h)."""
-    said = exc.verify_message or _words(exc)
-    match exc.verify_code:
-        case 62 | 64:
-            return f"the certificate is not for {name} (option 'server_name' says which name to expect)"
-        case 18 | 19 | 20 | 21:
-            return f"the certificate is not from a known authority: {said} (option 'ca_file' says where one is)"
-        case 9 | 10:
-            return f"{said} (the clocks of both machines should agree)"
-    return f"the certificate is not valid: {said}"
+# By OpenSSL's verify codes (x509_vfy.h).
+_VERIFY_KINDS = {
+    **dict.fromkeys((62, 64), "name"),
+    **dict.fromkeys((18, 19, 20, 21), "authority"),
+    **dict.fromkeys((9, 10), "time"),
+    **dict.fromkeys((66, 67, 68), "weak"),
+}
 
+# By the names of OpenSSL's errors and of the alerts that a server sent (RFC 8446 section 6).
+_KINDS = {
+    **dict.fromkeys(
+        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"), "clear"
+    ),
+    **dict.fromkeys(("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"), "version"),
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "no own certificate",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "no agreement",
+    "UNEXPECTED_EOF_WHILE_READING": "closed",
+    **dict.fromkeys(("TLSV1_UNRECOGNIZED_NAME", "TLSV1_ALERT_UNRECOGNIZED_NAME"), "unknown name"),
+    **dict.fromkeys(
+        (
+            "TLSV1_ALERT_UNKNOWN_CA",
+            "TLSV1_ALERT_ACCESS_DENIED",
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+            "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+            "SSLV3_ALERT_CERTIFICATE_REVOKED",
+            "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+            "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        ),
+        "own certificate",
+    ),
+}
 
-_REASONS = {
-    "WRONG_VERSION_NUMBER": "the server does not speak TLS here (smtps:// is TLS from the start, smtp:// is STARTTLS)",
-    "UNSUPPORTED_PROTOCOL": "no common TLS version (option 'tls_min')",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "no common TLS version (option 'tls_min')",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server wants a client certificate (option 'cert_file')",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server found no common cipher, or wants a client certificate ('cert_file')",
-    "UNEXPECTED_EOF_WHILE_READING": "the server closed the connection",
+_SENTENCES = {
+    "name": "the certificate is not for {name} (option 'server_name' says which name to expect)",
+    "authority": "the certificate is not from a known authority: {said} (option 'ca_file' says where one is)",
+    "time": "{said} (the clocks of both machines should agree)",
+    "weak": "the certificate is too weak for this machine's OpenSSL: {said}",
+    "certificate": "the certificate is not valid: {said}",
+    "clear": "the server does not speak TLS here (smtps:// is TLS from the start, smtp:// is STARTTLS)",
+    "version": "no common TLS version (option 'tls_min')",
+    "no own certificate": "the server wants a client certificate (option 'cert_file')",
+    "own certificate": "the server does not take our client certificate (option 'cert_file'): {said}",
+    "no agreement": "the server found no common cipher, or wants a client certificate ('cert_file')",
+    "unknown name": "the server has no certificate for {name} (option 'server_name' says which name to ask for)",
+    "closed": "the server closed the connection during the handshake",
+    "other": "{said}",
 }
 
 
-def _reason(exc: BaseException) -> str:
+def failure_kind(exc: BaseException | None) -> str:
+    """What kind of failure of TLS an exception is, a key of `_SENTENCES`."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return _VERIFY_KINDS.get(exc.verify_code, "certificate")
     if isinstance(exc, ssl.SSLError):
-        return _REASONS.get(getattr(exc, "reason", None) or "", _words(exc))
-    if isinstance(exc, (ConnectionResetError, BrokenPipeError, EOFError)):
-        return "the server closed the connection during the handshake"
+        return _KINDS.get(getattr(exc, "reason", None) or "", "other")
+    return "closed" if isinstance(exc, (ConnectionResetError, BrokenPipeError, EOFError)) else "other"
+
+
+def _said(exc: BaseException) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return getattr(exc, "verify_message", None) or _words(exc)
     return str(exc) or type(exc).__name__
 
 

@@ -6,32 +6,25 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 from bulkmail.errors import ConfigError, ConnectionLost, TimedOut
 from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
+from bulkmail.net.steps import OnStep
 from bulkmail.net.tls_socket import TlsSocketTransport
 from bulkmail.smtp.session import Session
 from bulkmail.url import Endpoint
 
-# Told of each step of opening when it has succeeded: "dns", "connect", "proxy", "greeting", "ehlo", "tls", "login",
-# and what was found.
-OnStep = Callable[[str, dict[str, Any]], None]
 
-
-async def dial(endpoint: Endpoint, on_step: OnStep | None) -> socket.socket:
+async def dial(endpoint: Endpoint, on_step: OnStep) -> socket.socket:
     """A connected socket. Raises what net.dial raises."""
     if endpoint.path is None:
         return await net_dial.dial(endpoint.host, endpoint.port, options=endpoint.options, on_step=on_step)
-    sock = await net_dial.dial_unix(endpoint.path, options=endpoint.options)
-    if on_step is not None:
-        on_step("connect", {"address": endpoint.path})
-    return sock
+    return await net_dial.dial_unix(endpoint.path, options=endpoint.options, on_step=on_step)
 
 
-async def attach(session: Session, endpoint: Endpoint, sock: socket.socket) -> None:
+async def attach(session: Session, endpoint: Endpoint, sock: socket.socket, on_step: OnStep) -> None:
     """Put a transport over a connected socket, TLS included where it begins with that.
 
     A `ssl.SSLSocket` has had its handshake. Raises ConnectionLost, TimedOut, TlsError; then the socket is closed.
@@ -41,7 +34,7 @@ async def attach(session: Session, endpoint: Endpoint, sock: socket.socket) -> N
         if isinstance(sock, ssl.SSLSocket):
             TlsSocketTransport(asyncio.get_running_loop(), sock, session)
         else:
-            await _over_socket(session, endpoint, sock)
+            await _over_socket(session, endpoint, sock, on_step)
     except BaseException:
         _let_go(sock, identity, session.transport is None)
         raise
@@ -63,10 +56,13 @@ async def attach_transport(session: Session, endpoint: Endpoint, transport: Any)
 async def handshake(session: Session, endpoint: Endpoint, options: Any) -> None:
     """TLS over what is in clear so far. Raises ssl.SSLError, OSError, TimedOut, ProtocolError."""
     context = net_tls.client_context(options, endpoint.host)
-    await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
+    try:
+        await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
+    except TimedOut as error:
+        raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error.__cause__
 
 
-async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket) -> None:
+async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket, on_step: OnStep) -> None:
     loop, options = asyncio.get_running_loop(), endpoint.options
     if not endpoint.implicit_tls:
         try:
@@ -74,6 +70,7 @@ async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket
         except OSError as error:
             raise ConnectionLost(f"the connection was lost: {error}") from error
         return
+    on_step("tls", None)
     context = net_tls.client_context(options, endpoint.host)
     name = net_tls.server_hostname(options, endpoint.host)
     try:

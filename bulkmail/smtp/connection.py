@@ -23,19 +23,18 @@ from bulkmail.loginoptions import TokenFunction, parse_token
 from bulkmail.net.resolve import resolve
 from bulkmail.smtp import open as opening
 from bulkmail.smtp.auth.tokens import token_source
-from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import (
     Envelope,
     Receipt,
     ServerInfo,
     transaction_flags,
-    wire_address,
     wire_content,
     wire_envelope,
 )
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
+from bulkmail.smtp.sender import try_sender
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.reply import Reply
@@ -168,9 +167,9 @@ class Connection:
     @property
     def info(self) -> ServerInfo:
         """What the server said of itself; raises ConnectionLost before connect()."""
-        self._live()
+        session = self._live()
         assert self._info is not None
-        return dataclasses.replace(self._info, extensions=self.extensions)
+        return opening.full_info(session, self._info)
 
     def _is_open(self) -> bool:
         return self._session is not None and self._session.error is None
@@ -235,17 +234,14 @@ class Connection:
             session.abort(ProtocolError(f"the server answered {verb} with {reply}", reply=reply, command=verb))
         return reply
 
+    async def verify(self) -> ServerInfo:
+        """What the server offers, once it has answered a NOOP. Raises what is wrong."""
+        await self.noop()
+        return self.info
+
     async def mail(self, sender: str) -> Reply:
         """Ask whether MAIL from `sender` is allowed, and take it back with RSET. Raises EnvelopeRefused."""
-        session = self._live()
-        address = wire_address(sender) if sender else b""
-        reply = await session.call(b"MAIL FROM:<" + address + b">\r\n", "MAIL")
-        if reply.code == 421:
-            raise session.error or session.wire.parting()
-        if reply.code >= 300:
-            raise refused(EnvelopeRefused, f"the server refused the sender {sender}: {reply}", reply, "MAIL")
-        await self.reset()
-        return reply
+        return await try_sender(self._live(), sender)
 
     async def send(self, envelope: Envelope, data: Any, *, timeout: float | None = None) -> Receipt:
         """One transaction.

@@ -14,6 +14,7 @@ from typing import Any
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused
+from bulkmail.net.certificate import Certificate
 from bulkmail.smtp.xtext import MAX_ENVID, MAX_ORCPT, envelope_id, original_recipient
 from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
@@ -305,10 +306,18 @@ class Receipt:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server said of itself. extensions: EHLO keywords with parameters; tls: version or None; auth: as used."""
+    """What a server said of itself.
+
+    extensions           EHLO keywords with parameters
+    tls                  "TLSv1.3", or None in clear
+    auth                 the mechanism that was used, or None
+    cipher, certificate  of TLS; given by verify() and Connection.info, None elsewhere
+    """
 
     greeting: str
     extensions: dict[str, str]
     peer: str
     tls: str | None
     auth: str | None
+    cipher: str | None = None
+    certificate: Certificate | None = None

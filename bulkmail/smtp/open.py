@@ -18,8 +18,10 @@ from bulkmail.errors import (
     TlsError,
 )
 from bulkmail.net import tls as net_tls
+from bulkmail.net.certificate import peer_certificate
 from bulkmail.net.resolve import ehlo_name
-from bulkmail.smtp.attach import OnStep, attach, attach_transport, dial, handshake
+from bulkmail.net.steps import OnStep, unwatched
+from bulkmail.smtp.attach import attach, attach_transport, dial, handshake
 from bulkmail.smtp.auth.tokens import TokenSource, token_source
 from bulkmail.smtp.envelope import ServerInfo
 from bulkmail.smtp.login import log_in
@@ -52,13 +54,13 @@ async def open_session(
     sock: socket.socket | None = None,
     transport: Any = None,
     tokens: TokenSource | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnStep = unwatched,
 ) -> Session:
     """Connect and negotiate. The session's `label` is an `Opened`.
 
     sock, transport   what is connected already, in clear or by TLS; None: dial
     tokens            what all sessions of an owner log in with; None: a source of its own, if the options name one
-    on_step           told of each step that has succeeded
+    on_step           told of each step as it begins and ends
 
     Raises ConnectError, ResolveError, TimedOut, ProxyError, TlsError, AuthError, AuthUnavailable, ProtocolError,
     ConnectionLost; then nothing is left open.
@@ -71,6 +73,7 @@ async def open_session(
             # where a given socket leads only its owner knows: another one might go past a tunnel
             raise broken.failure from broken.failure.__cause__
         # tls=opportunistic: try again in clear, and show no password to a line that somebody may have tampered with
+        on_step("tls", {"broken": broken.failure})
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
         return await _Opening(plain, turn, None, None, None, on_step).run(with_login=False)
@@ -88,7 +91,7 @@ class _Opening:
     sock: socket.socket | None
     transport: Any
     tokens: TokenSource | None
-    on_step: OnStep | None
+    on_step: OnStep
 
     async def run(self, *, with_login: bool) -> Session:
         endpoint, options = self.endpoint, self.endpoint.options
@@ -101,7 +104,7 @@ class _Opening:
             loop = asyncio.get_running_loop()
             session = Session(loop, self.turn, options.command_timeout, options.data_timeout, trace)
             if sock is not None:
-                await attach(session, endpoint, sock)
+                await attach(session, endpoint, sock, self.on_step)
             else:
                 await attach_transport(session, endpoint, self.transport)
             info = await _negotiate(session, endpoint, self.tokens, self.on_step, with_login=with_login)
@@ -126,30 +129,27 @@ class _Opening:
 
 
 async def _negotiate(
-    session: Session, endpoint: Endpoint, tokens: TokenSource | None, on_step: OnStep | None, *, with_login: bool
+    session: Session, endpoint: Endpoint, tokens: TokenSource | None, on_step: OnStep, *, with_login: bool
 ) -> ServerInfo:
-    def step(name: str, **found: Any) -> None:
-        if on_step is not None:
-            on_step(name, found)
-
     options = endpoint.options
     if session.encrypted:
-        step("tls", session=session)
+        on_step("tls", {"session": session})
+    on_step("greeting", None)
     greeting = await session.greeting(options.greeting_timeout)
     if greeting.code != 220:
         raise ConnectError(
             f"{endpoint.place} refused us in its greeting: {greeting}", reply=greeting, command="greeting"
         )
-    step("greeting", text=greeting.text)
+    on_step("greeting", {"reply": greeting})
     session.wire.lmtp = endpoint.lmtp
-    await _hello(session, options)
-    step("ehlo", extensions=dict(session.wire.extensions))
-    if not session.encrypted and await _start_tls(session, endpoint):
-        step("tls", session=session)
+    await _hello(session, options, on_step)
+    if not session.encrypted:
+        await _start_tls(session, endpoint, on_step)
     used = None
     if with_login:
+        on_step("login", None)
         used = await log_in(session, endpoint, endpoint.user, endpoint.password, tokens)
-        step("login", mechanism=used)
+        on_step("login", {"mechanism": used})
     return server_info(session, greeting.text, used)
 
 
@@ -160,8 +160,20 @@ def server_info(session: Session, greeting: str, used: str | None) -> ServerInfo
     return ServerInfo(greeting, dict(session.wire.extensions), host, tls.version() if tls else None, used)
 
 
-async def _hello(session: Session, options: Any) -> None:
+def full_info(session: Session, known: ServerInfo) -> ServerInfo:
+    """`known` with what the server offers now and what TLS says of it, which is read only for whoever asks."""
+    tls = session.transport.get_extra_info("ssl_object")
+    return dataclasses.replace(
+        known,
+        extensions=dict(session.wire.extensions),
+        cipher=tls.cipher()[0] if tls else None,
+        certificate=peer_certificate(tls) if tls else None,
+    )
+
+
+async def _hello(session: Session, options: Any, on_step: OnStep) -> None:
     """EHLO, or HELO where the server does not know it (RFC 5321 section 3.2); LHLO by LMTP (RFC 2033 section 4.1)."""
+    on_step("ehlo", None)
     name = (options.name or await ehlo_name(session.transport.get_extra_info("socket"))).encode("ascii", "replace")
     verb = "LHLO" if session.wire.lmtp else "EHLO"
     reply = await session.call(verb.encode() + b" " + name + b"\r\n", verb)
@@ -180,6 +192,7 @@ async def _hello(session: Session, options: Any) -> None:
         session.wire.extensions = offered
     session.wire.pipelining = options.pipelining and "PIPELINING" in session.wire.extensions
     session.wire.chunking = options.chunking and "CHUNKING" in session.wire.extensions
+    on_step("ehlo", {"name": name.decode(), "extensions": session.wire.extensions})
 
 
 def _verified(session: Session) -> bool:
@@ -188,20 +201,24 @@ def _verified(session: Session) -> bool:
     return tls is not None and tls.context.verify_mode != ssl.CERT_NONE
 
 
-async def _start_tls(session: Session, endpoint: Endpoint) -> bool:
-    """Whether the connection is encrypted now."""
+async def _start_tls(session: Session, endpoint: Endpoint, on_step: OnStep) -> None:
     options = endpoint.options
     policy = options.tls
     offered = "STARTTLS" in session.wire.extensions
     if policy == "never" or (policy in ("auto", "opportunistic") and not offered):
-        return False
+        on_step("tls", {"skipped": "tls=never" if policy == "never" else "the server does not offer STARTTLS"})
+        return
+    on_step("tls", None)
     reply = await session.call(b"STARTTLS\r\n", "STARTTLS")
     if reply.code == 421:
         raise session.error or session.wire.parting()
     if reply.code != 220:
         if policy == "opportunistic":
-            return False
-        raise TlsError(f"{endpoint.host} refused STARTTLS: {reply}", reply=reply, command="STARTTLS", permanent=False)
+            on_step("tls", {"skipped": f"the server refused STARTTLS: {reply}"})
+            return
+        did = "refused" if offered else "does not offer, and refused,"
+        text = f"{endpoint.place} {did} STARTTLS: {reply}"
+        raise TlsError(text, reply=reply, command="STARTTLS", permanent=False)
     if session.error is not None:
         raise session.error  # text came behind the 220
     if policy == "opportunistic":
@@ -215,8 +232,13 @@ async def _start_tls(session: Session, endpoint: Endpoint) -> bool:
         if policy == "opportunistic":
             raise _BrokenHandshake(failure) from error
         raise failure  # noqa: B904  its cause is set, or it is this very error
-    await _hello(session, options)  # RFC 3207 section 4.2: what was said before TLS is forgotten
-    return True
+    on_step("tls", {"session": session})
+    try:
+        await _hello(session, options, on_step)  # RFC 3207 section 4.2: what was said before TLS is forgotten
+    except ConnectionLost as lost:
+        if policy == "opportunistic":  # a server that refuses the handshake when it is done (TLS 1.3) hangs up now
+            raise _BrokenHandshake(lost) from lost
+        raise
 
 
 async def close_politely(session: Session) -> None:

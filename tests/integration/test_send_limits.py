@@ -29,7 +29,7 @@ def test_a_relay_that_takes_seven_at_a_time(run, tmp_path, without):
             }
             (tmp_path / "news.json").write_text(json.dumps(manifest))
             report = await Job.load(tmp_path / "news.json").run_async()
-            return report, Counter(address for message in server.messages for address in message.envelope.recipients)
+            return report, Counter(address for message in server.messages for address in message.recipients)
 
     report, taken = run(main())
     assert report.exit_code == 0 and report.summary["delivered"] == len(PEOPLE)
