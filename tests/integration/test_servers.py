@@ -12,6 +12,7 @@ import pytest
 
 from integration.servers.aiosmtpd_server import PASSWORD, USER
 from integration.servers.common import greets, wait_until
+from integration.servers.dovecot import FULL, QUOTA
 from integration.servers.postfix import postfix
 from integration.servers.smtp_sink import smtp_sink
 
@@ -71,6 +72,28 @@ def test_postfix_leaves_nothing_behind():
         assert len(living(server.pid)) > 3
     wait_until(lambda: not living(server.pid), "the end of Postfix's daemons")
     assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("by_socket", [False, True], ids=["TCP", "Unix socket"])
+def test_dovecot_refuses_strangers_at_once_and_the_full_after_the_data(start_dovecot, by_socket):
+    server = start_dovecot()
+    where = (str(server.lmtp), 0) if by_socket else (server.host, server.port)
+    with smtplib.LMTP(*where) as client:
+        client.ehlo()  # LHLO
+        client.mail(SENDER)
+        assert [client.rcpt(to)[0] for to in (ANN, "stranger@example.test", FULL)] == [250, 550, 250]
+        code, text = client.data(MESSAGE + b"x" * 70 * (QUOTA // 70) + b"\r\n")
+        assert (code, client.getreply()[0]) == (250, 552) and ANN.encode() in text
+    assert len(server.contents(ANN)) == 1 and server.contents(FULL) == []
+
+
+def test_dovecot_with_starttls(start_dovecot, certificates):
+    server = start_dovecot(tls="starttls")
+    with smtplib.LMTP(server.host, server.port) as client:
+        client.starttls(context=certificates.client_context())
+        client.ehlo()  # LHLO
+        assert client.sendmail(SENDER, [ANN], MESSAGE) == {}
+    assert server.contents(ANN)[0].endswith(b"\n\nline\n.dot\n")
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])

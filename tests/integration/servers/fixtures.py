@@ -2,6 +2,7 @@
 
 certificates      a throw-away authority (one a run): ca_file, chain_file, wrong_file
 start_postfix     start_postfix(tls=None, settings={}) -> Postfix
+start_dovecot     start_dovecot(tls=None, settings={}) -> Dovecot
 start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
 start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
 """
@@ -17,6 +18,7 @@ import pytest
 
 from .aiosmtpd_server import Aiosmtpd, aiosmtpd
 from .certificates import Certificates, make_certificates
+from .dovecot import Dovecot, dovecot
 from .postfix import Postfix, postfix
 from .smtp_sink import SmtpSink, smtp_sink
 
@@ -30,6 +32,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def start_postfix(certificates: Certificates) -> Iterator[Callable[..., Postfix]]:
     with ExitStack() as running:
         yield lambda **options: running.enter_context(postfix(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_dovecot(certificates: Certificates) -> Iterator[Callable[..., Dovecot]]:
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(dovecot(certificates=certificates, **options))
 
 
 @pytest.fixture
