@@ -12,8 +12,8 @@ import pytest
 
 from integration.servers.aiosmtpd_server import PASSWORD, USER
 from integration.servers.common import greets, wait_until
-from integration.servers.dovecot import FULL, QUOTA
-from integration.servers.postfix import postfix
+from integration.servers.dovecot import FULL, MECHANISMS, QUOTA
+from integration.servers.postfix import HOLD, postfix
 from integration.servers.smtp_sink import smtp_sink
 
 MESSAGE = b"From: news@example.test\r\nTo: ann@example.test\r\nSubject: hello\r\n\r\nline\r\n.dot\r\n"
@@ -65,6 +65,34 @@ def living(group):
     return found
 
 
+def test_postfix_asks_dovecot_who_may_log_in(start_postfix, start_dovecot):
+    server = start_postfix(sasl=start_dovecot().sasl)
+    for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5"):  # what smtplib knows of them
+        with smtplib.SMTP(server.host, server.port) as client:
+            client.ehlo()
+            assert set(client.esmtp_features["auth"].split()) == set(MECHANISMS)
+            client.esmtp_features["auth"] = mechanism
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                client.login(USER, "wrong")
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                client.sendmail(SENDER, [ANN], MESSAGE)
+            client.login(USER, PASSWORD)
+            assert client.sendmail(SENDER, [ANN], MESSAGE) == {}
+        assert f"sasl_method={mechanism}, sasl_username={USER}" in server.log()
+    assert len(server.wait_for(3)) == 3
+
+
+def test_postfix_keeps_what_dsn_asks_for(start_postfix):
+    server = start_postfix(settings=HOLD)
+    with smtplib.SMTP(server.host, server.port) as client:
+        client.sendmail(
+            SENDER, [ANN], MESSAGE, ["RET=HDRS", "ENVID=x+2By"], ["NOTIFY=FAILURE,DELAY", "ORCPT=rfc822;a@b"]
+        )
+    (records,) = server.queued()
+    asked = "ret_flags=2", "envelope_id=x+y", "notify_flags=12", "dsn_orig_rcpt=rfc822;a@b"
+    assert [f"named_attribute: {what}\n" in records for what in asked] == [True] * 4
+
+
 def test_postfix_leaves_nothing_behind():
     with postfix() as server:
         send(server)
@@ -94,6 +122,17 @@ def test_dovecot_with_starttls(start_dovecot, certificates):
         client.ehlo()  # LHLO
         assert client.sendmail(SENDER, [ANN], MESSAGE) == {}
     assert server.contents(ANN)[0].endswith(b"\n\nline\n.dot\n")
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_exim_delivers_into_the_maildir_and_refuses_strangers(start_exim, certificates, tls):
+    server = start_exim(tls=tls, login=True)
+    login = (USER, PASSWORD)
+    assert send(server, [ANN, "unknown@example.test"], certificates.client_context(), login) == {
+        "unknown@example.test": (550, b"5.1.1 no such user")
+    }
+    (content,) = server.wait_for(1)
+    assert content.endswith(b"\n\nline\n.dot\n") and f"A=cram:{USER}" in server.log()
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
