@@ -136,6 +136,25 @@ def test_exim_delivers_into_the_maildir_and_refuses_strangers(start_exim, certif
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_smtp_server_records_what_it_took_and_refuses_strangers(start_smtp_server, certificates, tls):
+    server = start_smtp_server(tls=tls, login=True)
+    refused = send(server, [ANN, "unknown@example.test"], certificates.client_context(), (USER, PASSWORD))
+    assert refused["unknown@example.test"][0] == 550
+    (mail,) = server.mails
+    assert (mail.sender, mail.recipients, mail.content) == (SENDER, [ANN], MESSAGE)
+    assert (mail.tls, mail.user) == (tls is not None, USER)
+
+
+def test_smtp_server_speaks_lmtp(start_smtp_server):
+    server = start_smtp_server(lmtp=True)
+    with smtplib.LMTP(server.host, server.port) as client:
+        client.ehlo()  # LHLO
+        client.mail(SENDER)
+        assert [client.rcpt(to)[0] for to in (ANN, "full@example.test")] == [250, 250]
+        assert (client.data(MESSAGE)[0], client.getreply()[0]) == (250, 552)
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
 def test_aiosmtpd_records_what_it_took(start_aiosmtpd, certificates, tls):
     server = start_aiosmtpd(tls=tls)
     assert send(server, [ANN, BOB], certificates.client_context()) == {}
