@@ -12,7 +12,8 @@ import pytest
 
 from integration.servers.aiosmtpd_server import PASSWORD, USER
 from integration.servers.common import greets, wait_until
-from integration.servers.postfix import postfix
+from integration.servers.dovecot import FULL, MECHANISMS, QUOTA
+from integration.servers.postfix import HOLD, postfix
 from integration.servers.smtp_sink import smtp_sink
 
 MESSAGE = b"From: news@example.test\r\nTo: ann@example.test\r\nSubject: hello\r\n\r\nline\r\n.dot\r\n"
@@ -64,6 +65,34 @@ def living(group):
     return found
 
 
+def test_postfix_asks_dovecot_who_may_log_in(start_postfix, start_dovecot):
+    server = start_postfix(sasl=start_dovecot().sasl)
+    for mechanism in ("PLAIN", "LOGIN", "CRAM-MD5"):  # what smtplib knows of them
+        with smtplib.SMTP(server.host, server.port) as client:
+            client.ehlo()
+            assert set(client.esmtp_features["auth"].split()) == set(MECHANISMS)
+            client.esmtp_features["auth"] = mechanism
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                client.login(USER, "wrong")
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                client.sendmail(SENDER, [ANN], MESSAGE)
+            client.login(USER, PASSWORD)
+            assert client.sendmail(SENDER, [ANN], MESSAGE) == {}
+        assert f"sasl_method={mechanism}, sasl_username={USER}" in server.log()
+    assert len(server.wait_for(3)) == 3
+
+
+def test_postfix_keeps_what_dsn_asks_for(start_postfix):
+    server = start_postfix(settings=HOLD)
+    with smtplib.SMTP(server.host, server.port) as client:
+        client.sendmail(
+            SENDER, [ANN], MESSAGE, ["RET=HDRS", "ENVID=x+2By"], ["NOTIFY=FAILURE,DELAY", "ORCPT=rfc822;a@b"]
+        )
+    (records,) = server.queued()
+    asked = "ret_flags=2", "envelope_id=x+y", "notify_flags=12", "dsn_orig_rcpt=rfc822;a@b"
+    assert [f"named_attribute: {what}\n" in records for what in asked] == [True] * 4
+
+
 def test_postfix_leaves_nothing_behind():
     with postfix() as server:
         send(server)
@@ -71,6 +100,58 @@ def test_postfix_leaves_nothing_behind():
         assert len(living(server.pid)) > 3
     wait_until(lambda: not living(server.pid), "the end of Postfix's daemons")
     assert not server.folder.exists()
+
+
+@pytest.mark.parametrize("by_socket", [False, True], ids=["TCP", "Unix socket"])
+def test_dovecot_refuses_strangers_at_once_and_the_full_after_the_data(start_dovecot, by_socket):
+    server = start_dovecot()
+    where = (str(server.lmtp), 0) if by_socket else (server.host, server.port)
+    with smtplib.LMTP(*where) as client:
+        client.ehlo()  # LHLO
+        client.mail(SENDER)
+        assert [client.rcpt(to)[0] for to in (ANN, "stranger@example.test", FULL)] == [250, 550, 250]
+        code, text = client.data(MESSAGE + b"x" * 70 * (QUOTA // 70) + b"\r\n")
+        assert (code, client.getreply()[0]) == (250, 552) and ANN.encode() in text
+    assert len(server.contents(ANN)) == 1 and server.contents(FULL) == []
+
+
+def test_dovecot_with_starttls(start_dovecot, certificates):
+    server = start_dovecot(tls="starttls")
+    with smtplib.LMTP(server.host, server.port) as client:
+        client.starttls(context=certificates.client_context())
+        client.ehlo()  # LHLO
+        assert client.sendmail(SENDER, [ANN], MESSAGE) == {}
+    assert server.contents(ANN)[0].endswith(b"\n\nline\n.dot\n")
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_exim_delivers_into_the_maildir_and_refuses_strangers(start_exim, certificates, tls):
+    server = start_exim(tls=tls, login=True)
+    login = (USER, PASSWORD)
+    assert send(server, [ANN, "unknown@example.test"], certificates.client_context(), login) == {
+        "unknown@example.test": (550, b"5.1.1 no such user")
+    }
+    (content,) = server.wait_for(1)
+    assert content.endswith(b"\n\nline\n.dot\n") and f"A=cram:{USER}" in server.log()
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_smtp_server_records_what_it_took_and_refuses_strangers(start_smtp_server, certificates, tls):
+    server = start_smtp_server(tls=tls, login=True)
+    refused = send(server, [ANN, "unknown@example.test"], certificates.client_context(), (USER, PASSWORD))
+    assert refused["unknown@example.test"][0] == 550
+    (mail,) = server.mails
+    assert (mail.sender, mail.recipients, mail.content) == (SENDER, [ANN], MESSAGE)
+    assert (mail.tls, mail.user) == (tls is not None, USER)
+
+
+def test_smtp_server_speaks_lmtp(start_smtp_server):
+    server = start_smtp_server(lmtp=True)
+    with smtplib.LMTP(server.host, server.port) as client:
+        client.ehlo()  # LHLO
+        client.mail(SENDER)
+        assert [client.rcpt(to)[0] for to in (ANN, "full@example.test")] == [250, 250]
+        assert (client.data(MESSAGE)[0], client.getreply()[0]) == (250, 552)
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 HOST = "127.0.0.1"
+SERVERS = Path(os.environ.get("BULKMAIL_SERVERS", "/opt/bulkmail-servers"))  # where install-servers unpacks some
 START_SECONDS = 20.0  # a loaded machine with two cores; a server that has died is noticed at once
 STOP_SECONDS = 10.0
 # Debian keeps servers out of an ordinary user's PATH.

@@ -1,7 +1,10 @@
 """The servers as pytest fixtures. Each factory may be called several times; everything it started ends with the test.
 
 certificates      a throw-away authority (one a run): ca_file, chain_file, wrong_file
-start_postfix     start_postfix(tls=None, settings={}) -> Postfix
+start_postfix     start_postfix(tls=None, sasl=None, settings={}) -> Postfix
+start_dovecot     start_dovecot(tls=None, settings={}) -> Dovecot
+start_exim        start_exim(tls=None, login=False) -> Exim
+start_smtp_server start_smtp_server(tls=None, lmtp=False, login=False, **options) -> SmtpServer (npm's)
 start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
 start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
 """
@@ -17,6 +20,9 @@ import pytest
 
 from .aiosmtpd_server import Aiosmtpd, aiosmtpd
 from .certificates import Certificates, make_certificates
+from .dovecot import Dovecot, dovecot
+from .exim import Exim, exim
+from .node import SmtpServer, smtp_server
 from .postfix import Postfix, postfix
 from .smtp_sink import SmtpSink, smtp_sink
 
@@ -30,6 +36,30 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def start_postfix(certificates: Certificates) -> Iterator[Callable[..., Postfix]]:
     with ExitStack() as running:
         yield lambda **options: running.enter_context(postfix(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_dovecot(certificates: Certificates) -> Iterator[Callable[..., Dovecot]]:
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(dovecot(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_exim(certificates: Certificates) -> Iterator[Callable[..., Exim]]:
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(exim(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_smtp_server(tmp_path: Path, certificates: Certificates) -> Iterator[Callable[..., SmtpServer]]:
+    with ExitStack() as running:
+        count = iter(range(1000))
+
+        def start(**options: Any) -> SmtpServer:
+            folder = tmp_path / f"smtp-server-{next(count)}"
+            return running.enter_context(smtp_server(folder, certificates=certificates, **options))
+
+        yield start
 
 
 @pytest.fixture

@@ -49,6 +49,9 @@ MAIN = {
     "message_size_limit": "52428800",
 }
 
+# Settings that keep what is taken in the queue, where `queued` reads its envelope.
+HOLD = {"smtpd_end_of_data_restrictions": "check_client_access static:HOLD"}
+
 # name, type, private, unprivileged, chroot, wake-up, process limit, program
 SERVICES = """
 pickup     unix  n  -  n  60    1  pickup
@@ -102,11 +105,19 @@ class Postfix(Server):
         wait_until(lambda: new.is_dir() and len(os.listdir(new)) >= count, f"{count} messages in the inbox")
         return self.contents()
 
+    def queued(self) -> list[str]:
+        """The records (postcat(1)) of the envelope of each message on hold: addresses and what DSN asks for."""
+        command = [require("postcat"), "-c", str(self.folder / "etc"), "-e"]
+        return [
+            subprocess.run([*command, str(file)], capture_output=True, text=True, check=True, timeout=20).stdout
+            for file in sorted((self.folder / "queue/hold").iterdir())
+        ]
+
     def log(self) -> str:
         return (self.folder / "postfix.log").read_text(errors="replace")
 
 
-def _settings(folder: Path, tls: str | None, certificates: Certificates | None) -> dict[str, str]:
+def _settings(folder: Path, tls: str | None, certificates: Certificates | None, sasl: Path | None) -> dict[str, str]:
     nobody = pwd.getpwnam("nobody")
     settings = MAIN | {
         "queue_directory": str(folder / "queue"),
@@ -123,6 +134,16 @@ def _settings(folder: Path, tls: str | None, certificates: Certificates | None) 
             "smtpd_tls_security_level": "may",
             "smtpd_tls_wrappermode": "yes" if tls == "implicit" else "no",
             "smtpd_tls_chain_files": str(certificates.chain_file),
+        }
+    if sasl:
+        settings |= {
+            "smtpd_sasl_auth_enable": "yes",
+            "smtpd_sasl_type": "dovecot",
+            "smtpd_sasl_path": str(sasl),
+            # Without TLS too, where the mechanism shows the password.
+            "smtpd_sasl_security_options": "noanonymous",
+            "smtpd_recipient_restrictions": "permit_sasl_authenticated, reject",
+            "smtpd_relay_restrictions": "permit_sasl_authenticated, reject",
         }
     return settings
 
@@ -161,11 +182,13 @@ def postfix(
     *,
     tls: str | None = None,
     certificates: Certificates | None = None,
+    sasl: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Postfix]:
     """Run a Postfix that delivers all mail for example.test into one Maildir.
 
     tls        None, "starttls" or "implicit" (then with `certificates`)
+    sasl       Dovecot's socket for logins: then nobody sends without one
     settings   further lines of main.cf, which win over ours
 
     Its folder is not pytest's: that one is closed to the users postfix and nobody.
@@ -174,7 +197,7 @@ def postfix(
     folder = Path(tempfile.mkdtemp(prefix="bulkmail-postfix-"))
     try:
         port = free_port()
-        config = _lay_out(folder, _settings(folder, tls, certificates) | dict(settings or {}), port)
+        config = _lay_out(folder, _settings(folder, tls, certificates, sasl) | dict(settings or {}), port)
         output = folder / "master.out"
         with output.open("wb") as out:
             # A session of its own: at its end the master signals its whole process group.
