@@ -11,7 +11,7 @@ from typing import Any
 
 from bulkmail.errors import MessageError
 from bulkmail.message.headers import checked_address, is_message_id
-from bulkmail.wire.body import encode_message
+from bulkmail.wire.body import encode_body, encode_message
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 # A field with its continuation lines (RFC 5322 section 2.2.3).
@@ -23,6 +23,9 @@ _first_line = re.compile(rb"[!-9;-~]+[ \t]*:").match
 
 def crlf(data: bytes) -> bytes:
     """Every CRLF, CR and LF as CRLF, and one at the end. The same bytes if that is so already."""
+    same, carry = encode_body(data, 0)
+    if same is data and carry == 0:  # most are, and this is the fastest look at every byte
+        return data
     pairs = data.count(b"\r\n")
     if data.count(b"\n") != pairs or data.count(b"\r") != pairs:
         data = _line_end.sub(b"\r\n", data)
@@ -40,6 +43,8 @@ def prepare(data: bytes, what: str = "raw") -> bytes:
     if b"\0" in data:
         raise MessageError(f"{what}: there is a NUL at byte {data.index(0)}, which no mail may hold")
     head, body = split(data)
+    if b"bcc" not in head.lower():
+        return data
     return _bcc.sub(b"", head) + body
 
 

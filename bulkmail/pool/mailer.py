@@ -240,7 +240,7 @@ class Mailer:
         if self._defaults and isinstance(message, Message):
             message = message.with_defaults(self._defaults)
         try:
-            content, sender, rcpts = to_wire(message)
+            content, sender, rcpts = to_wire(message, envelope=envelope is None)
         except TypeError as error:
             raise MessageError(str(error)) from error
         if to is not None:

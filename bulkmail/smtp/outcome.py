@@ -67,8 +67,10 @@ def refusal(tx: Transaction) -> BulkmailError | None:
 def message_id(content: bytes) -> str | None:
     """The Message-ID that a composed message has, or None."""
     head = b"\n" + content[:HEADER_SEARCHED]
-    end = HEADER_END.search(head)
-    found = MESSAGE_ID.search(head, 0, end.start() if end else len(head))
+    if end := HEADER_END.search(head):
+        head = head[: end.start()]
+    place = head.lower().find(b"\nmessage-id:")  # the expression alone would look at each byte, in either case
+    found = MESSAGE_ID.match(head, place) if place >= 0 else None
     return found[1].decode("ascii", "replace") if found else None
 
 

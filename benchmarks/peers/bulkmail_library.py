@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Our library, on uvloop: one Mailer and ready messages, by `send_many`, or by tasks that each await `send`.
+
+    bulkmail_library.py --host H --port P --connections N --messages M --message FILE [--tasks T] [--ca-file PEM]
+
+With --tasks T tasks share the messages, as an application does that sends single mails; without, one stream of them.
+The clock it reports runs from before the first connect to the receipt of the last message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+
+from bulkmail import Envelope, Mailer
+from bulkmail.net.loop import run
+
+SENDER = "news@example.test"
+
+
+def envelope(number: int) -> Envelope:
+    return Envelope(SENDER, [f"user{number}@example.test"])
+
+
+async def stream(mailer: Mailer, message: bytes, count: int) -> int:
+    """All of them by send_many(); how many were taken."""
+
+    def mails() -> Iterator[tuple[Envelope, bytes]]:
+        for number in range(count):
+            yield envelope(number), message
+
+    taken = 0
+    async for receipt in mailer.send_many(mails()):
+        if receipt.error is not None:
+            raise receipt.error
+        taken += 1
+    return taken
+
+
+async def singles(mailer: Mailer, message: bytes, count: int, tasks: int) -> int:
+    """Each task awaits one send() after the other; how many were taken."""
+
+    async def share(numbers: range) -> int:
+        for number in numbers:
+            await mailer.send(message, envelope=envelope(number))
+        return len(numbers)
+
+    return sum(await asyncio.gather(*(share(range(first, count, tasks)) for first in range(tasks))))
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
+    for name in ("--port", "--connections", "--messages"):
+        parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--message", required=True)
+    parser.add_argument("--tasks", type=int, default=0)
+    parser.add_argument("--ca-file", help="TLS from the first byte, and the authority to trust")
+    arguments = parser.parse_args()
+    with open(arguments.message, "rb") as file:
+        message = file.read()
+    scheme, options = "smtp", {"tls": "never"}
+    if arguments.ca_file:
+        scheme, options = "smtps", {"ca_file": arguments.ca_file}
+    url = f"{scheme}://{arguments.host}:{arguments.port}"
+    started = time.perf_counter()
+    options |= {"connections": arguments.connections, "messages_per_connection": 0}
+    async with Mailer(url, **options) as mailer:
+        if arguments.tasks:
+            taken = await singles(mailer, message, arguments.messages, arguments.tasks)
+        else:
+            taken = await stream(mailer, message, arguments.messages)
+        ended = time.perf_counter()
+    print(json.dumps({"messages": taken, "seconds": ended - started}))
+
+
+if __name__ == "__main__":
+    run(main())
