@@ -181,8 +181,9 @@ cdef class Session:
         self._flush()
         if idle:
             self._await_next(now)
-        if self.wire.load() == 0:
-            self._offer()                  # all of them were settled without asking the server: no reply will call
+        if self.wire.load() == 0 or self.wire.chunking:
+            # all of them were settled without asking the server, so that no reply will call; or the line has room for more
+            self._offer()
         if self.turn.done:
             self.turn.note(True)
 
