@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket as socket_module
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any, Self
@@ -108,7 +109,9 @@ class Connection:
         sock.setblocking(False)
         try:
             sock.getpeername()
-        except OSError:
+        except OSError as error:
+            if isinstance(sock, ssl.SSLSocket):
+                raise ConfigError("the given TLS socket is not connected: connect it and shake hands first") from error
             try:
                 await self._connect_given(sock)
             except BaseException:

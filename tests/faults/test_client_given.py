@@ -1,4 +1,4 @@
-"""Connections over what the caller has connected: sockets, TLS sockets, transports; deadlines of a whole send; records."""
+"""Connections over what the caller has connected: sockets, TLS sockets, transports; deadlines of a send; records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bulkmail.pool.mailer import Mailer
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
 from faults.mails import WELL
-from faults.scripted import at, hang, hello, scripted, serve, silence
+from faults.scripted import at, close, expect, hang, hello, scripted, serve, silence
 
 ANN = Envelope("news@example.test", ["ann@example.test"])
 SOON = 0.2
@@ -44,6 +44,7 @@ def test_a_tls_socket_counts_as_encrypted_and_is_not_upgraded_again(run, certifi
                 assert connection.peer == f"127.0.0.1:{server.port}"
                 await connection.send(ANN, BIG)
                 await connection.send(ANN, (BIG[at : at + 70_000] for at in range(0, len(BIG), 70_000)))
+            await asyncio.sleep(0)
             assert sock.fileno() == -1, "closed at the end"
             return server.contents(), b"STARTTLS" in server.peers[0].said
 
@@ -53,11 +54,13 @@ def test_a_tls_socket_counts_as_encrypted_and_is_not_upgraded_again(run, certifi
 
 def test_a_tls_socket_whose_server_goes_away_is_a_loss(run, certificates):
     async def main():
-        script = hello("PIPELINING")
+        script = [*hello("PIPELINING"), expect(rb"NOOP"), close()]
         async with scripted(script, implicit_tls=server_context(certificates)) as server:
             sock = await asyncio.to_thread(shake_hands, server.port, certificates)
             connection = Connection(server.url, socket=sock)
             await connection.connect()
+            with pytest.raises(ConnectionLost):
+                await connection.noop()
             with pytest.raises(ConnectionLost):
                 await connection.wait_closed()
             assert sock.fileno() == -1
@@ -173,7 +176,7 @@ def test_a_mailers_send_that_never_began_was_not_taken(run):
     async def main():
         async with silence() as port, Mailer(f"smtp://127.0.0.1:{port}") as mailer:
             with pytest.raises(TimedOut):
-                await mailer.send(b"hi\n", envelope=ANN, timeout=SOON)
+                await mailer.send(b"Subject: 1\n\n", envelope=ANN, timeout=SOON)
 
     run(main())
 
@@ -183,7 +186,7 @@ def test_a_mailers_send_that_had_begun_is_in_doubt(run):
         async with scripted([*hello("PIPELINING"), serve(at("dot", hang()))]) as server:
             mailer = Mailer(server.url)
             with pytest.raises(InDoubt):
-                await mailer.send(b"hi\n", envelope=ANN, timeout=SOON)
+                await mailer.send(b"Subject: 1\n\n", envelope=ANN, timeout=SOON)
             await mailer.__aexit__(RuntimeError, None, None)
 
     run(main())
