@@ -103,7 +103,7 @@ _GREETING = (
     "The server refuses this machine before it has said anything: its reply says why; its address may be blocked."
 )
 _NOT_SMTP = "What answers on port {port} does not speak SMTP: is the port right?"
-_EHLO = "The server may not like our name {name!r}: option name says another one."
+_EHLO = "The server may not like the name that we call ourselves in EHLO: option name says another one."
 _SENDER = "Another sender may be allowed, or a login (user and password in the URL)."
 _INJECTED = "Somebody on the way may have put that text there: do not trust this line. smtps:// gives no room for it."
 
@@ -115,18 +115,15 @@ _PROXY_FAILS = (
 _PROXY_ITSELF = "Is the proxy's host, port and scheme right, and does it run?"
 
 
-def remedy(
-    error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: Mapping[str, str], name: str = ""
-) -> str | None:
+def remedy(error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: Mapping[str, str]) -> str | None:
     """One or two sentences, or None where nothing is known that helps.
 
     step        where it failed: "dns", "connect", "proxy", "tls", "greeting", "ehlo", "login" or "sender"
     extensions  what the server has offered so far
-    name        our name in EHLO
     """
     found = _proxy(error) if isinstance(error, ProxyError) else _by_step(error, step, endpoint, extensions)
     proxy = endpoint.options.proxy
-    return found and found.format(port=endpoint.port, proxy_scheme=proxy.scheme if proxy else "", name=name)
+    return found and found.format(port=endpoint.port, proxy_scheme=proxy.scheme if proxy else "")
 
 
 def _by_step(error: BulkmailError, step: str, endpoint: Endpoint, extensions: Mapping[str, str]) -> str | None:
@@ -195,7 +192,7 @@ def _refused(error: BulkmailError, step: str, endpoint: Endpoint) -> str | None:
             ) + "The server may also refuse this machine's address."
         return _EHLO if step == "ehlo" else "The server hung up: its log says why; try again later."
     meaning = classify(error.reply, error.command) if error.reply is not None else None
-    if meaning is not None and meaning.kind in _REPLIES:
+    if meaning is not None and meaning.kind in _REPLIES and (step != "ehlo" or meaning.kind != "blocked"):
         return _REPLIES[meaning.kind]
     if isinstance(error, EnvelopeRefused):
         return _SENDER
