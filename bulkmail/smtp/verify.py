@@ -266,8 +266,7 @@ class _Watch:
         if self.current is failed:
             failed.seconds += self.clock() - self.began
         failed.ok, failed.error = False, error
-        step = "ehlo" if failed.name == "ehlo_again" else failed.name
-        failed.remedy = remedy(error, step, self.endpoint, extensions=self.extensions)
+        failed.remedy = remedy(error, failed.name, self.endpoint, extensions=self.extensions)
         self._drop_again()
 
 

@@ -200,6 +200,13 @@ def test_the_step_that_fails_and_what_would_help(run, case):
     assert "s3cret" not in str(report) and f"remedy: {failed.remedy}" in str(report)
 
 
+def test_hung_up_on_behind_the_handshake(run, certificates, trust):
+    context = certificates.server_context()
+    report = run(ask([*upgraded(context)[:-1], close()], **trust))
+    assert (report.failed.name, report.failed.error.code) == ("ehlo_again", "ELOST")
+    assert "cert_file" in report.failed.remedy and states(report)["tls"] == "ok"
+
+
 CERTIFICATES = {
     "unknown authority": ({}, False, "ca_file="),
     "another name": ({"ca_file": True}, True, "server_name="),
