@@ -99,11 +99,13 @@ _REPLIES = {
     "system": "The server has a trouble of its own: try again later.",
     "sender": "The server takes no mail from that sender: is its domain in DNS, and is this login allowed to use it?",
 }
-_GREETING = (
-    "The server refuses this machine before it has said anything: its reply says why; its address may be blocked."
+_GREETING = "The server may have something against this machine's address."
+_AFTER_HANDSHAKE = (
+    "The server hung up behind the TLS handshake: it may want a client certificate (cert_file, key_file)."
 )
+_HUNG_UP = "The server hung up: its log says why; try again later."
 _NOT_SMTP = "What answers on port {port} does not speak SMTP: is the port right?"
-_EHLO = "The server may not like our name {name!r}: option name says another one."
+_EHLO = "The server may not like the name that we call ourselves in EHLO: option name says another one."
 _SENDER = "Another sender may be allowed, or a login (user and password in the URL)."
 _INJECTED = "Somebody on the way may have put that text there: do not trust this line. smtps:// gives no room for it."
 
@@ -115,18 +117,15 @@ _PROXY_FAILS = (
 _PROXY_ITSELF = "Is the proxy's host, port and scheme right, and does it run?"
 
 
-def remedy(
-    error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: Mapping[str, str], name: str = ""
-) -> str | None:
+def remedy(error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: Mapping[str, str]) -> str | None:
     """One or two sentences, or None where nothing is known that helps.
 
-    step        where it failed: "dns", "connect", "proxy", "tls", "greeting", "ehlo", "login" or "sender"
+    step        where it failed: the name of a VerifyStep
     extensions  what the server has offered so far
-    name        our name in EHLO
     """
     found = _proxy(error) if isinstance(error, ProxyError) else _by_step(error, step, endpoint, extensions)
     proxy = endpoint.options.proxy
-    return found and found.format(port=endpoint.port, proxy_scheme=proxy.scheme if proxy else "", name=name)
+    return found and found.format(port=endpoint.port, proxy_scheme=proxy.scheme if proxy else "")
 
 
 def _by_step(error: BulkmailError, step: str, endpoint: Endpoint, extensions: Mapping[str, str]) -> str | None:
@@ -189,17 +188,15 @@ def _no_login(error: AuthError, extensions: Mapping[str, str]) -> str:
 def _refused(error: BulkmailError, step: str, endpoint: Endpoint) -> str | None:
     """Of the greeting, EHLO and MAIL: what the reply means, or what it is about."""
     if error.reply is None and isinstance(error, ConnectionLost):
-        if step == "greeting":
-            return (
-                _SILENT_PORT if not endpoint.implicit_tls else ""
-            ) + "The server may also refuse this machine's address."
-        return _EHLO if step == "ehlo" else "The server hung up: its log says why; try again later."
+        if step == "ehlo_again" or (step == "greeting" and endpoint.implicit_tls):
+            return _AFTER_HANDSHAKE
+        return {"greeting": _SILENT_PORT + _GREETING, "ehlo": _EHLO}.get(step, _HUNG_UP)
     meaning = classify(error.reply, error.command) if error.reply is not None else None
-    if meaning is not None and meaning.kind in _REPLIES:
+    if meaning is not None and meaning.kind in _REPLIES and (meaning.kind != "blocked" or "ehlo" not in step):
         return _REPLIES[meaning.kind]
     if isinstance(error, EnvelopeRefused):
         return _SENDER
-    return {"greeting": _GREETING, "ehlo": _EHLO}.get(step)
+    return {"greeting": _GREETING, "ehlo": _EHLO, "ehlo_again": _EHLO}.get(step)
 
 
 def _proxy(error: ProxyError) -> str:

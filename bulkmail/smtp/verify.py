@@ -159,7 +159,6 @@ class _Watch:
         self.current: VerifyStep | None = None  # begun, not ended
         self.last = self.steps[0]
         self.began = 0.0
-        self.name = ""
         self.extensions: dict[str, str] = {}
         self.broken: BulkmailError | None = None
         if not endpoint.logs_in:
@@ -215,9 +214,9 @@ class _Watch:
         step.summary = str(found["reply"])
 
     def _ehlo(self, step: VerifyStep, found: dict[str, Any]) -> None:
-        self.name, self.extensions = found["name"], dict(found["extensions"])
-        step.detail = {"name": self.name, "extensions": self.extensions}
-        step.summary = f"as {self.name}; offered: {', '.join(self.extensions) or 'no extensions'}"
+        self.extensions = dict(found["extensions"])
+        step.detail = {"name": found["name"], "extensions": self.extensions}
+        step.summary = f"as {found['name']}; offered: {', '.join(self.extensions) or 'no extensions'}"
 
     def _tls(self, step: VerifyStep, found: dict[str, Any]) -> None:
         if "broken" in found:
@@ -267,8 +266,7 @@ class _Watch:
         if self.current is failed:
             failed.seconds += self.clock() - self.began
         failed.ok, failed.error = False, error
-        step = "ehlo" if failed.name == "ehlo_again" else failed.name
-        failed.remedy = remedy(error, step, self.endpoint, extensions=self.extensions, name=self.name)
+        failed.remedy = remedy(error, failed.name, self.endpoint, extensions=self.extensions)
         self._drop_again()
 
 
