@@ -34,7 +34,8 @@ class Recorder:
     """The handler: keeps every message and session; `answers` replaces the reply to a command.
 
     answers   such as {"RCPT": "550 5.1.1 no such user"}; or a function of the address (RCPT, MAIL) or the number of
-              messages so far (DATA, the reply to the final dot) that returns a reply, or None for the usual one
+              messages so far (DATA, the reply to the final dot) or the content (CONTENT, the same reply) that returns a
+              reply, or None for the usual one
     """
 
     answers: Mapping[str, str | Callable[[Any], str | None]] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Recorder:
         return "250 2.1.5 recipient ok"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        refusal = self._answer("DATA", len(self.mails))
+        refusal = self._answer("DATA", len(self.mails)) or self._answer("CONTENT", envelope.original_content)
         if refusal:
             return refusal
         user = session.auth_data.login.decode() if session.authenticated and session.auth_data else None

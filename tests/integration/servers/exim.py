@@ -126,6 +126,10 @@ class Exim(Server):
         wait_until(lambda: len(list((self.folder / "mail/new").glob("*"))) >= count, f"{count} messages in the inbox")
         return self.contents()
 
+    def settled(self) -> bool:
+        """Whether nothing is on its way any more; what was taken is delivered then."""
+        return not any((self.folder / "spool/input").glob("*"))
+
     def log(self) -> str:
         return "\n".join(file.read_text(errors="replace") for file in (self.folder / "log").glob("*"))
 

@@ -105,6 +105,12 @@ class Postfix(Server):
         wait_until(lambda: new.is_dir() and len(os.listdir(new)) >= count, f"{count} messages in the inbox")
         return self.contents()
 
+    def settled(self) -> bool:
+        """Whether nothing is on its way any more; what was taken is delivered then."""
+        # In the order in which a message passes through, so that none is overlooked.
+        queues = (self.folder / "queue" / name for name in ("maildrop", "incoming", "active", "deferred"))
+        return not any(file.is_file() for queue in queues for file in queue.rglob("*"))
+
     def queued(self) -> list[str]:
         """The records (postcat(1)) of the envelope of each message on hold: addresses and what DSN asks for."""
         command = [require("postcat"), "-c", str(self.folder / "etc"), "-e"]
