@@ -23,6 +23,7 @@ from bulkmail.net.resolve import ehlo_name
 from bulkmail.net.steps import OnStep, unwatched
 from bulkmail.smtp.attach import attach, attach_transport, dial, handshake
 from bulkmail.smtp.auth.tokens import TokenSource, token_source
+from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import ServerInfo
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
@@ -137,9 +138,8 @@ async def _negotiate(
     on_step("greeting", None)
     greeting = await session.greeting(options.greeting_timeout)
     if greeting.code != 220:
-        raise ConnectError(
-            f"{endpoint.place} refused us in its greeting: {greeting}", reply=greeting, command="greeting"
-        )
+        said = f"{endpoint.place} refused us in its greeting: {greeting}"
+        raise refused(ConnectError, said, greeting, "greeting")
     on_step("greeting", {"reply": greeting})
     session.wire.lmtp = endpoint.lmtp
     await _hello(session, options, on_step)
@@ -178,10 +178,10 @@ async def _hello(session: Session, options: Any, on_step: OnStep) -> None:
     verb = "LHLO" if session.wire.lmtp else "EHLO"
     reply = await session.call(verb.encode() + b" " + name + b"\r\n", verb)
     if reply.code in (500, 501, 502, 504, 550) and verb == "EHLO":
-        refused = reply
+        first = reply
         reply = await session.call(b"HELO " + name + b"\r\n", "HELO")
         if reply.code != 250:
-            raise ConnectError(f"the server refused EHLO ({refused}) and HELO ({reply})", reply=reply, command="HELO")
+            raise ConnectError(f"the server refused EHLO ({first}) and HELO ({reply})", reply=reply, command="HELO")
         session.wire.extensions = {}
     elif reply.code != 250:
         raise ConnectError(f"the server refused {verb}: {reply}", reply=reply, command=verb)

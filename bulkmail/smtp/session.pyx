@@ -203,7 +203,9 @@ cdef class Session:
     cdef bint _offer(self):
         """Ask the owner for work if there is room for it."""
         cdef bint dry
-        if self.left <= 0 or self._paused or self.wire.ahead() * 2 > self.window:
+        # half a window at a time makes good batches; a long line is kept full
+        cdef Py_ssize_t enough = self.window - self.window // 8 if self._slow() else self.window // 2
+        if self.left <= 0 or self._paused or self.wire.ahead() > enough:
             return False
         dry = self.wire.load() <= (0 if self.wire.chunking else 1)
         if not self._hungry:
@@ -212,14 +214,17 @@ cdef class Session:
         elif not dry or self._dry:
             return False               # it was said, and as urgently
         self._dry = dry
-        if dry:
-            self._widen()
+        self._widen(dry)
         self.turn.note(dry)
         return True
 
-    cdef _widen(self):
-        cdef bint slow = self.wire.chunking and self.wire.took > SLOW
-        if (self.window < (MAX_LONG_WINDOW if slow else MAX_WINDOW) and self.window * self._rcpts < WINDOW_RCPTS
+    cdef bint _slow(self):
+        return self.wire.chunking and self.wire.took > SLOW
+
+    cdef _widen(self, bint dry):
+        # on a long line it is the window that is waited for, whether or not the line ran dry meanwhile
+        cdef bint slow = self._slow()
+        if ((dry or slow) and self.window < (MAX_LONG_WINDOW if slow else MAX_WINDOW) and self.window * self._rcpts < WINDOW_RCPTS
                 and self.window * self._size < (LONG_WINDOW_BYTES if slow else WINDOW_BYTES)):
             self.window *= 2
 

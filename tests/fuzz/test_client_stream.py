@@ -168,6 +168,10 @@ class Server:
         return code, form.replace(b"%d", b"%d" % code)
 
 
+# What a caller may stream, dots and line ends in every unlucky place.
+PIECES = [b"", b"a", b".\n", b"\r\n.\r\n", b"\r", b"\n", b"."]
+
+
 class Letter(NamedTuple):
     """What is pushed."""
 
@@ -182,7 +186,7 @@ letters = st.lists(
     st.builds(
         Letter,
         st.integers(1, 3),
-        st.lists(st.sampled_from([b"", b"a", b".\n", b"\r\n.\r\n", b"\r", b"\n", b"."]), min_size=1, max_size=4).map(tuple),
+        st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map(tuple),
         st.booleans(),
         st.booleans(),
         st.sampled_from([False, False, True]),
