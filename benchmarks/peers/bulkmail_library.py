@@ -58,17 +58,14 @@ async def main() -> None:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--message", required=True)
     parser.add_argument("--tasks", type=int, default=0)
-    parser.add_argument("--ca-file", help="TLS from the first byte, and the authority to trust")
+    parser.add_argument("--ca-file", help="insist on STARTTLS, and trust this authority")
     arguments = parser.parse_args()
     with open(arguments.message, "rb") as file:
         message = file.read()
-    scheme, options = "smtp", {"tls": "never"}
-    if arguments.ca_file:
-        scheme, options = "smtps", {"ca_file": arguments.ca_file}
-    url = f"{scheme}://{arguments.host}:{arguments.port}"
-    started = time.perf_counter()
+    options = {"tls": "require", "ca_file": arguments.ca_file} if arguments.ca_file else {"tls": "never"}
     options |= {"connections": arguments.connections, "messages_per_connection": 0}
-    async with Mailer(url, **options) as mailer:
+    started = time.perf_counter()
+    async with Mailer(f"smtp://{arguments.host}:{arguments.port}", **options) as mailer:
         if arguments.tasks:
             taken = await singles(mailer, message, arguments.messages, arguments.tasks)
         else:

@@ -59,9 +59,11 @@ def trial(size: int, filler: int) -> int:
     return len(content(dumped[0]).replace(b"\n", b"\r\n"))
 
 
-def command(folder: Path, *, host: str, port: int, connections: int, messages: int, size: int) -> list[str]:
-    """Prepare a job in `folder` and return the command that runs it."""
-    url = f"smtp://{host}:{port}"
+def command(
+    folder: Path, *, host: str, port: int, connections: int, messages: int, size: int, ca_file: Path | None = None
+) -> list[str]:
+    """Prepare a job in `folder` and return the command that runs it. ca_file: insist on STARTTLS, and trust this."""
+    url = f"smtp://{host}:{port}?" + (f"tls=require&ca_file={ca_file}" if ca_file else "tls=never")
     filler = filler_for(size)
     return send_command(
         write_job(folder, size=size, filler=filler, recipients=messages, url=url, connections=connections)

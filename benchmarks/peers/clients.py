@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import bulkmail_send
@@ -27,6 +28,7 @@ class Load:
     size: int
     message: Path  # the ready-made message of exactly `size` bytes
     folder: Path  # empty, for whatever the client needs
+    ca_file: Path | None = None  # of a server that offers STARTTLS
 
     def flags(self) -> list[str]:
         return [
@@ -40,13 +42,17 @@ class Client:
     """command    the load's command line; what it prepares is outside the measured time
     guess      messages/s on loopback at 2 KB and 20 KB
     round_trips   per message, to guess its pace over a long line
-    composes   its messages are its own; the others send the ready-made one"""
+    composes   its messages are its own; the others send the ready-made one
+    window     messages on their way at a time over a long line where the server offers CHUNKING; 0: it cannot
+    special    it takes part only in scenarios that name it"""
 
     name: str
     command: Callable[[Load], list[str]]
     guess: tuple[int, int]
     round_trips: int = 1
     composes: bool = False
+    window: int = 0
+    special: bool = False
 
 
 def find(program: str) -> str | None:
@@ -69,7 +75,7 @@ def nodemailer(*options: str) -> Callable[[Load], list[str]]:
     return lambda load: ["env", modules, "node", str(HERE / "nodemailer_send.js"), *load.flags(), *options]
 
 
-def bulkmail(load: Load) -> list[str]:
+def bulkmail(load: Load, *, tls: bool = False) -> list[str]:
     return bulkmail_send.command(
         load.folder,
         host=load.host,
@@ -77,22 +83,36 @@ def bulkmail(load: Load) -> list[str]:
         connections=load.connections,
         messages=load.messages,
         size=load.size,
+        ca_file=load.ca_file if tls else None,
     )
 
 
-FLOOR, OURS = "C floor", "bulkmail send"
+def library(load: Load, *options: str, tls: bool = False) -> list[str]:
+    trust = ["--ca-file", str(load.ca_file)] if tls and load.ca_file else []
+    return [sys.executable, str(HERE / "bulkmail_library.py"), *load.flags(), *options, *trust]
+
+
+def aiosmtplib(load: Load, *options: str) -> list[str]:
+    return [sys.executable, str(HERE / "aiosmtplib_send.py"), *load.flags(), *options]
+
+
+TASKS = 100
+WINDOW = 32  # a guess to begin with, of what ours has under way on a long line on average
+FLOOR, OURS, LIBRARY, NODEMAILER = "C floor", "bulkmail send", "bulkmail library", "Nodemailer pool"
+OURS_TLS, LIBRARY_TLS = f"{OURS}, TLS", f"{LIBRARY}, TLS"
+SINGLES, AIO_SINGLES = f"{LIBRARY}, {TASKS} tasks", f"aiosmtplib on uvloop, {TASKS} tasks"
 CLIENTS = [
     Client(FLOOR, lambda load: [str(TOOLS / "floor"), *load.flags()], (30000, 14000)),
-    Client(OURS, bulkmail, (25000, 12000), composes=True),
+    Client(OURS, bulkmail, (25000, 12000), composes=True, window=WINDOW),
+    Client(OURS_TLS, partial(bulkmail, tls=True), (20000, 9000), composes=True, special=True),
+    Client(LIBRARY, library, (20000, 10000), window=WINDOW),
+    Client(LIBRARY_TLS, partial(library, tls=True), (16000, 8000), special=True),
+    Client(SINGLES, lambda load: library(load, "--tasks", str(TASKS)), (16000, 8000), special=True),
     Client("smtp-source", smtp_source, (15000, 6500), 4),
-    Client(
-        "aiosmtplib on uvloop",
-        lambda load: [sys.executable, str(HERE / "aiosmtplib_send.py"), *load.flags()],
-        (3800, 1600),
-        4,
-    ),
-    Client("Nodemailer pool", nodemailer(), (2000, 1500), 3),
-    Client("Nodemailer SMTPConnection", nodemailer("--low-level"), (8000, 4000), 3),
+    Client("aiosmtplib on uvloop", aiosmtplib, (3800, 1600), 4),
+    Client(AIO_SINGLES, lambda load: aiosmtplib(load, "--tasks", str(TASKS)), (3800, 1600), 4, special=True),
+    Client(NODEMAILER, nodemailer(), (2000, 1500), 2),
+    Client("Nodemailer SMTPConnection", nodemailer("--low-level"), (8000, 4000), 2),
 ]
 
 
@@ -106,7 +126,7 @@ def unavailable(client: Client) -> str | None:
         return "nodemailer is not installed"
     if client.name.startswith("aiosmtplib") and not _importable("aiosmtplib", "uvloop"):
         return "aiosmtplib or uvloop is not installed"
-    if client.name == OURS and not _importable("bulkmail.cli"):
+    if client.name.startswith("bulkmail") and not _importable("bulkmail.cli"):
         return "bulkmail is not installed"
     return None
 

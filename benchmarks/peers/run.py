@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""`bulkmail send` beside other SMTP clients, in turns, against Postfix's smtp-sink on this machine. See ../README.md.
+"""Our clients beside other SMTP clients, in turns, against servers on this machine. See ../README.md.
 
-    run.py                                   about five minutes: every scenario, three rounds
+    run.py                                   about seven minutes: every scenario, three rounds
     run.py --effort quick                    under a minute: one short round, to see that it runs
     run.py --effort full                     five rounds, 200,000 recipients, memory at 100,000 and 1,000,000
     run.py --scenarios 2k-c20 --clients floor,bulkmail --rounds 9
@@ -23,11 +23,26 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from children import cpu_seconds, measure, running
-from clients import CLIENTS, FLOOR, OURS, TOOLS, Client, Load, unavailable
+from children import cpu_seconds, measure
+from clients import (
+    AIO_SINGLES,
+    CLIENTS,
+    FLOOR,
+    LIBRARY,
+    LIBRARY_TLS,
+    NODEMAILER,
+    OURS,
+    OURS_TLS,
+    SINGLES,
+    TOOLS,
+    Client,
+    Load,
+    unavailable,
+)
 from messages import SENDER, message
-from recorder import HOST, content, free_port, recipients, record, sender, sink_command, wait_for
-from tables import Run, memory_table, scenario_table
+from recorder import HOST, content, recipients, record, sender
+from servers import PEER, SINK, SINK_TLS, Servers
+from tables import Goal, Run, goal_lines, memory_table, scenario_table
 
 SIZES = {"2k": 2048, "20k": 20480}
 RUN_SECONDS = 900.0
@@ -37,22 +52,54 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Scenario:
+    """server   one of `servers`
+    only     the clients that take part; empty: all but the special ones
+    goals    what the medians of its rounds have to reach"""
+
     name: str
     size: int
     connections: int
     rtt_ms: int = 0
+    server: str = PEER
+    only: tuple[str, ...] = ()
+    goals: tuple[Goal, ...] = ()
 
     @property
     def title(self) -> str:
         many = "s" if self.connections > 1 else ""
         line = f"{self.rtt_ms} ms round trip" if self.rtt_ms else "loopback"
-        return f"{self.size // 1024} KB, {self.connections} connection{many}, {line}"
+        return f"{self.size // 1024} KB, {self.connections} connection{many}, {line}, {self.server}"
+
+    def takes(self, client: Client) -> bool:
+        return client.name in self.only if self.only else not client.special
+
+
+FAR = (OURS, LIBRARY, "aiosmtplib on uvloop", NODEMAILER)
+TLS = (OURS, OURS_TLS, LIBRARY, LIBRARY_TLS)
+
+
+def faster(*pairs: tuple[str, str], times: float) -> tuple[Goal, ...]:
+    return tuple(Goal(ours, theirs, "messages/s", least=times) for ours, theirs in pairs)
 
 
 SCENARIOS = [
-    Scenario(f"{size}-{name}", SIZES[size], connections, rtt)
-    for name, connections, rtt in (("c20", 20, 0), ("c1", 1, 0), ("rtt50", 20, 50))
-    for size in SIZES
+    *(
+        Scenario(f"{size}-{name}", SIZES[size], connections, rtt)
+        for name, connections, rtt in (("c20", 20, 0), ("c1", 1, 0), ("rtt50", 20, 50))
+        for size in SIZES
+    ),
+    Scenario("chunk-rtt50", 2048, 20, 50, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=20)),
+    Scenario("chunk-rtt100", 2048, 1, 100, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=100)),
+    Scenario("singles", 2048, 20, 0, PEER, (SINGLES, AIO_SINGLES), faster((SINGLES, AIO_SINGLES), times=5)),
+    Scenario(
+        "tls",
+        2048,
+        20,
+        0,
+        SINK_TLS,
+        TLS,
+        (Goal(OURS_TLS, OURS, "CPU past start-up", most=2), Goal(LIBRARY_TLS, LIBRARY, "CPU past start-up", most=2)),
+    ),
 ]
 
 
@@ -69,10 +116,11 @@ class Effort:
     memory: bool = False
 
 
+NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls")
 EFFORTS = {
-    "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50")),
+    "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW)),
     "normal": Effort(
-        3, 1.5, {2048: 200_000, 20480: 50_000}, ("2k-c20", "20k-c20", "2k-c1", "20k-c1", "2k-rtt50")
+        3, 1.5, {2048: 200_000, 20480: 50_000}, ("2k-c20", "20k-c20", "2k-c1", "20k-c1", "2k-rtt50", *NEW)
     ),
     "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, tuple(s.name for s in SCENARIOS), memory=True),
 }
@@ -84,7 +132,7 @@ def say(*words: object) -> None:
 
 
 class Harness:
-    """A sink, a long line to it where asked for, and the files that the runs need."""
+    """The servers, and the files that the runs need."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
@@ -92,48 +140,33 @@ class Harness:
 
     def __enter__(self) -> Harness:
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkmail-bench-")))
-        self.port = free_port()
-        self.sink = self.stack.enter_context(running(sink_command(self.port), log=self.folder / "sink.log"))
-        wait_for(self.port)
+        self.servers = self.stack.enter_context(Servers(self.folder))
         self.messages = {size: self.folder / f"{size}.eml" for size in SIZES.values()}
         for size, path in self.messages.items():
             path.write_bytes(message(size))
-        self.long_lines: dict[int, int] = {}
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.stack.close()
 
-    def port_behind(self, rtt_ms: int) -> int:
-        """The sink's port, or that of a relay with this round trip to it."""
-        if not rtt_ms:
-            return self.port
-        if rtt_ms not in self.long_lines:
-            log = self.folder / f"delay-{rtt_ms}.log"
-            relay = [sys.executable, str(HERE / "delay.py"), "--to", f"{HOST}:{self.port}", "--rtt-ms", str(rtt_ms)]
-            child = self.stack.enter_context(running(relay, log=log))
-            while not (ready := log.read_text()).endswith("\n"):
-                if child.poll() is not None:
-                    raise SystemExit(f"delay.py ended: {ready}")
-            self.long_lines[rtt_ms] = int(ready.split()[1])
-        return self.long_lines[rtt_ms]
-
     def once(self, client: Client, scenario: Scenario, messages: int) -> Run | None:
         """One measured run; None, and said why, when it did not do its work."""
+        server = self.servers.get(scenario.server)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             load = Load(
                 HOST,
-                self.port_behind(scenario.rtt_ms),
+                self.servers.port(scenario.server, scenario.rtt_ms),
                 min(scenario.connections, messages),
                 messages,
                 scenario.size,
                 self.messages[scenario.size],
                 Path(folder),
+                server.ca_file,
             )
             command = client.command(load)
-            busy = cpu_seconds(self.sink.pid)
+            busy = cpu_seconds(server.pid)
             cost = measure(command, seconds=RUN_SECONDS)
-            busy = cpu_seconds(self.sink.pid) - busy
+            busy = cpu_seconds(server.pid) - busy
         result = cost.result()
         seconds = float(str(result.get("seconds", cost.wall)))
         done = result.get("delivered", result.get("messages", messages))
@@ -174,14 +207,17 @@ def amount(client: Client, scenario: Scenario, effort: Effort) -> int:
     """How many messages this client gets in one run."""
     if scenario.rtt_ms:
         pace = scenario.connections * 1000 / scenario.rtt_ms / client.round_trips
+        if scenario.server != PEER and client.window:
+            pace = min(pace * client.window, client.guess[0])
         return scenario.connections * max(2, round(pace * max(2.0, effort.seconds * 3) / scenario.connections))
-    if client.name in WHOLE_JOB and scenario.connections > 1:
+    if client.name in WHOLE_JOB and scenario.connections > 1 and not scenario.only:
         return effort.whole[scenario.size]
     return max(100, round(client.guess[scenario.size > 4096] * effort.seconds))
 
 
 def play(harness: Harness, scenario: Scenario, clients: list[Client], effort: Effort) -> str:
     """One scenario: a short run each for the cost of starting, then the rounds, whose order rotates; its table."""
+    clients = [client for client in clients if scenario.takes(client)]
     short = {client.name: harness.once(client, scenario, scenario.connections) for client in clients}
     runs: dict[str, list[Run]] = {client.name: [] for client in clients}
     for number in range(effort.rounds):
@@ -191,7 +227,7 @@ def play(harness: Harness, scenario: Scenario, clients: list[Client], effort: Ef
             if run:
                 runs[client.name].append(run)
                 say(f"{scenario.name:9} {number + 1}/{effort.rounds} {run}")
-    return scenario_table(scenario.title, runs, short, FLOOR)
+    return "\n".join([scenario_table(scenario.title, runs, short, FLOOR), *goal_lines(scenario.goals, runs, short)])
 
 
 def memory(harness: Harness, client: Client) -> str:
@@ -248,7 +284,7 @@ def main() -> int:
     notes = []
     with Harness() as harness:
         tables = [
-            f"# SMTP clients against smtp-sink\n\n{machine()}; "
+            f"# SMTP clients, in turns\n\n{machine()}; "
             f"{effort.rounds} rounds, medians."
             + (" Short runs of one round: an indication only." if effort.rounds == 1 else "")
         ]

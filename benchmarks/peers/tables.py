@@ -44,6 +44,40 @@ class Run:
         )
 
 
+@dataclass(frozen=True)
+class Goal:
+    """How two clients of one scenario must compare: `client` ÷ `base`, of "messages/s" or "CPU past start-up"."""
+
+    client: str
+    base: str
+    what: str
+    least: float = 0.0
+    most: float = float("inf")
+
+
+def goal_lines(goals: Sequence[Goal], runs: Mapping[str, Sequence[Run]], short: Mapping[str, Run | None]) -> list[str]:
+    """What was asked and what was measured, by medians; a round's own ratios say how sure that is."""
+    lines = []
+    for goal in goals:
+        asked = f"at least {goal.least:g}" if goal.least else f"at most {goal.most:g}"
+        pair = [_measures(goal.what, runs.get(name, ()), short.get(name)) for name in (goal.client, goal.base)]
+        title = f"- {goal.client} ÷ {goal.base}, {goal.what}:"
+        if not all(pair):
+            lines.append(f"{title} not measured (asked: {asked})")
+            continue
+        ratio = median(pair[0]) / median(pair[1])
+        each = ", ".join(f"{ours / theirs:.2f}" for ours, theirs in zip(*pair, strict=False))
+        verdict = "reached" if goal.least <= ratio <= goal.most else "MISSED"
+        lines.append(f"{title} {ratio:.2f}, asked {asked}: {verdict} (by round: {each})")
+    return ["", *lines] if lines else []
+
+
+def _measures(what: str, runs: Sequence[Run], short: Run | None) -> list[float]:
+    if what == "messages/s":
+        return [run.rate for run in runs]
+    return [value for run in runs if (value := past_start(run, short)) is not None]
+
+
 def past_start(run: Run, short: Run | None) -> float | None:
     """CPU microseconds of a message beyond those of the short run: what a longer job tends to."""
     if short is None or run.messages < 2 * short.messages:

@@ -41,7 +41,7 @@ CLOSED = "the Mailer is closed"
 MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
 # What send_many composes ahead keeps the connections busy and bounds the memory: for each connection as many messages
 # as a long line takes (smtp.session: MAX_LONG_WINDOW) and some more, and so many bytes of all together.
-AHEAD = 128
+AHEAD = 160
 AHEAD_BYTES = 32 << 20
 PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
 

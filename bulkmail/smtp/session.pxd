@@ -37,8 +37,9 @@ cdef class Session:
     cdef _received(self, double now)
     cdef Py_ssize_t _send(self, list pieces, Py_ssize_t first, Py_ssize_t count)
     cdef bint _offer(self)
-    cdef bint _slow(self)
-    cdef _widen(self, bint dry)
+    cdef long long _round           # transactions begun when the window was widened last
+    cdef bint _far(self)
+    cdef _widen(self)
     cdef _notify(self)
     cdef _loss(self, str what)
     cdef str _waiting_for(self)

@@ -1,0 +1,87 @@
+"""The servers that the clients send to: smtp-sink, and our own, which offers CHUNKING; long lines to them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from children import running
+from recorder import HOST, free_port, sink_command, wait_for
+
+PEER, SINK, SINK_TLS = "smtp-sink", "bulkmail sink", "bulkmail sink with STARTTLS"
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    port: int
+    pid: int
+    ca_file: Path | None = None
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A throw-away certificate for HOST that is its own authority, and its key, as PEM files."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=sink.example.test", "-addext", f"subjectAltName=IP:{HOST}"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+class Servers:
+    """Started when they are first asked for, and ended with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stack = ExitStack()
+        self.running: dict[str, RunningServer] = {}
+        self.lines: dict[tuple[str, int], int] = {}
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stack.close()
+
+    def get(self, name: str) -> RunningServer:
+        if name not in self.running:
+            self.running[name] = self._peer() if name == PEER else self._ours(tls=name == SINK_TLS)
+        return self.running[name]
+
+    def port(self, name: str, rtt_ms: int) -> int:
+        """The server's port, or that of a relay with this round trip to it."""
+        port = self.get(name).port
+        if not rtt_ms:
+            return port
+        if (name, rtt_ms) not in self.lines:
+            relay = [sys.executable, str(HERE / "delay.py"), "--to", f"{HOST}:{port}", "--rtt-ms", str(rtt_ms)]
+            _, ready = self._start(relay, f"delay-{port}-{rtt_ms}")
+            self.lines[name, rtt_ms] = int(ready.split()[1])
+        return self.lines[name, rtt_ms]
+
+    def _peer(self) -> RunningServer:
+        port = free_port()
+        child = self.stack.enter_context(running(sink_command(port), log=self.folder / "smtp-sink.log"))
+        wait_for(port)
+        return RunningServer(port, child.pid)
+
+    def _ours(self, *, tls: bool) -> RunningServer:
+        command = [sys.executable, "-m", "bulkmail", "sink", "--listen", f"{HOST}:0", "--discard"]
+        cert = None
+        if tls:
+            cert, key = certificate(self.folder)
+            command += ["--tls-cert", str(cert), "--tls-key", str(key)]
+        child, ready = self._start(command, f"sink-{tls}")
+        return RunningServer(int(ready.rpartition(":")[2]), child.pid, cert)
+
+    def _start(self, command: list[str], name: str) -> tuple[subprocess.Popen[bytes], str]:
+        """The child, and the line that it says when it is ready."""
+        log = self.folder / f"{name}.log"
+        child = self.stack.enter_context(running(command, log=log))
+        while not (ready := log.read_text()).endswith("\n"):
+            if child.poll() is not None:
+                raise SystemExit(f"{name} ended: {ready}")
+        return child, ready
