@@ -33,6 +33,8 @@ _HOMES = {
     "bulkmail.wire.reply": ("Reply",),
     "bulkmail.smtp.envelope": ("DeliverBy", "Dsn", "Envelope", "Receipt", "Recipient", "Rejected", "ServerInfo"),
     "bulkmail.smtp.connection": ("Connection",),
+    "bulkmail.smtp.verify": ("VerifyReport", "VerifyStep", "probe"),
+    "bulkmail.net.certificate": ("Certificate",),
     "bulkmail.smtp.auth": ("register_auth",),
     "bulkmail.pool.mailer": ("Mailer", "send"),
     "bulkmail.message.message": ("Attachment", "Message"),
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from bulkmail.job.job import Job as Job
     from bulkmail.message.message import Attachment as Attachment
     from bulkmail.message.message import Message as Message
+    from bulkmail.net.certificate import Certificate as Certificate
     from bulkmail.pool.mailer import Mailer as Mailer
     from bulkmail.pool.mailer import send as send
     from bulkmail.smtp.auth import register_auth as register_auth
@@ -90,4 +93,7 @@ if TYPE_CHECKING:
     from bulkmail.smtp.envelope import Recipient as Recipient
     from bulkmail.smtp.envelope import Rejected as Rejected
     from bulkmail.smtp.envelope import ServerInfo as ServerInfo
+    from bulkmail.smtp.verify import VerifyReport as VerifyReport
+    from bulkmail.smtp.verify import VerifyStep as VerifyStep
+    from bulkmail.smtp.verify import probe as probe
     from bulkmail.wire.reply import Reply as Reply

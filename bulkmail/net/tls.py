@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import lru_cache
 
@@ -14,7 +15,9 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 def client_context(options: Options, host: str) -> ssl.SSLContext:
-    """The context for a relay; the same object for the same options. To be used with server_hostname(options, host).
+    """The context for a relay; the same object for the same options and files, which may be renewed while we run.
+
+    To be used with server_hostname(options, host).
 
     Certificates are verified against the system's authorities, or against ca_file alone if it is given, and the name
     is checked, unless verify is off or tls is "opportunistic" (which encrypts against listeners only, RFC 7435).
@@ -22,7 +25,19 @@ def client_context(options: Options, host: str) -> ssl.SSLContext:
     raises  ConfigError  naming the option and the file that cannot be used
     """
     verify = options.verify and options.tls != "opportunistic"
-    return _context(verify, options.ca_file, options.cert_file, options.key_file, options.tls_min)
+    files = options.ca_file, options.cert_file, options.key_file
+    return _context(verify, *files, options.tls_min, tuple(_stamp(file) for file in files))
+
+
+def _stamp(file: str | None) -> tuple[int, int, int] | None:
+    """What changes when a file is written anew; None where there is none, or none that can be read."""
+    if file is None:
+        return None
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def server_hostname(options: Options, host: str) -> str:
@@ -41,7 +56,12 @@ def tls_error(exc: BaseException, host: str, options: Options) -> TlsError:
 
 @lru_cache(maxsize=MAX_CONTEXTS)
 def _context(
-    verify: bool, ca_file: str | None, cert_file: str | None, key_file: str | None, tls_min: str
+    verify: bool,
+    ca_file: str | None,
+    cert_file: str | None,
+    key_file: str | None,
+    tls_min: str,
+    stamps: tuple[tuple[int, int, int] | None, ...],
 ) -> ssl.SSLContext:
     context = _trusting(ca_file) if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not verify:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -76,6 +79,7 @@ class VerifyStep:
         first = f"{LABELS.get(self.name, self.name):<{WIDTH}}  {state:<11}  {time:>9}  {_one_line(text)}".rstrip()
         return [
             first,
+            *([f"  found: {_one_line(self.summary)}"] if self.error and self.summary else []),
             *([f"  remedy: {_one_line(self.remedy)}"] if self.remedy else []),
             *(f"  warning: {_one_line(warning)}" for warning in self.warnings),
         ]
@@ -119,13 +123,11 @@ async def probe(url: str, *, sender: str | None = None, **options: Any) -> Verif
     raises   ConfigError only: every failure of the relay is in the report
     """
     endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
-    loop = asyncio.get_running_loop()
-    watch = _Watch(endpoint, sender, loop.time)
+    watch = _Watch(endpoint, sender, asyncio.get_running_loop().time)
     report = VerifyReport(str(endpoint), watch.steps)
-    turn = Turn(loop, lambda: (turn.take_done(), turn.take_hungry(), turn.take_ended()), 0)
     session: Session | None = None
     try:
-        session = await open_session(endpoint, turn, on_step=watch)
+        session = await open_session(endpoint, _idle_turn(), on_step=watch)
         report.info = full_info(session, session.label.info)
         if sender is not None:
             watch("sender", None)
@@ -134,10 +136,45 @@ async def probe(url: str, *, sender: str | None = None, **options: Any) -> Verif
         raise
     except BulkmailError as error:
         watch.fail(error)
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            watch.refused_certificate(await _look(endpoint))
     finally:
         if session is not None:
             await close_politely(session)
     return report
+
+
+class _Seen(Exception):
+    """There is no more to look for."""
+
+
+async def _look(endpoint: Endpoint) -> Any:
+    """The TLS connection to a server whose certificate was refused: its handshake is done, and it has ended. Or None.
+
+    A handshake that fails does not tell what the certificate says, and that is what one wants to know. This one has no
+    credentials with it, and says nothing behind the handshake.
+    """
+    tls = None
+
+    def on_step(name: str, found: dict[str, Any] | None) -> None:
+        nonlocal tls
+        if name == "tls" and found is not None and "session" in found:
+            tls = found["session"].transport.get_extra_info("ssl_object")
+            raise _Seen
+
+    options = dataclasses.replace(
+        endpoint.options, verify=False, log=False, auth="auto", token=None, token_command=None, oauth2=None
+    )
+    anybody = dataclasses.replace(endpoint, user=None, password=None, options=options)
+    with suppress(BulkmailError, _Seen):
+        await close_politely(await open_session(anybody, _idle_turn(), on_step=on_step))
+    return tls
+
+
+def _idle_turn() -> Turn:
+    """For a session that is given no transactions."""
+    turn = Turn(asyncio.get_running_loop(), lambda: (turn.take_done(), turn.take_hungry(), turn.take_ended()), 0)
+    return turn
 
 
 def _planned(endpoint: Endpoint, sender: str | None) -> list[str]:
@@ -245,6 +282,14 @@ class _Watch:
         step.detail = tls_details(version, cipher, certificate)
         step.summary = f"{version}, {cipher}; " + (certificate_text(certificate) if certificate else "no certificate")
         step.warnings = certificate_warnings(certificate, datetime.now(UTC))
+
+    def refused_certificate(self, tls: Any) -> None:
+        """What the certificate says that was not good enough. tls: what `_look` has found."""
+        step = self._find("tls")
+        certificate = peer_certificate(tls) if tls is not None else None
+        if certificate is not None:
+            step.detail = tls_details(tls.version(), tls.cipher()[0], certificate)
+            step.summary = certificate_text(certificate)
 
     def _login(self, step: VerifyStep, found: dict[str, Any]) -> None:
         user = self.endpoint.user

@@ -222,8 +222,25 @@ def test_a_certificate_that_fails(run, certificates, implicit, case):
     options = {"ca_file": str(certificates.ca_file)} if options else {}
     report = run(ask(script, implicit_tls=context if implicit else None, **options))
     assert report.failed.name == "tls" and words in report.failed.remedy
+    shown = "other.test" if wrong else "mx.example.test"
+    assert shown in report.failed.detail["names"] and report.failed.detail["verified"] is False
+    assert f"found: certificate for {'other.test' if wrong else 'localhost'}" in str(report)
     after = [step.name for step in report.steps[report.steps.index(report.failed) + 1 :]]
     assert after == (["greeting", "ehlo", "login"] if implicit else ["login"])
+
+
+def test_no_password_is_shown_to_a_server_whose_certificate_is_refused(run, certificates):
+    context = certificates.server_context(wrong_name=True)
+    script = [*upgraded(context, "AUTH PLAIN"), serve()]
+
+    async def main():
+        async with scripted(script) as server:
+            report = await probe(login(server.url), ca_file=certificates.ca_file, auth="plain")
+            return report, [bytes(peer.said) for peer in server.peers]
+
+    report, said = run(main())
+    assert report.failed.name == "tls" and len(said) == 2 and not any(b"AUTH" in words for words in said)
+    assert said[1].endswith(b"STARTTLS\r\n")  # it looked, and left
 
 
 def test_a_server_that_refuses_our_certificate_when_the_handshake_is_done(run, certificates, trust):

@@ -12,7 +12,7 @@ import pytest
 
 from bulkmail.errors import ConfigError, TlsError
 from bulkmail.net.tls import client_context, server_hostname, tls_error
-from bulkmail.url import Options, parse_options
+from bulkmail.url import Options, parse_endpoint, parse_options
 
 trustme = pytest.importorskip("trustme")
 
@@ -27,7 +27,7 @@ class Pki:
     def __init__(self, folder):
         self.folder = folder
         self.authority = trustme.CA()
-        self.server = self.authority.issue_cert("mx.example", "127.0.0.1")
+        self.server = self.authority.issue_cert("mx.example", "127.0.0.1", "::1", "bücher.example", "*.wild.example")
         self.ca_file = self.write("ca.pem", self.authority.cert_pem)
         client = self.authority.issue_cert("client.example")
         self.cert_file = self.write("client.pem", client.cert_chain_pems[0])
@@ -106,10 +106,19 @@ def refusal(*args):
 # ---- what passes
 
 
-@pytest.mark.parametrize("host", ["mx.example", "MX.example.", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["mx.example", "MX.example.", "127.0.0.1", "::1", "::1%lo", "xn--bcher-kva.example", "a.wild.example"]
+)
 def test_a_good_certificate_for_a_name_and_for_an_address(run, pki, host):
     version, certificate = shake_hands(run, pki.server_context(), options(ca_file=pki.ca_file), host)
     assert version == "TLSv1.3" and certificate
+
+
+def test_a_host_beyond_ascii_is_the_a_label_that_certificates_carry(run, pki):
+    endpoint = parse_endpoint("smtps://BÜCHER.example", ca_file=pki.ca_file)
+    assert shake_hands(run, pki.server_context(), endpoint.options, endpoint.host)
+    opts = options(ca_file=pki.ca_file, server_name="bücher.example")
+    assert shake_hands(run, pki.server_context(), opts, "192.0.2.1")
 
 
 def test_server_name_is_verified_in_place_of_the_host(run, pki):
@@ -142,6 +151,9 @@ def test_a_client_certificate_is_shown(run, pki, files):
         ({"ca_file": "ca_file"}, "wrong.example", "the certificate is not for wrong.example (option 'server_name'"),
         ({"ca_file": "ca_file"}, "127.0.0.2", "the certificate is not for 127.0.0.2 (option 'server_name'"),
         ({"ca_file": "ca_file", "server_name": "x.example"}, "mx.example", "the certificate is not for x.example"),
+        ({"ca_file": "ca_file"}, "::2", "the certificate is not for ::2 (option 'server_name'"),
+        ({"ca_file": "ca_file"}, "wild.example", "the certificate is not for wild.example"),
+        ({"ca_file": "ca_file"}, "a.b.wild.example", "the certificate is not for a.b.wild.example"),
         ({"ca_file": "other_ca"}, "mx.example", "not from a known authority"),
         ({}, "mx.example", "(option 'ca_file'"),
     ],
@@ -171,6 +183,12 @@ def test_a_server_that_does_not_speak_tls(run, pki):
     assert "does not speak TLS here (smtps://" in refusal(run, None, options(ca_file=pki.ca_file), "mx.example")
 
 
+def alert(reason):
+    error = ssl.SSLError(1, f"[SSL: {reason}] {reason} (_ssl.c:1)")
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -178,6 +196,10 @@ def test_a_server_that_does_not_speak_tls(run, pki):
         (ConnectionAbortedError("SSL handshake is taking longer than 60.0 seconds"), "longer than 60.0 seconds"),
         (ssl.SSLError(1, "[SSL: SOMETHING_NEW] something new (_ssl.c:1)"), "something new"),
         (EOFError(), "closed the connection"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), "does not take our client certificate (option 'cert_file'): tlsv1 alert"),
+        (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), "(option 'cert_file')"),
+        (alert("TLSV1_UNRECOGNIZED_NAME"), "no certificate for mx.example (option 'server_name'"),
+        (alert("DH_KEY_TOO_SMALL"), "dh key too small"),
         (RuntimeError(), "RuntimeError"),
     ],
 )
@@ -193,6 +215,19 @@ def test_the_same_options_share_a_context(pki):
     one, other = (client_context(options(ca_file=pki.ca_file, connections=n), f"{n}.example") for n in (1, 2))
     assert one is other
     assert client_context(options(ca_file=pki.ca_file, tls_min="1.3"), "x") is not one
+
+
+def test_files_that_are_renewed_are_read_anew(pki):
+    def context():
+        return client_context(options(ca_file=file, cert_file=pki.both_file), "x")
+
+    file = pki.folder / "renewed.pem"
+    file.write_bytes((pki.folder / "ca.pem").read_bytes())
+    first = context()
+    assert context() is first
+    file.write_bytes((pki.folder / "ca.pem").read_bytes() + (pki.folder / "other-ca.pem").read_bytes())
+    second = context()
+    assert len(first.get_ca_certs()) == 1 and len(second.get_ca_certs()) == 2
 
 
 def test_a_context_verifies_by_default():
