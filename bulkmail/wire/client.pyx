@@ -26,7 +26,8 @@
 #   421 that answers nothing            as a lost connection
 #   lost, content not wholly written    NOT_TAKEN: the server must discard what has no end (RFC 5321 section 4.1.1.4)
 #   lost, content written, no reply     IN_DOUBT (RFC 1047): the server may have taken it
-#   refused while content is streamed   its reply decides; by DATA the connection ends, by BDAT a RSET follows
+#   refused while content is streamed   its reply decides; by DATA the connection ends, by BDAT a RSET follows; by BDAT
+#                                       and LMTP the connection ends if the last chunk was sent
 #   LMTP                                one verdict for each accepted recipient; those that came before a loss count
 #   anything else                       ProtocolError; what was in flight is settled as if the connection was lost
 from bulkmail.wire.body cimport bare_content, undotted
@@ -261,6 +262,10 @@ cdef class Client(Flight):
             self._refuse_unknown_bdat(tx, code, now)
             self._judge(tx)
             self._leave_pieces(tx, TX_DONE, now)
+            if self.lmtp and tx.end:
+                # once, or for each recipient: RFC 2033 does not say
+                raise ProtocolError("the server refused a chunk; how often it answers the last one cannot be known",
+                                    reply=tx.reply, command="BDAT", permanent=False)
 
     cdef _on_verdict(self, Transaction tx, int code, double now):
         if 300 <= code < 400:

@@ -14,7 +14,7 @@ from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bulkmail.errors import ConnectionLost, ProtocolError
@@ -288,6 +288,9 @@ def check_truth(talk: Talk) -> None:
 
 @every_way
 @settings(max_examples=EXAMPLES)
+@example(
+    [Letter(3, (b"a", b"b"), True, True, False), *[Letter(2, (b"a",), False, False, False)] * 2], b"\0\0\0\0\4", []
+)
 @given(plan=letters, drawn=draws, sizes=st.lists(st.integers(1, 60), max_size=30))
 def test_whatever_a_server_answers_the_outcome_is_true_and_does_not_depend_on_the_cuts(
     way: Way, plan: list[Letter], drawn: bytes, sizes: list[int]
