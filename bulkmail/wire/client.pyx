@@ -371,7 +371,8 @@ cdef class Client(Flight):
         tx.end = tx.expected = 0
         tx.manner = self._manner(tx)
         tx.blind = self._head is not None and tx.manner != BY_DATA
-        tx.clears, self._abandoned = self._abandoned, False
+        # blind: should the one before fail, Exim keeps it open, and would take this one under that one's sender
+        tx.clears, self._abandoned = self._abandoned or tx.blind, False
         self._flight.append(tx)
         self._tail = tx
         if tx.clears:

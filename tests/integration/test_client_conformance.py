@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import re
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import pytest
 
 import bulkmail
-from bulkmail.errors import AuthError, EnvelopeRefused, MessageRefused
+from bulkmail.errors import AuthError, ConnectionLost, EnvelopeRefused, MessageRefused
 from integration.servers.aiosmtpd_server import PASSWORD, USER, aiosmtpd
 from integration.servers.common import wait_until
 from integration.servers.dovecot import dovecot
@@ -22,6 +23,7 @@ from integration.servers.postfix import postfix
 
 ANN, BOB, NEWS = "ann@example.test", "bob@example.test", "news@example.test"
 SIZE_LIMIT = 200_000
+SERVERS = ["postfix", "exim", "smtp-server", "aiosmtpd"]
 KINDS = ["postfix BDAT", "postfix DATA", "exim BDAT", "exim DATA", "smtp-server", "aiosmtpd"]
 TAGS = (f"tag{number}." for number in itertools.count())
 
@@ -53,7 +55,7 @@ AIOSMTPD_ANSWERS = {
 
 @contextmanager
 def start(kind, folder, certificates, *, tls=None, login=False):
-    """A server of `kind`. It refuses the senders refused@, recipients unknown…@ and later…@, subjects with "refuse"."""
+    """A server of `kind` that refuses the senders refused…@, recipients unknown…@ and later…@, "refuse" in a subject."""
     with ExitStack() as running:
         enter, name = running.enter_context, kind.split()[0]
         if name == "postfix":
@@ -96,23 +98,35 @@ def message(tag, subject="", body=b"hello\r\n", to=ANN):
     return f"X-Tag: {tag}\r\nFrom: {NEWS}\r\nTo: {to}\r\nSubject: {subject}\r\n\r\n".encode() + body
 
 
+class Copy(NamedTuple):
+    """What one recipient has got; the content from X-Tag on, with CRLF."""
+
+    to: str
+    content: bytes
+    sender: str
+
+
 def arrived(server, tag):
-    """Recipient and content (from X-Tag on, CRLF) of each copy delivered, once the server has done all its work."""
+    """The copies of this test that were delivered, once the server has done all its work."""
     settled = getattr(server, "settled", None)
     if settled:
         wait_until(settled, "an empty queue")
     if hasattr(server, "mails"):
-        copies = [(to, mail.content) for mail in list(server.mails) for to in mail.recipients]
+        copies = [Copy(to, mail.content, mail.sender) for mail in list(server.mails) for to in mail.recipients]
     else:
-        of_whom = re.compile(rb"^(?:Delivered-To|Envelope-to): (.*)$", re.MULTILINE)
-        stored = server.contents()
-        copies = [(of_whom.search(content)[1].decode(), content.replace(b"\n", b"\r\n")) for content in stored]
-    cut = [(to, content[content.index(b"X-Tag: ") :]) for to, content in copies]
-    return [(to, content) for to, content in cut if content.startswith(b"X-Tag: " + tag.encode() + b"\r\n")]
+        copies = [_stored(content) for content in server.contents()]
+    cut = [copy._replace(content=copy.content[copy.content.index(b"X-Tag: ") :]) for copy in copies]
+    return [copy for copy in cut if copy.content.startswith(b"X-Tag: " + tag.encode() + b"\r\n")]
+
+
+def _stored(content):
+    to = re.search(rb"^(?:Delivered-To|Envelope-to): (.*)$", content, re.MULTILINE)[1]
+    sender = re.search(rb"^Return-Path: <(.*)>$", content, re.MULTILINE | re.IGNORECASE)[1]
+    return Copy(to.decode(), content.replace(b"\n", b"\r\n"), sender.decode())
 
 
 def subjects(copies):
-    return sorted(re.search(rb"^Subject: ([^\r]*)", content, re.MULTILINE)[1].decode() for _, content in copies)
+    return sorted(re.search(rb"^Subject: ([^\r]*)", content, re.MULTILINE)[1].decode() for _, content, _ in copies)
 
 
 async def outcome(connection, sender, recipients, data, **more):
@@ -171,7 +185,7 @@ def test_every_line_and_dot_arrives_as_it_was(run, server, options, tag):
 
     run(main())
     expected = [message(tag, number, body) for number, (_, body) in enumerate(HARD) for _ in range(2)]
-    assert sorted(content for _, content in arrived(server, tag)) == sorted(expected)
+    assert sorted(copy.content for copy in arrived(server, tag)) == sorted(expected)
 
 
 def test_refusals_at_each_step_cost_nobody_else_a_message(run, server, options, tag):
@@ -197,14 +211,14 @@ def test_refusals_at_each_step_cost_nobody_else_a_message(run, server, options, 
     assert type(content) is MessageRefused and code(content) in (550, 554) and content.permanent
     assert type(later) is EnvelopeRefused and not later.permanent
     assert well.accepted == [ANN, BOB]
-    assert [(to, subjects([(to, copy)])) for to, copy in sorted(arrived(server, tag))] == [
+    assert [(copy.to, subjects([copy])) for copy in sorted(arrived(server, tag))] == [
         (ANN, ["1"]),
         (ANN, ["6"]),
         (BOB, ["6"]),
     ]
 
 
-def test_what_is_too_big_is_refused_and_the_next_message_is_not(run, server, options, tag):
+def test_what_is_too_big_is_refused_and_the_next_message_is_not(run, server, kind, options, tag):
     big = message(tag, "big", b"0123456789abcdef\r\n" * (SIZE_LIMIT // 16))
 
     def pieces():
@@ -218,12 +232,15 @@ def test_what_is_too_big_is_refused_and_the_next_message_is_not(run, server, opt
                 results.append(await outcome(connection, NEWS, [ANN], message(tag, "small")))
         return results
 
-    refusals = run(main())
-    wells = [refusals.pop(1), refusals.pop(2), refusals.pop(3)]
+    results = run(main())
+    refusals, wells = results[::2], results[1::2]
     assert [(type(refusal).__name__, refusal.permanent) for refusal in refusals] == [("MessageRefused", True)] * 3
     assert [code(refusal) for refusal in refusals] == [None, None, 552]
-    assert [well.accepted for well in wells] == [[ANN]] * 3
-    assert subjects(arrived(server, tag)) == ["small"] * 3
+    if kind == "exim BDAT":
+        # It takes the rest of a chunk that is too big for commands, and hangs up.
+        assert isinstance(wells.pop(), ConnectionLost)
+    assert [well.accepted for well in wells] == [[ANN]] * len(wells)
+    assert subjects(arrived(server, tag)) == ["small"] * len(wells)
 
 
 def test_eight_bits_and_addresses_beyond_ascii(run, server, options, tag):
@@ -236,7 +253,10 @@ def test_eight_bits_and_addresses_beyond_ascii(run, server, options, tag):
 
     assert [receipt.accepted for receipt in run(main())] == [[ANN], ["grün@example.test"]]
     expected = data.replace("\n", "\r\n").encode()
-    assert sorted(arrived(server, tag)) == [(ANN, expected), ("grün@example.test", expected)]
+    assert sorted(arrived(server, tag)) == [
+        (ANN, expected, NEWS),
+        ("grün@example.test", expected, "jös@example.test"),
+    ]
 
 
 def test_reset_and_noop_between_messages(run, server, options, tag):
@@ -263,14 +283,14 @@ def test_many_recipients_of_one_transaction(run, server, options, tag):
     receipt = run(main())
     assert receipt.accepted == good
     assert [one.address for one in receipt.rejected] == [person for person in people if person not in good]
-    assert sorted(to for to, _ in arrived(server, tag)) == sorted(good)
+    assert sorted(copy.to for copy in arrived(server, tag)) == sorted(good)
 
 
-def test_a_stream_of_messages_of_which_some_are_refused(run, server, options, tag):
+def test_a_stream_of_messages_of_which_some_are_refused_each_from_its_own_sender(run, server, options, tag):
     def envelope(number):
         refused = number % 10
         subject = f"refuse {number}" if refused == 4 else number
-        sender = "refused@example.test" if refused == 7 else NEWS
+        sender = f"{'refused' if refused == 7 else 'sender'}{number}@example.test"
         recipients = {1: ["unknown@example.test"], 2: ["unknown@example.test", ANN]}.get(refused, [ANN])
         return bulkmail.Envelope(sender, recipients), message(tag, subject)
 
@@ -281,7 +301,10 @@ def test_a_stream_of_messages_of_which_some_are_refused(run, server, options, ta
     assert len(receipts) == 300
     assert kinds == {number: expected.get(number % 10, type(None)) for number in range(300)}
     good = [str(number) for number in range(300) if number % 10 not in expected]
-    assert subjects(arrived(server, tag)) == sorted(good)
+    copies = arrived(server, tag)
+    assert subjects(copies) == sorted(good)
+    # A server that keeps a failed transaction open would take the next message under its sender.
+    assert sorted(copy.sender for copy in copies) == sorted(f"sender{number}@example.test" for number in good)
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 3])
@@ -306,29 +329,31 @@ def test_a_source_that_breaks_off_delivers_nothing(run, server, kind, options, t
     assert subjects(arrived(server, tag)) == ["after"] * (not isinstance(after, Exception))
 
 
+@pytest.mark.parametrize("name", SERVERS)
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_over_tls(run, kind, options, certificates, tmp_path, tag, tls):
-    with start(kind, tmp_path / "server", certificates, tls=tls) as server:
+def test_over_tls(run, name, certificates, tmp_path, tag, tls):
+    with start(name, tmp_path / "server", certificates, tls=tls) as server:
         messages = [message(tag, number, b"x" * 70 + b"\r\n") for number in range(30)]
         ca_file = str(certificates.ca_file)
-        receipts = run(deliver(server.url, messages, connections=2, ca_file=ca_file, **options))
+        receipts = run(deliver(server.url, messages, connections=2, ca_file=ca_file))
         assert [(receipt.error, receipt.tls) for receipt in receipts] == [(None, "TLSv1.3")] * 30
-        assert sorted(content for _, content in arrived(server, tag)) == sorted(messages)
+        assert sorted(copy.content for copy in arrived(server, tag)) == sorted(messages)
 
 
-def test_a_right_login_sends_and_a_wrong_one_is_tried_once(run, kind, options, certificates, tmp_path, tag):
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_right_login_sends_and_a_wrong_one_is_tried_once(run, name, certificates, tmp_path, tag):
     def tries(log):
         return len(re.findall(r" C: AUTH [A-Z]", log.read_text()))
 
-    with start(kind, tmp_path / "server", certificates, login=True) as server:
+    with start(name, tmp_path / "server", certificates, login=True) as server:
         right, wrong = tmp_path / "right.log", tmp_path / "wrong.log"
         password = PASSWORD.replace("/", "%2F").replace(" ", "%20")
         url = server.url.replace("//", f"//{USER}:{password}@")
         messages = [message(tag, number) for number in range(6)]
-        receipts = run(deliver(url, messages, connections=1, wire_log=str(right), **options))
+        receipts = run(deliver(url, messages, connections=1, wire_log=str(right)))
         assert [receipt.error for receipt in receipts] == [None] * 6 and tries(right) == 1
         url = server.url.replace("//", f"//{USER}:wrong@")
-        receipts = run(deliver(url, messages, connections=4, wire_log=str(wrong), **options))
+        receipts = run(deliver(url, messages, connections=4, wire_log=str(wrong)))
         assert {type(receipt.error) for receipt in receipts} == {AuthError} and tries(wrong) == 1
         assert subjects(arrived(server, tag)) == sorted(map(str, range(6)))
         assert PASSWORD not in right.read_text()

@@ -55,7 +55,7 @@ acl_smtp_data = acl_data
 
 begin acl
 acl_mail:
-  deny     senders = ^refused@
+  deny     senders = ^refused
            message = 5.7.1 no mail from this sender
   deny     condition = {login_needed}
            !authenticated = *
@@ -88,6 +88,7 @@ file:
   create_directory
   delivery_date_add
   envelope_to_add
+  return_path_add
 
 begin authenticators
 plain:
@@ -168,7 +169,7 @@ def _lay_out(folder: Path, port: int, tls: str | None, certificates: Certificate
 def exim(*, tls: str | None = None, certificates: Certificates | None = None, login: bool = False) -> Iterator[Exim]:
     """Run an Exim that delivers all mail for example.test into one Maildir.
 
-    It refuses the sender refused@…, recipients unknown…@ (for good) and later…@ (for now), and after the data what has
+    It refuses the senders refused…@, recipients unknown…@ (for good) and later…@ (for now), and after the data what has
     "refuse" in its subject.
     tls     None, "starttls" or "implicit" (then with `certificates`)
     login   take nothing without a login as USER with PASSWORD (which is offered always)

@@ -75,7 +75,7 @@ def smtp_server(
 ) -> Iterator[SmtpServer]:
     """Run smtp-server.
 
-    It refuses the sender refused@…, recipients unknown…@ (for good) and later…@ (for now), and after the data what has
+    It refuses the senders refused…@, recipients unknown…@ (for good) and later…@ (for now), and after the data what has
     "refuse" in its subject; as LMTP also the recipients full…@.
     folder    an empty or new one, for the messages
     tls       None, "starttls" or "implicit" (then with `certificates`)
