@@ -17,9 +17,8 @@
 #   DATA refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL
 #   refusal at the dot                  its reply decides for the accepted; the next envelope is not touched by it
 #   nobody accepted, BDAT was sent      the server throws the chunk away (RFC 3030 section 2); its reply decides nothing
-#   BDAT refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL that is not written
-#   MAIL 503 behind a failed BDAT       the server kept the failed transaction open: NOT_TAKEN. Unless it goes on to take
-#                                       the message for the recipients that it accepted: then it was taken
+#   BDAT refused, somebody accepted     its reply decides for the accepted. What that leaves open nobody says (RFC 3030
+#                                       section 4.2), so each MAIL that is sent ahead by BDAT has a RSET before it
 #   BDAT unknown though offered         NOT_TAKEN, and ProtocolError: our content would be read as commands
 #   421 to MAIL, RCPT, DATA             the server closes: this transaction and all behind it were NOT_TAKEN
 #   421 at the end of data              this message is refused for now; all behind it were NOT_TAKEN
@@ -337,17 +336,10 @@ cdef class Client(Flight):
             self._end_head(tx, TX_DONE, now)
 
     cdef _settle_mail_refusal(self, Transaction tx, double now):
-        """The reply to MAIL decides, unless it is about the transaction before, which the server kept open."""
+        """The reply to MAIL decides for everybody."""
         tx.rejected = None
-        if self._mail_refusal.code == 503 and tx.blind and not self._succeeded:
-            self._abandoned = True
-            tx.error = ProtocolError(f"the server kept the transaction before this one open: {self._mail_refusal}",
-                                     reply=self._mail_refusal, command="MAIL", permanent=False)
-            self._end_head(tx, TX_NOT_TAKEN, now)
-            self._succeeded = False
-        else:
-            tx.reply, tx.command = self._mail_refusal, "MAIL"
-            self._end_head(tx, TX_DONE, now)
+        tx.reply, tx.command = self._mail_refusal, "MAIL"
+        self._end_head(tx, TX_DONE, now)
 
     # -- what to do next
 
@@ -370,9 +362,9 @@ cdef class Client(Flight):
         tx.rejected = None
         tx.end = tx.expected = 0
         tx.manner = self._manner(tx)
-        tx.blind = self._head is not None and tx.manner != BY_DATA
-        # blind: should the one before fail, Exim keeps it open, and would take this one under that one's sender
-        tx.clears, self._abandoned = self._abandoned or tx.blind, False
+        # sent ahead by BDAT: should the one before fail, Exim keeps it open, and would take this one under its sender
+        ahead = self._head is not None and tx.manner != BY_DATA
+        tx.clears, self._abandoned = self._abandoned or ahead, False
         self._flight.append(tx)
         self._tail = tx
         if tx.clears:

@@ -93,7 +93,6 @@ cdef class Flight:
     cdef _end_head(self, Transaction tx, int state, double now):
         """The first of the row is settled; the next one has the replies from now on."""
         self._flight.popleft()
-        self._succeeded = state == TX_DONE and tx.judged and tx.reply is not None and tx.reply.code < 300
         self._finish(tx, state, now)
         self._adopt()
 

@@ -41,7 +41,6 @@ cdef class Transaction:
     cdef Py_ssize_t expected            # replies to its envelope
     cdef int manner                     # BY_DATA, BY_BDAT or BY_PIECES
     cdef bint clears                    # RSET was written before it
-    cdef bint blind                     # its MAIL was written before the end of the one before it was known
     cdef long long end                  # place in the stream behind its content, 0 while that is not written
     cpdef refuse(self, object error, Py_ssize_t fits=*)
     cpdef Transaction again(self)

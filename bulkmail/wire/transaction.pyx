@@ -67,7 +67,7 @@ cdef class Transaction:
         self.tries += 1
         self.state = TX_WAITING
         self.reply = self.command = self.rejected = self.late = self.error = self.via = None
-        self.judged = self.clears = self.blind = False
+        self.judged = self.clears = False
         self.end = self.decided = self.fits = 0
         return self
 
