@@ -17,7 +17,9 @@
 #   DATA refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL
 #   refusal at the dot                  its reply decides for the accepted; the next envelope is not touched by it
 #   nobody accepted, BDAT was sent      the server throws the chunk away (RFC 3030 section 2); its reply decides nothing
-#   BDAT refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL that is not written
+#   BDAT refused, somebody accepted     its reply decides for the accepted
+#   the next MAIL is sent ahead by BDAT RSET before it, since one of these may come: Exim keeps the transaction open then,
+#                                       and would take the next message under the sender of the failed one
 #   MAIL 503 behind a failed BDAT       the server kept the failed transaction open: NOT_TAKEN. Unless it goes on to take
 #                                       the message for the recipients that it accepted: then it was taken
 #   BDAT unknown though offered         NOT_TAKEN, and ProtocolError: our content would be read as commands
@@ -38,6 +40,11 @@ from bulkmail.errors import InDoubt, ProtocolError
 from bulkmail.wire.body import encode_body, end_body
 
 LONE_DOT = b".\r\n"
+# Exim counts the second RSET without a message between as misuse, and hangs up at the eleventh
+# (smtp_accept_max_nonmail); what was sent ahead is in doubt then. After so many refusals one transaction waits for
+# another there, and RSET follows failures only. Far enough below 10 for those that are on their way already.
+cdef enum:
+    MOST_REFUSED_AHEAD = 3
 
 
 cdef class Client(Flight):
@@ -86,6 +93,8 @@ cdef class Client(Flight):
             return False
         if self._head is None:
             return self.pipelining or not self._drain
+        if self._refused_ahead >= MOST_REFUSED_AHEAD and "HELP" in self.offer.extensions:
+            return False                                 # of those who offer CHUNKING only Exim also offers HELP
         return self.pipelining and self._tail.end != 0
 
     # -- content in pieces, of `streaming`
@@ -330,6 +339,7 @@ cdef class Client(Flight):
         return self._accepted == 0 or (self._mail_refusal is not None and tx.manner == BY_DATA)
 
     cdef _settle_nobody(self, Transaction tx, double now):
+        self._refused_ahead += tx.manner != BY_DATA
         if self._mail_refusal is not None:
             self._settle_mail_refusal(tx, now)
         else:

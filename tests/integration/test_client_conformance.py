@@ -55,7 +55,7 @@ AIOSMTPD_ANSWERS = {
 
 @contextmanager
 def start(kind, folder, certificates, *, tls=None, login=False):
-    """A server of `kind` that refuses the senders refused…@, recipients unknown…@ and later…@, "refuse" in a subject."""
+    """A server of `kind`. It refuses senders refused…@, recipients unknown…@ and later…@, and subjects with "refuse"."""
     with ExitStack() as running:
         enter, name = running.enter_context, kind.split()[0]
         if name == "postfix":
