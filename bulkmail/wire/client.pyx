@@ -37,6 +37,11 @@ from bulkmail.errors import InDoubt, ProtocolError
 from bulkmail.wire.body import encode_body, end_body
 
 LONE_DOT = b".\r\n"
+# Exim counts the second RSET without a message between as misuse, and hangs up at the eleventh
+# (smtp_accept_max_nonmail); what was sent ahead is in doubt then. After so many refusals one transaction waits for
+# another there, and RSET follows failures only. Far enough below 10 for those that are on their way already.
+cdef enum:
+    MOST_REFUSED_AHEAD = 3
 
 
 cdef class Client(Flight):
@@ -85,6 +90,8 @@ cdef class Client(Flight):
             return False
         if self._head is None:
             return self.pipelining or not self._drain
+        if self._refused_ahead >= MOST_REFUSED_AHEAD and "HELP" in self.offer.extensions:
+            return False                                 # of those who offer CHUNKING only Exim also offers HELP
         return self.pipelining and self._tail.end != 0
 
     # -- content in pieces, of `streaming`
@@ -329,6 +336,7 @@ cdef class Client(Flight):
         return self._accepted == 0 or (self._mail_refusal is not None and tx.manner == BY_DATA)
 
     cdef _settle_nobody(self, Transaction tx, double now):
+        self._refused_ahead += tx.manner != BY_DATA
         if self._mail_refusal is not None:
             self._settle_mail_refusal(tx, now)
         else:

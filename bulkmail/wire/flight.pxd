@@ -24,6 +24,7 @@ cdef class Flight:
     cdef object _commands               # names of single commands whose replies are awaited
     cdef object _flight                 # transactions whose MAIL was written and that are not settled, oldest first
     cdef bint _abandoned                # MAIL was accepted and no message followed: RSET before the next one
+    cdef int _refused_ahead             # transactions sent by BDAT that got nowhere, on this connection
     cdef long long _written             # bytes written so far
     cdef Py_ssize_t _drain              # replies to chunks of a message that was given up: to be dropped
     cdef Transaction _tail              # the last of the row, while there is one

@@ -16,9 +16,9 @@ import bulkmail
 from bulkmail.errors import AuthError, ConnectionLost, EnvelopeRefused, MessageRefused
 from integration.servers.aiosmtpd_server import PASSWORD, USER, aiosmtpd
 from integration.servers.common import wait_until
-from integration.servers.dovecot import dovecot
+from integration.servers.dovecot import MECHANISMS, dovecot
 from integration.servers.exim import exim
-from integration.servers.node import smtp_server
+from integration.servers.node import METHODS, TOKEN, smtp_server
 from integration.servers.postfix import postfix
 
 ANN, BOB, NEWS = "ann@example.test", "bob@example.test", "news@example.test"
@@ -55,7 +55,7 @@ AIOSMTPD_ANSWERS = {
 
 @contextmanager
 def start(kind, folder, certificates, *, tls=None, login=False):
-    """A server of `kind` that refuses senders refused…@, recipients unknown…@ and later…@, "refuse" in a subject."""
+    """A server of `kind`. It refuses senders refused…@, recipients unknown…@ and later…@, subjects with "refuse"."""
     with ExitStack() as running:
         enter, name = running.enter_context, kind.split()[0]
         if name == "postfix":
@@ -357,3 +357,21 @@ def test_a_right_login_sends_and_a_wrong_one_is_tried_once(run, name, certificat
         assert {type(receipt.error) for receipt in receipts} == {AuthError} and tries(wrong) == 1
         assert subjects(arrived(server, tag)) == sorted(map(str, range(6)))
         assert PASSWORD not in right.read_text()
+
+
+async def logged_in(url, mechanism, **secret):
+    async with bulkmail.Connection(url, auth=mechanism.lower()) as connection:
+        await connection.login(USER, **secret)
+        return connection.info.auth, (await connection.send(bulkmail.Envelope(NEWS, [ANN]), message("login"))).accepted
+
+
+@pytest.mark.parametrize("name", SERVERS[:3])
+def test_each_mechanism_that_a_server_knows(run, name, certificates, tmp_path):
+    offered = {"postfix": MECHANISMS, "smtp-server": METHODS, "exim": ("PLAIN", "LOGIN", "CRAM-MD5")}[name]
+    with start(name, tmp_path / "server", certificates, login=True) as server:
+        for mechanism in offered:
+            secret = {"token": TOKEN} if mechanism == "XOAUTH2" else {"password": PASSWORD}
+            assert run(logged_in(server.url, mechanism, **secret)) == (mechanism.lower(), [ANN])
+            with pytest.raises(AuthError):
+                run(logged_in(server.url, mechanism, **dict.fromkeys(secret, "wrong")))
+        assert len(arrived(server, "login")) == len(offered)

@@ -17,6 +17,7 @@ from .common import SERVERS, Server, missing, require, stop, wait_for_greeting, 
 
 SCRIPT = Path(__file__).with_name("smtp_server.mjs")
 MODULES = SERVERS / "smtp-server/node_modules"
+TOKEN = "s3cret-token"
 METHODS = "PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"
 
 
@@ -79,7 +80,7 @@ def smtp_server(
     "refuse" in its subject; as LMTP also the recipients full…@.
     folder    an empty or new one, for the messages
     tls       None, "starttls" or "implicit" (then with `certificates`)
-    login     take nothing without a login as USER with PASSWORD, which is the token too (METHODS are offered always)
+    login     take nothing without a login as USER with PASSWORD or TOKEN (METHODS are offered always)
     options   passed to its SMTPServer, such as size=100_000
     """
     node = require("node")
@@ -105,6 +106,7 @@ def smtp_server(
         "options": told | options,
         "user": USER,
         "password": PASSWORD,
+        "token": TOKEN,
         "store": str(folder),
         "key_file": str(certificates.chain_file) if tls and certificates else None,
     }

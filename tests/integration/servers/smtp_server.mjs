@@ -1,12 +1,11 @@
 // npm's smtp-server, told what to do by a JSON object in the first argument:
-//   {options, user, password, store, key_file}
+//   {modules, options, user, password, token, store, key_file}
 // It prints the port it listens on, then writes each message it takes into `store` as N.json, whole or not at all.
 import { createRequire } from "node:module";
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 
-const { modules, options, user, password, store, key_file: keyFile } = JSON.parse(process.argv[2]);
+const { modules, options, user, password, token, store, key_file: keyFile } = JSON.parse(process.argv[2]);
 const { SMTPServer } = createRequire(modules)("smtp-server");
-const TOKEN = password; // of XOAUTH2
 
 function refusal(code, text) {
   return Object.assign(new Error(text), { responseCode: code });
@@ -36,7 +35,7 @@ const server = new SMTPServer({
   ...(pem ? { key: pem, cert: pem } : {}),
   onAuth(auth, session, done) {
     const known = {
-      "XOAUTH2": () => auth.accessToken === TOKEN,
+      "XOAUTH2": () => auth.accessToken === token,
       "CRAM-MD5": () => auth.validatePassword(password),
     }[auth.method] ?? (() => auth.password === password);
     done(null, auth.username === user && known() ? { user } : { message: "wrong login", data: { status: "401" } });
