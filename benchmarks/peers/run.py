@@ -90,7 +90,7 @@ SCENARIOS = [
     ),
     Scenario("chunk-rtt50", 2048, 20, 50, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=20)),
     Scenario("chunk-rtt100", 2048, 1, 100, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=100)),
-    Scenario("singles", 2048, 20, 0, PEER, (SINGLES, AIO_SINGLES), faster((SINGLES, AIO_SINGLES), times=5)),
+    Scenario("singles", 2048, 20, 0, PEER, (FLOOR, SINGLES, AIO_SINGLES), faster((SINGLES, AIO_SINGLES), times=5)),
     Scenario(
         "tls",
         2048,

@@ -1,4 +1,4 @@
-"""The servers that the clients send to: smtp-sink, and our own, which offers CHUNKING; long lines to them."""
+"""The servers that the clients send to: smtp-sink of Postfix, our own, which offers CHUNKING; long lines to them."""
 
 from __future__ import annotations
 

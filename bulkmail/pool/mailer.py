@@ -160,8 +160,11 @@ class Mailer:
 
         ticket = self._submit(0, message, envelope, finish, to)
         try:
-            async with asyncio.timeout(timeout):
+            if timeout is None:
                 result = await future
+            else:
+                async with asyncio.timeout(timeout):
+                    result = await future
         except asyncio.CancelledError:
             self._withdraw(ticket)
             raise
