@@ -45,6 +45,12 @@ def rough(size: int) -> Iterator[bytes]:
         yield text[number % 97 :]
 
 
+def digest(size: int, *, mended: bool = True) -> str:
+    """SHA-256 of what must arrive of rough(size)."""
+    content = b"".join(rough(size))
+    return hashlib.sha256(re.sub(rb"\r\n|\r|\n", b"\r\n", content) if mended else content).hexdigest()
+
+
 def status_kb(name: str) -> int:
     found = re.search(rf"^{name}:\s+(\d+)", Path("/proc/self/status").read_text(), re.M)
     assert found
@@ -135,8 +141,8 @@ def receive(manner: str, *, keep: bool) -> None:
         receiver.raw()
     else:
         receiver.smtp(chunking=manner == BDAT)
-    digest = hashlib.sha256(receiver.content(manner)).hexdigest() if keep else ""
-    print(json.dumps({"bytes": receiver.size, "sha256": digest}))
+    found = hashlib.sha256(receiver.content(manner)).hexdigest() if keep else ""
+    print(json.dumps({"bytes": receiver.size, "sha256": found}))
 
 
 # -- the sender
@@ -189,9 +195,7 @@ def once(manner: str, size: int, *, checked: bool = False) -> dict[str, float]:
         sender = subprocess.run([*me, "--port", port], stdout=subprocess.PIPE, text=True, check=True)
         arrived = json.loads(receiver.stdout.read())
     if checked:
-        expected = b"".join(rough(size))
-        expected = re.sub(rb"\r\n|\r|\n", b"\r\n", expected) if manner != RAW else expected
-        if arrived["sha256"] != hashlib.sha256(expected).hexdigest():
+        if arrived["sha256"] != digest(size, mended=manner != RAW):
             raise SystemExit(f"{manner}: other content arrived than was sent, {arrived['bytes']} bytes")
     elif not size <= arrived["bytes"] <= size + 5:
         raise SystemExit(f"{manner}: {arrived['bytes']} of {size} bytes arrived")
