@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import stream
 from children import cpu_seconds, measure
 from clients import (
     AIO_SINGLES,
@@ -47,6 +48,7 @@ from tables import Goal, Run, goal_lines, memory_table, scenario_table
 SIZES = {"2k": 2048, "20k": 20480}
 RUN_SECONDS = 900.0
 PROBE_MESSAGES = 12
+STREAM_CHECKED = 32 << 20
 HERE = Path(__file__).resolve().parent
 
 
@@ -114,16 +116,19 @@ class Effort:
     whole: dict[int, int]
     scenarios: tuple[str, ...]
     memory: bool = False
+    stream_mb: int = 1024
 
 
-NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls")
+STREAM = "stream"
+NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", STREAM)
 EFFORTS = {
-    "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW)),
+    "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW), stream_mb=128),
     "normal": Effort(
         3, 1.5, {2048: 200_000, 20480: 50_000}, ("2k-c20", "20k-c20", "2k-c1", "20k-c1", "2k-rtt50", *NEW)
     ),
-    "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, tuple(s.name for s in SCENARIOS), memory=True),
+    "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, (*(s.name for s in SCENARIOS), STREAM), memory=True),
 }
+KNOWN = [*(s.name for s in SCENARIOS), STREAM]
 WHOLE_JOB = {FLOOR, OURS, "smtp-source"}
 
 
@@ -265,7 +270,7 @@ def chosen(names: str, known: list[str], what: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--effort", choices=EFFORTS, default="normal")
-    parser.add_argument("--scenarios", help="comma list of " + ", ".join(s.name for s in SCENARIOS))
+    parser.add_argument("--scenarios", help="comma list of " + ", ".join(KNOWN))
     parser.add_argument("--clients", help="comma list of " + ", ".join(c.name for c in CLIENTS))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--memory", action="store_true", help="peak memory at 100,000 and 1,000,000 recipients")
@@ -275,7 +280,7 @@ def main() -> int:
         effort = replace(effort, rounds=arguments.rounds)
     names = effort.scenarios
     if arguments.scenarios:
-        names = chosen(arguments.scenarios, [s.name for s in SCENARIOS], "scenario")
+        names = chosen(arguments.scenarios, KNOWN, "scenario")
     clients = list(CLIENTS)
     if arguments.clients:
         wanted = chosen(arguments.clients, [c.name for c in CLIENTS], "client")
@@ -298,6 +303,8 @@ def main() -> int:
         for scenario in SCENARIOS:
             if scenario.name in names and clients:
                 tables.append(play(harness, scenario, clients, effort))
+        if STREAM in names:
+            tables.append(stream.compare(effort.stream_mb << 20, STREAM_CHECKED, effort.rounds))
         if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
             tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
         tables += [f"Note: {note}" for note in notes]
