@@ -42,9 +42,9 @@ def prepare(data: bytes, what: str = "raw") -> bytes:
         raise MessageError(f"{what}: a message begins with a header such as 'From: ', found {data[:40]!r}")
     if b"\0" in data:
         raise MessageError(f"{what}: there is a NUL at byte {data.index(0)}, which no mail may hold")
-    head, body = split(data)
-    if b"bcc" not in head.lower():
+    if b"bcc" not in data[: data.find(b"\r\n\r\n")].lower():
         return data
+    head, body = split(data)
     return _bcc.sub(b"", head) + body
 
 

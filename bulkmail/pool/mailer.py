@@ -55,6 +55,11 @@ class _Ticket:
 
     def add(self, part: Receipt) -> None:
         whole = self.result
+        if self.parts == 1 and whole.reply is None and not whole.rejected:  # it is all of it
+            part.index, part.bytes, part.message_id = whole.index, whole.bytes, whole.message_id
+            self.parts, self.result = 0, part
+            self.finish(part)
+            return
         whole.accepted += part.accepted
         whole.rejected += part.rejected
         if part.accepted or whole.reply is None:
@@ -260,11 +265,13 @@ class Mailer:
         ticket.result.message_id = message_id(content)
         asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
         for start in range(0, len(addresses), self._batch):
-            part = addresses[start : start + self._batch]
-            params = behind[start : start + self._batch] if behind is not None else None
+            part, named, params = addresses, rcpts, behind
+            if ticket.parts > 1:
+                place = slice(start, start + self._batch)
+                part, named = addresses[place], rcpts[place]
+                params = behind[place] if behind is not None else None
             flags = transaction_flags(envelope, content, [from_, *part])
-            tag = (ticket, rcpts[start : start + self._batch])
-            self._queue.append(Transaction(from_, part, body, flags, tag, MAX_TRIES, asks, params))
+            self._queue.append(Transaction(from_, part, body, flags, (ticket, named), MAX_TRIES, asks, params))
         pool.wake()
         return ticket
 
