@@ -32,7 +32,7 @@ bench: $(VENV)/.bench build
 	@$(PY) benchmarks/peers/run.py --effort $(or $(BENCH),normal) $(ARGS)
 
 bench-micro: $(VENV)/.dev build
-	@echo "== bench-micro: kernels, replies, composing, journal, manifest"
+	@echo "== bench-micro: kernels, replies, sessions, composing, journal, manifest"
 	@$(PY) -m pytest benchmarks/micro --benchmark-only $(ARGS)
 
 clean:

@@ -29,6 +29,9 @@ cdef enum:
     LONG_WINDOW_BYTES = 262144
 cdef double SLOW = 0.02
 
+# Under TLS each piece that is handed over becomes a record of its own; up to so many bytes a copy is cheaper than that.
+cdef Py_ssize_t JOINED_BYTES = 262144
+
 CLOSED_BY_US = "closed by us"      # the reason of an end that is no trouble
 
 cdef extern from "gather.h":
@@ -248,6 +251,8 @@ cdef class Session:
                 return
         if type(out) is bytes:
             self.transport.write(out)
+        elif self._fd < 0 and sum(map(len, out)) <= JOINED_BYTES:
+            self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
 

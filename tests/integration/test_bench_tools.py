@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import smtplib
+import ssl
 import subprocess
 import sys
 import time
@@ -49,6 +50,75 @@ def test_the_floor_ends_with_an_error_when_it_is_refused(start_smtp_sink, floor,
     done = subprocess.run([floor, *flags, "--message", tmp_path / "message.eml"], capture_output=True, timeout=60)
     # A sink that refuses also stops announcing PIPELINING, which the floor cannot do without.
     assert done.returncode == 1 and b"PIPELINING" in done.stderr
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """The harness's modules can be imported."""
+    monkeypatch.syspath_prepend(str(PEERS))
+
+
+@pytest.mark.parametrize("tasks", [0, 7])
+@pytest.mark.parametrize("script", ["bulkmail_library.py", "aiosmtplib_send.py"])
+def test_the_library_clients_send_each_message_once(start_smtp_sink, tmp_path, script, tasks):
+    pytest.importorskip("aiosmtplib" if script.startswith("aio") else "bulkmail")
+    pytest.importorskip("uvloop")
+    server = start_smtp_sink(keep=True)
+    (tmp_path / "message.eml").write_bytes(MESSAGE)
+    command = [sys.executable, PEERS / script, "--port", str(server.port), "--connections", "3", "--messages", "30"]
+    command += ["--message", tmp_path / "message.eml", "--tasks", str(tasks)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["messages"] == 30
+    to = [line for kept in server.dumped() for line in kept.split(b"\n") if line.startswith(b"X-Rcpt-Args")]
+    assert sorted(to) == sorted(b"X-Rcpt-Args: <user%d@example.test>" % number for number in range(30))
+
+
+def test_the_harness_has_servers_with_chunking_and_with_tls(peers, tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    from servers import SINK, SINK_TLS, Servers
+
+    (tmp_path / "message.eml").write_bytes(MESSAGE)
+    with Servers(tmp_path) as servers:
+        with smtplib.SMTP("127.0.0.1", servers.port(SINK, 10), timeout=20) as client:
+            client.ehlo()
+            assert client.has_extn("chunking") and not client.has_extn("starttls")
+        with smtplib.SMTP("127.0.0.1", servers.port(SINK_TLS, 0), timeout=20) as client:
+            client.starttls(context=ssl.create_default_context(cafile=servers.get(SINK_TLS).ca_file))
+        command = [sys.executable, PEERS / "bulkmail_library.py", "--port", str(servers.port(SINK_TLS, 0))]
+        command += ["--connections", "2", "--messages", "5", "--message", tmp_path / "message.eml"]
+        command += ["--ca-file", servers.get(SINK_TLS).ca_file]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and json.loads(done.stdout)["messages"] == 5, done.stderr
+
+
+def run_of(client, rate, cpu, messages=1000):
+    from tables import Run
+
+    return Run(client, messages, messages / rate, messages / rate, cpu, 0.0, 10.0, 0.5)
+
+
+def test_a_goal_compares_medians_and_says_when_it_is_missed(peers):
+    from tables import Goal, goal_lines
+
+    runs = {
+        "ours": [run_of("ours", rate, 2.0) for rate in (900, 1000, 4000)],
+        "theirs": [run_of("theirs", rate, 1.0) for rate in (50, 100, 100)],
+        "broken": [],
+    }
+    short = {name: run_of(name, 10, 0.5, messages=10) for name in ("ours", "theirs")}
+    goals = (
+        Goal("ours", "theirs", "messages/s", least=10),
+        Goal("ours", "theirs", "messages/s", least=11),
+        Goal("ours", "theirs", "CPU past start-up", most=2),
+        Goal("ours", "broken", "messages/s", least=1),
+    )
+    lines = goal_lines(goals, runs, short)[1:]
+    assert "10.00, asked at least 10: reached (by round: 18.00, 10.00, 40.00)" in lines[0]
+    assert "10.00, asked at least 11: MISSED" in lines[1]
+    assert "3.00, asked at most 2: MISSED" in lines[2]
+    assert "not measured" in lines[3]
 
 
 def test_the_long_line_takes_a_round_trip_for_every_reply(start_smtp_sink):
