@@ -375,3 +375,20 @@ def test_each_mechanism_that_a_server_knows(run, name, certificates, tmp_path):
             with pytest.raises(AuthError):
                 run(logged_in(server.url, mechanism, **dict.fromkeys(secret, "wrong")))
         assert len(arrived(server, "login")) == len(offered)
+
+
+def test_opensmtpd_which_does_not_pipeline(run, start_opensmtpd):
+    server = start_opensmtpd()
+
+    def envelope(number):
+        sender = f"{'refused' if number % 10 == 7 else 'sender'}{number}@example.test"
+        recipients = {1: ["unknown@example.test"], 2: ["unknown@example.test", ANN]}.get(number % 10, [ANN])
+        return bulkmail.Envelope(sender, recipients), message("opensmtpd", number, b".\r\n..\r\n.x\r\n")
+
+    receipts = run(deliver(server.url, map(envelope, range(40)), connections=2))
+    refused = {receipt.index for receipt in receipts if isinstance(receipt.error, EnvelopeRefused)}
+    assert refused == {number for number in range(40) if number % 10 in (1, 7)}
+    delivered = [_stored(content) for content in server.wait_for(32)]
+    senders = sorted(copy.sender for copy in delivered)
+    assert senders == sorted(f"sender{number}@example.test" for number in range(40) if number not in refused)
+    assert all(copy.content.endswith(b"\r\n\r\n.\r\n..\r\n.x\r\n") for copy in delivered)

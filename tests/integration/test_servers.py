@@ -135,6 +135,13 @@ def test_exim_delivers_into_the_maildir_and_refuses_strangers(start_exim, certif
     assert content.endswith(b"\n\nline\n.dot\n") and f"A=cram:{USER}" in server.log()
 
 
+def test_opensmtpd_delivers_into_the_maildir_and_refuses_strangers(start_opensmtpd):
+    server = start_opensmtpd()
+    assert send(server, [ANN, "unknown@example.test"])["unknown@example.test"][0] == 550
+    (content,) = server.wait_for(1)
+    assert content.endswith(b"\n\nline\n.dot\n")
+
+
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
 def test_smtp_server_records_what_it_took_and_refuses_strangers(start_smtp_server, certificates, tls):
     server = start_smtp_server(tls=tls, login=True)

@@ -4,6 +4,7 @@ certificates      a throw-away authority (one a run): ca_file, chain_file, wrong
 start_postfix     start_postfix(tls=None, sasl=None, settings={}) -> Postfix
 start_dovecot     start_dovecot(tls=None, settings={}) -> Dovecot
 start_exim        start_exim(tls=None, login=False) -> Exim
+start_opensmtpd   start_opensmtpd() -> OpenSmtpd
 start_smtp_server start_smtp_server(tls=None, lmtp=False, login=False, **options) -> SmtpServer (npm's)
 start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
 start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
@@ -23,6 +24,7 @@ from .certificates import Certificates, make_certificates
 from .dovecot import Dovecot, dovecot
 from .exim import Exim, exim
 from .node import SmtpServer, smtp_server
+from .opensmtpd import OpenSmtpd, opensmtpd
 from .postfix import Postfix, postfix
 from .smtp_sink import SmtpSink, smtp_sink
 
@@ -48,6 +50,12 @@ def start_dovecot(certificates: Certificates) -> Iterator[Callable[..., Dovecot]
 def start_exim(certificates: Certificates) -> Iterator[Callable[..., Exim]]:
     with ExitStack() as running:
         yield lambda **options: running.enter_context(exim(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_opensmtpd() -> Iterator[Callable[..., OpenSmtpd]]:
+    with ExitStack() as running:
+        yield lambda: running.enter_context(opensmtpd())
 
 
 @pytest.fixture
