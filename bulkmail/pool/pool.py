@@ -255,7 +255,8 @@ class Pool:
 
     def _watch_idle(self) -> None:
         if self._sweep is None and self.sessions:
-            self._sweep = self._loop.call_later(min(1.0, self.endpoint.options.idle_timeout), self._close_idle)
+            every = min(1.0, self.endpoint.options.idle_timeout, KEEP_ALIVE_SECONDS)
+            self._sweep = self._loop.call_later(every, self._close_idle)
 
     def _close_idle(self) -> None:
         self._sweep = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import socket
 import ssl
@@ -27,7 +28,7 @@ from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import ServerInfo
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
-from bulkmail.smtp.wirelog import log, make_trace
+from bulkmail.smtp.wirelog import LOGGER, log, make_trace
 from bulkmail.url import Endpoint
 from bulkmail.wire.extensions import parse_extensions
 
@@ -85,6 +86,14 @@ class _BrokenHandshake(Exception):
         self.failure = failure
 
 
+def _record_end(endpoint: Endpoint, cid: str, closed: asyncio.Future[BaseException]) -> None:
+    if closed.cancelled() or str(closed.result()) == CLOSED_BY_US:
+        return
+    error = closed.result()
+    phase, reply = getattr(error, "command", None) or "idle", getattr(error, "reply", None)
+    log(logging.INFO, endpoint, cid, phase, "the connection ended: %s", error, reply=reply)
+
+
 @dataclass
 class _Opening:
     endpoint: Endpoint
@@ -116,6 +125,8 @@ class _Opening:
             raise
         session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
         log(logging.INFO, endpoint, cid, "connect", "connected to %s (%s)", endpoint.place, info.tls or "in clear")
+        if LOGGER.isEnabledFor(logging.INFO):
+            session.closed.add_done_callback(functools.partial(_record_end, endpoint, cid))
         return session
 
     def _failed(self, cid: str, session: Session | None, error: BaseException) -> None:

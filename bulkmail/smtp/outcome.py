@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection
 
 from bulkmail.errors import RECIPIENT, BulkmailError, EnvelopeRefused, MessageRefused
 from bulkmail.smtp.classify import classify, refused
 from bulkmail.smtp.envelope import Receipt, Rejected
+from bulkmail.smtp.wirelog import LOGGER, log
+from bulkmail.url import Endpoint
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
 
@@ -105,7 +108,28 @@ def receipt(tx: Transaction, addresses: list[str], elsewhere: Collection[int] = 
     if label is not None:
         result.tls, result.egress = label.tls, label.egress
         result.relay = label.endpoint.host
+        if LOGGER.isEnabledFor(logging.INFO):
+            _record(result, tx, label.endpoint, label.id)
     return result
+
+
+def _record(result: Receipt, tx: Transaction, endpoint: Endpoint, cid: str) -> None:
+    for one in result.rejected:
+        phase = one.error.command or tx.command or "MAIL"
+        log(logging.INFO, endpoint, cid, phase, "%s: %s", one.address, one.error, reply=one.reply)
+    if result.accepted:
+        text = "taken for %d of %d: %s"
+        log(
+            logging.DEBUG,
+            endpoint,
+            cid,
+            "end of data",
+            text,
+            len(result.accepted),
+            len(tx.rcpts),
+            tx.reply,
+            reply=tx.reply,
+        )
 
 
 def _refused_one(tx: Transaction, place: int, address: str, reply: Reply) -> BulkmailError:

@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 
-from bulkmail.errors import ConfigError, ConnectionLost, InDoubt, TimedOut
+from bulkmail.errors import ConfigError, ConnectionLost, EnvelopeRefused, InDoubt, TimedOut
 from bulkmail.pool.mailer import Mailer
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
@@ -210,3 +210,36 @@ def test_records_name_connection_phase_and_place_and_log_off_is_silent(run, capl
     assert any(
         record.phase == "connect" and "connected to 127.0.0.1:" in record.getMessage() for record in caplog.records
     )
+
+
+def test_records_of_a_refusal_and_of_a_loss_have_phase_and_reply(run, caplog):
+    async def main():
+        script = [*hello("PIPELINING"), serve(at("RCPT", b"550 5.1.1 nobody\r\n"), at("NOOP", close()))]
+        async with scripted(script) as server, Connection(server.url) as connection:
+            with pytest.raises(EnvelopeRefused):
+                await connection.send(ANN, b"hi\n")
+            with pytest.raises(ConnectionLost):
+                await connection.noop()
+            await asyncio.sleep(0)
+
+    with caplog.at_level(logging.INFO, "bulkmail.smtp"):
+        run(main())
+    said = {record.phase: record for record in caplog.records if record.name == "bulkmail.smtp"}
+    assert said["RCPT"].reply.code == 550 and "ann@example.test" in said["RCPT"].getMessage()
+    assert "the connection ended: the server closed the connection" in said["NOOP"].getMessage()
+
+
+# ---- idle connections
+
+
+def test_an_idle_connection_is_kept_alive_and_still_ended_in_time(run, monkeypatch):
+    monkeypatch.setattr("bulkmail.pool.pool.KEEP_ALIVE_SECONDS", 0.05)
+
+    async def main():
+        async with scripted(WELL) as server, Mailer(server.url, idle_timeout=0.5) as mailer:
+            await mailer.send(b"Subject: 1\n\n", envelope=ANN)
+            await server.until(lambda s: s.peers[0].ended)
+            return server.peers[0].times
+
+    times = run(main())
+    assert times["NOOP"] >= 1 and times["QUIT"] == 1
