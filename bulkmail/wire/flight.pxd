@@ -17,7 +17,7 @@ cdef class Flight:
     cdef readonly Py_ssize_t begun      # transactions whose MAIL was written
     cdef readonly Py_ssize_t completed  # transactions that the server decided
     cdef public Py_ssize_t answered     # replies read so far
-    cdef readonly double took           # seconds from MAIL to the end of the transaction that was decided last
+    cdef readonly double took           # seconds from MAIL to the end of the quickest transaction: the length of the line
     cdef readonly Transaction streaming # its envelope was accepted and the caller writes the content
     cdef list _out                      # bytes to write now, in order
     cdef object _queue                  # transactions not begun

@@ -109,7 +109,8 @@ cdef class Flight:
         tx.state, tx.done_at = state, now
         if state == TX_DONE:
             self.completed += 1
-            self.took = now - tx.mail_at
+            if self.completed == 1 or now - tx.mail_at < self.took:
+                self.took = now - tx.mail_at
         self.done.append(tx)
 
     # -- what is written
