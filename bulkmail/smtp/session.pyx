@@ -21,9 +21,9 @@ cdef enum:
     WINDOW_BYTES = 65536
     WINDOW_RCPTS = 512
 
-# By BDAT the window is what may be at the server without an answer. Where even the quickest took longer than SLOW seconds it is
-# the line that needs filling, at four times a round trip: 128 messages of 2 KB in 100 ms are 1,280 messages a second over
-# one connection.
+# By BDAT the window is what may be at the server without an answer. Where even the quickest took longer than SLOW seconds
+# it is the line that needs filling, at four times a round trip: 128 messages of 2 KB in 100 ms are 1,280 messages a
+# second over one connection.
 cdef enum:
     MAX_LONG_WINDOW = 128
     LONG_WINDOW_BYTES = 262144
