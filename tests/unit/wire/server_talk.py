@@ -50,12 +50,15 @@ class Talk:
         return [event for event in self.events if event[0] == kind]
 
     def settled(self) -> tuple[Any, ...]:
-        """All that must not depend on the cuts; of refused messages the content may."""
+        """All that must not depend on the cuts. Of refused messages the content may, and of one without an end, which
+        may be refused yet."""
         events: list[tuple[Any, ...]] = []
         for event in self.events:
             if event[0] == "abort" and events[-1][0] == "content":
                 events.pop()
             events.append(event)
+        if events and events[-1][0] == "content":
+            events.pop()
         return events, self.replies, self.counts.as_dict(), self.codec.closed, self.codec.user, self.codec.helo
 
 

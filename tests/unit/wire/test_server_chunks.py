@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bulkmail.wire.server import MAX_COMMAND_LINE
@@ -310,6 +310,7 @@ def test_a_lone_cr_or_lf_is_found_at_every_place(length: int, part: bytes) -> No
             assert len(talk.of("abort")) == (part != b"\r\n")
 
 
+@example([MAIL, RCPT, b"DATA\r\n", b"BDAT 1\r\n\n"], [77], False)  # a text without an end that is refused in the end
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
