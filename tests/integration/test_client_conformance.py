@@ -16,15 +16,18 @@ import bulkmail
 from bulkmail.errors import AuthError, ConnectionLost, EnvelopeRefused, MessageRefused
 from integration.servers.aiosmtpd_server import PASSWORD, USER, aiosmtpd
 from integration.servers.common import wait_until
-from integration.servers.dovecot import MECHANISMS, dovecot
+from integration.servers.dovecot import PASSWORDS, dovecot
 from integration.servers.exim import exim
+from integration.servers.haraka import haraka
 from integration.servers.node import METHODS, TOKEN, smtp_server
 from integration.servers.postfix import postfix
 
 ANN, BOB, NEWS = "ann@example.test", "bob@example.test", "news@example.test"
 SIZE_LIMIT = 200_000
-SERVERS = ["postfix", "exim", "smtp-server", "aiosmtpd"]
-KINDS = ["postfix BDAT", "postfix DATA", "exim BDAT", "exim DATA", "smtp-server", "aiosmtpd"]
+SERVERS = ["postfix", "exim", "smtp-server", "aiosmtpd", "haraka"]
+KINDS = ["postfix BDAT", "postfix DATA", "exim BDAT", "exim DATA", "smtp-server", "aiosmtpd", "haraka"]
+# It refuses what it gets between the end of the data and its reply; another test sees to that.
+OPTIONS = {"haraka": {"pipelining": False}}
 TAGS = (f"tag{number}." for number in itertools.count())
 
 POSTFIX_RULES = {
@@ -65,6 +68,8 @@ def start(kind, folder, certificates, *, tls=None, login=False):
             yield enter(exim(tls=tls, certificates=certificates, login=login))
         elif name == "smtp-server":
             yield enter(smtp_server(folder, tls=tls, certificates=certificates, login=login, size=SIZE_LIMIT))
+        elif name == "haraka":
+            yield enter(haraka(folder, tls=tls, certificates=certificates, login=login, size=SIZE_LIMIT))
         else:
             context = certificates.server_context() if tls else None
             options = {"data_size_limit": SIZE_LIMIT, "enable_SMTPUTF8": True}
@@ -85,7 +90,7 @@ def server(kind, certificates, tmp_path_factory):
 @pytest.fixture
 def options(kind):
     """Options of a client that talk to this server as its kind says."""
-    return {"chunking": not kind.endswith("DATA")}
+    return {"chunking": not kind.endswith("DATA")} | OPTIONS.get(kind, {})
 
 
 @pytest.fixture
@@ -235,7 +240,7 @@ def test_what_is_too_big_is_refused_and_the_next_message_is_not(run, server, kin
     results = run(main())
     refusals, wells = results[::2], results[1::2]
     assert [(type(refusal).__name__, refusal.permanent) for refusal in refusals] == [("MessageRefused", True)] * 3
-    assert [code(refusal) for refusal in refusals] == [None, None, 552]
+    assert [code(refusal) for refusal in refusals] == [None, None, 550 if kind == "haraka" else 552]
     if kind == "exim BDAT":
         # It takes the rest of a chunk that is too big for commands, and hangs up.
         assert isinstance(wells.pop(), ConnectionLost)
@@ -335,7 +340,7 @@ def test_over_tls(run, name, certificates, tmp_path, tag, tls):
     with start(name, tmp_path / "server", certificates, tls=tls) as server:
         messages = [message(tag, number, b"x" * 70 + b"\r\n") for number in range(30)]
         ca_file = str(certificates.ca_file)
-        receipts = run(deliver(server.url, messages, connections=2, ca_file=ca_file))
+        receipts = run(deliver(server.url, messages, connections=2, ca_file=ca_file, **OPTIONS.get(name, {})))
         assert [(receipt.error, receipt.tls) for receipt in receipts] == [(None, "TLSv1.3")] * 30
         assert sorted(copy.content for copy in arrived(server, tag)) == sorted(messages)
 
@@ -350,7 +355,7 @@ def test_a_right_login_sends_and_a_wrong_one_is_tried_once(run, name, certificat
         password = PASSWORD.replace("/", "%2F").replace(" ", "%20")
         url = server.url.replace("//", f"//{USER}:{password}@")
         messages = [message(tag, number) for number in range(6)]
-        receipts = run(deliver(url, messages, connections=1, wire_log=str(right)))
+        receipts = run(deliver(url, messages, connections=1, wire_log=str(right), **OPTIONS.get(name, {})))
         assert [receipt.error for receipt in receipts] == [None] * 6 and tries(right) == 1
         url = server.url.replace("//", f"//{USER}:wrong@")
         receipts = run(deliver(url, messages, connections=4, wire_log=str(wrong)))
@@ -367,7 +372,7 @@ async def logged_in(url, mechanism, **secret):
 
 @pytest.mark.parametrize("name", SERVERS[:3])
 def test_each_mechanism_that_a_server_knows(run, name, certificates, tmp_path):
-    offered = {"postfix": MECHANISMS, "smtp-server": METHODS, "exim": ("PLAIN", "LOGIN", "CRAM-MD5")}[name]
+    offered = {"postfix": PASSWORDS, "smtp-server": METHODS, "exim": ("PLAIN", "LOGIN", "CRAM-MD5")}[name]
     with start(name, tmp_path / "server", certificates, login=True) as server:
         for mechanism in offered:
             secret = {"token": TOKEN} if mechanism == "XOAUTH2" else {"password": PASSWORD}
@@ -375,6 +380,15 @@ def test_each_mechanism_that_a_server_knows(run, name, certificates, tmp_path):
             with pytest.raises(AuthError):
                 run(logged_in(server.url, mechanism, **dict.fromkeys(secret, "wrong")))
         assert len(arrived(server, "login")) == len(offered)
+
+
+@pytest.mark.xfail(strict=True, reason="a MAIL sent ahead behind the end of the data counts as refused by Haraka's 503")
+def test_haraka_which_refuses_what_is_sent_ahead_behind_the_data(run, start_haraka):
+    # RFC 2920 section 3.1 allows it; Haraka fears smuggling (GHSA-rp4q-8m6x-c43c): "503 … pipelined after end of DATA".
+    server = start_haraka()
+    receipts = run(deliver(server.url, [message("haraka", number) for number in range(20)], connections=1))
+    assert [receipt.error for receipt in receipts] == [None] * 20
+    assert subjects(arrived(server, "haraka")) == sorted(map(str, range(20)))
 
 
 def test_opensmtpd_which_does_not_pipeline(run, start_opensmtpd):

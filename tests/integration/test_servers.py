@@ -143,6 +143,23 @@ def test_opensmtpd_delivers_into_the_maildir_and_refuses_strangers(start_opensmt
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+def test_haraka_delivers_into_the_maildir_and_refuses_strangers(start_haraka, certificates, tls):
+    server = start_haraka(tls=tls, login=True)
+    context, login = certificates.client_context(), (USER, PASSWORD)
+    with pytest.raises(smtplib.SMTPAuthenticationError):
+        send(server, context=context, login=(USER, "wrong"))
+    with pytest.raises(smtplib.SMTPSenderRefused):
+        send(server, context=context)
+    refused = send(server, [ANN, "unknown@example.test", "later@example.test"], context, login)
+    assert {address: code for address, (code, _) in refused.items()} == {
+        "unknown@example.test": 550,
+        "later@example.test": 450,
+    }
+    (content,) = server.wait_for(1)
+    assert content.endswith(b"\n\nline\n.dot\n") and f"Delivered-To: {ANN}".encode() in content
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
 def test_smtp_server_records_what_it_took_and_refuses_strangers(start_smtp_server, certificates, tls):
     server = start_smtp_server(tls=tls, login=True)
     refused = send(server, [ANN, "unknown@example.test"], certificates.client_context(), (USER, PASSWORD))

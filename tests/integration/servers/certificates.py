@@ -12,11 +12,12 @@ SERVER_NAMES = ("localhost", "127.0.0.1", "mx.example.test")
 @dataclass(frozen=True)
 class Certificates:
     """ca_file: what a client trusts. chain_file: a server's key and certificate for SERVER_NAMES, as Postfix wants it.
-    wrong_file: the same for a server that calls itself other.test."""
+    wrong_file: the same for a server that calls itself other.test. client_file: a client's key and certificate."""
 
     ca_file: Path
     chain_file: Path
     wrong_file: Path
+    client_file: Path
 
     def server_context(self, *, wrong_name: bool = False) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -32,10 +33,11 @@ def make_certificates(folder: Path) -> Certificates:
     import trustme
 
     authority = trustme.CA()
-    made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "wrong.pem")
+    made = Certificates(*(folder / f"{name}.pem" for name in ("ca", "server", "wrong", "client")))
     authority.cert_pem.write_to_path(str(made.ca_file))
     authority.issue_cert(*SERVER_NAMES).private_key_and_cert_chain_pem.write_to_path(str(made.chain_file))
     authority.issue_cert("other.test").private_key_and_cert_chain_pem.write_to_path(str(made.wrong_file))
-    for file in (made.chain_file, made.wrong_file):
+    authority.issue_cert("client.example.test").private_key_and_cert_chain_pem.write_to_path(str(made.client_file))
+    for file in (made.chain_file, made.wrong_file, made.client_file):
         file.chmod(0o600)
     return made

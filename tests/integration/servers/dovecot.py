@@ -5,10 +5,14 @@ It needs root, as Dovecot does. The system's own configuration in /etc/dovecot i
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +22,10 @@ from .aiosmtpd_server import PASSWORD, USER
 from .certificates import Certificates
 from .common import HOST, Server, free_port, missing, require, stop, wait_for_greeting, wait_until
 
-MECHANISMS = "PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"
+PASSWORDS = "PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"
+TOKENS = "XOAUTH2", "OAUTHBEARER"
+MECHANISMS = PASSWORDS + TOKENS
+TOKEN_KEY = b"what the tokens of this test's Dovecot are signed with"
 QUOTA = 4000  # bytes, of those who have one
 PEOPLE = ("ann@example.test", "bob@example.test", "cy@example.test")
 FULL = "full@example.test"  # has room for a message of less than QUOTA
@@ -45,7 +52,13 @@ service anvil {{
   }}
 }}
 passdb {{
+  driver = oauth2
+  mechanisms = {tokens}
+  args = {folder}/oauth2.conf
+}}
+passdb {{
   driver = passwd-file
+  mechanisms = {passwords}
   args = username_format=%u {folder}/users
 }}
 userdb {{
@@ -75,6 +88,13 @@ service lmtp {{
 }}
 """
 
+# Tokens are JWTs, which need nobody else to be checked; the key lies at AZP/ALGORITHM/ID.
+OAUTH2 = """
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix={folder}/keys/
+username_attribute = sub
+"""
+
 
 @dataclass(frozen=True)
 class Dovecot(Server):
@@ -82,7 +102,7 @@ class Dovecot(Server):
 
     Its LMTP knows PEOPLE and FULL and refuses everybody else; FULL is refused after the data if that is too much.
     lmtp   the Unix socket of the same service
-    sasl   the Unix socket for `smtpd_sasl_path`; it knows USER with PASSWORD
+    sasl   the Unix socket for `smtpd_sasl_path`; it knows USER with PASSWORD or with token()
     """
 
     folder: Path = Path()
@@ -104,12 +124,24 @@ class Dovecot(Server):
     def sasl(self) -> Path:
         return self.folder / "sasl"
 
+    def token(self, *, seconds: float = 3600) -> str:
+        """An OAuth2 access token of USER that runs out in `seconds`."""
+        now = int(time.time())
+        claims = {"sub": USER, "iat": now - 3600, "nbf": now - 3600, "exp": now + int(seconds)}
+        parts = [_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+        signature = hmac.digest(TOKEN_KEY, b".".join(parts), "sha256")
+        return b".".join([*parts, _base64url(signature)]).decode()
+
     def contents(self, address: str) -> list[bytes]:
         """What `address` has got: LF line ends, Return-Path, Delivered-To and Received on top."""
         return [file.read_bytes() for file in sorted((self.folder / "mail" / address / "Maildir/new").glob("*"))]
 
     def log(self) -> str:
         return (self.folder / "dovecot.log").read_text(errors="replace")
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def _lay_out(folder: Path, port: int, certificates: Certificates | None, settings: Mapping[str, str]) -> Path:
@@ -123,7 +155,13 @@ def _lay_out(folder: Path, port: int, certificates: Certificates | None, setting
         rule = f"userdb_quota_rule=*:bytes={QUOTA}" if person == FULL else ""
         lines.append(f"{person}::{nobody.st_uid}:{nobody.st_gid}::{folder}/mail/{person}::{rule}")
     (folder / "users").write_text("\n".join(lines) + "\n")
-    text = CONFIG.format(folder=folder, host=HOST, port=port, mechanisms=" ".join(MECHANISMS).lower())
+    key = folder / "keys/default/HS256/default"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(base64.b64encode(TOKEN_KEY))
+    (folder / "oauth2.conf").write_text(OAUTH2.format(folder=folder))
+    lists = {"mechanisms": MECHANISMS, "passwords": PASSWORDS, "tokens": TOKENS}
+    names = {name: " ".join(some).lower() for name, some in lists.items()}
+    text = CONFIG.format(folder=folder, host=HOST, port=port, **names)
     pairs = {"ssl": "no"} if certificates is None else {"ssl": "yes"}
     if certificates is not None:
         pairs |= {"ssl_cert": f"<{certificates.chain_file}", "ssl_key": f"<{certificates.chain_file}"}

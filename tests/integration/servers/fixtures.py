@@ -5,6 +5,7 @@ start_postfix     start_postfix(tls=None, sasl=None, settings={}) -> Postfix
 start_dovecot     start_dovecot(tls=None, settings={}) -> Dovecot
 start_exim        start_exim(tls=None, login=False) -> Exim
 start_opensmtpd   start_opensmtpd() -> OpenSmtpd
+start_haraka      start_haraka(tls=None, login=False, size=50 << 20) -> Haraka
 start_smtp_server start_smtp_server(tls=None, lmtp=False, login=False, **options) -> SmtpServer (npm's)
 start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
 start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
@@ -23,6 +24,7 @@ from .aiosmtpd_server import Aiosmtpd, aiosmtpd
 from .certificates import Certificates, make_certificates
 from .dovecot import Dovecot, dovecot
 from .exim import Exim, exim
+from .haraka import Haraka, haraka
 from .node import SmtpServer, smtp_server
 from .opensmtpd import OpenSmtpd, opensmtpd
 from .postfix import Postfix, postfix
@@ -56,6 +58,18 @@ def start_exim(certificates: Certificates) -> Iterator[Callable[..., Exim]]:
 def start_opensmtpd() -> Iterator[Callable[..., OpenSmtpd]]:
     with ExitStack() as running:
         yield lambda: running.enter_context(opensmtpd())
+
+
+@pytest.fixture
+def start_haraka(tmp_path: Path, certificates: Certificates) -> Iterator[Callable[..., Haraka]]:
+    with ExitStack() as running:
+        count = iter(range(1000))
+
+        def start(**options: Any) -> Haraka:
+            folder = tmp_path / f"haraka-{next(count)}"
+            return running.enter_context(haraka(folder, certificates=certificates, **options))
+
+        yield start
 
 
 @pytest.fixture
