@@ -13,6 +13,7 @@ import pytest
 from integration.servers.aiosmtpd_server import PASSWORD, USER
 from integration.servers.common import greets, wait_until
 from integration.servers.dovecot import FULL, MECHANISMS, QUOTA
+from integration.servers.exim import exim
 from integration.servers.postfix import HOLD, postfix
 from integration.servers.smtp_sink import smtp_sink
 
@@ -140,6 +141,17 @@ def test_opensmtpd_delivers_into_the_maildir_and_refuses_strangers(start_opensmt
     assert send(server, [ANN, "unknown@example.test"])["unknown@example.test"][0] == 550
     (content,) = server.wait_for(1)
     assert content.endswith(b"\n\nline\n.dot\n")
+
+
+def test_exim_leaves_nothing_behind():
+    with exim() as server:
+        left_open = smtplib.SMTP(server.host, server.port)
+        send(server)
+        server.wait_for(1)
+        assert len(living(server.pid)) > 1
+    left_open.close()
+    wait_until(lambda: not living(server.pid), "the end of Exim's processes")
+    assert not server.folder.exists()
 
 
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])

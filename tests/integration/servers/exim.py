@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,5 +197,8 @@ def exim(*, tls: str | None = None, certificates: Certificates | None = None, lo
             yield Exim(port, tls, folder=folder, pid=process.pid)
         finally:
             stop(process)
+            # A session that a client left open, or a delivery, outlives it and writes on; they are all of its group.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

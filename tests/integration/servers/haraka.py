@@ -43,6 +43,18 @@ banner_chars=0
 deny_chars=0
 """
 
+# ffdhe2048 of RFC 7919. Without it Haraka has openssl look for a group of its own, for minutes and after its end.
+DH_PARAMETERS = """
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+
 
 @dataclass(frozen=True)
 class Haraka(Server):
@@ -85,6 +97,7 @@ def _lay_out(
     smtps = f"smtps_port={port}\n" if tls == "implicit" else ""
     (config / "smtp.ini").write_text(f"listen={HOST}:{port}\nnodes=0\n{smtps}")
     (config / "connection.ini").write_text(CONNECTION.format(size=size))
+    (config / "dhparams.pem").write_text(DH_PARAMETERS.lstrip())
     (config / "me").write_text("mx.example.test\n")
     (config / "plugins").write_text("tls\ninbox\n" if tls else "inbox\n")
     options = {"mail": str(folder / "mail"), "user": USER, "password": PASSWORD, "login": login, "tls": tls is not None}
