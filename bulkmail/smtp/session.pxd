@@ -5,6 +5,7 @@ cdef class Turn:
     cdef readonly list done
     cdef readonly list hungry
     cdef readonly list ended
+    cdef public bint crossing
     cdef object _loop, _callback
     cdef double _delay
     cdef int _scheduled

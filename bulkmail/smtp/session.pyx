@@ -44,12 +44,14 @@ cdef class Turn:
     """What the sessions of one owner have for it: finished transactions, sessions with room, sessions that ended.
 
     callback  called on the loop, at most once a turn; it empties the three lists
+    crossing  no server of theirs has refused an envelope behind a final dot (wire.Client.crossing)
     delay     seconds within which finished transactions are handed over when no session is idle for want of work
     """
 
     def __cinit__(self, loop, callback, double delay):
         self._loop, self._callback, self._delay = loop, callback, delay
         self.done, self.hungry, self.ended = [], [], []
+        self.crossing = True
 
     cpdef note(self, bint soon):
         if soon:
@@ -173,6 +175,7 @@ cdef class Session:
         cdef double now = self._loop.time()
         cdef bint idle = self.wire.waiting() == AWAIT_NOTHING
         self.left -= len(transactions)
+        self.wire.crossing = self.turn.crossing
         for tx in transactions:
             tx.via = self
             if tx.body is not None:
@@ -196,6 +199,8 @@ cdef class Session:
         if self.wire.answered:
             self.wire.answered = 0
             self._await_next(now)
+            if not self.wire.crossing:
+                self.turn.crossing = False
         self._flush()
         if self._waiter is not None:
             self._settle_call()

@@ -14,6 +14,7 @@
 #   RCPT refused                        that recipient is rejected; the others go on
 #   all RCPT refused, DATA refused      each recipient has its own reply; RSET before the next MAIL
 #   nobody accepted, but DATA is 354    a lone dot, whose reply decides nothing (RFC 2920 section 3.1)
+#   MAIL 503, sent behind a final dot   the server (Haraka) takes nothing there: NOT_TAKEN, and no more is sent behind a dot
 #   DATA refused, somebody accepted     its reply decides for the accepted; RSET before the next MAIL
 #   refusal at the dot                  its reply decides for the accepted; the next envelope is not touched by it
 #   nobody accepted, BDAT was sent      the server throws the chunk away (RFC 3030 section 2); its reply decides nothing
@@ -49,6 +50,8 @@ cdef class Client(Flight):
 
     pipelining, chunking   whether groups, and BDAT, may be used: the server offers them and the owner wants them
     lmtp                   the server answers the end of data for each recipient
+    crossing               by DATA an envelope may be written behind a final dot that is not answered (RFC 2920 section
+                           3.1); turned off when the server refuses what comes there
 
     What is held is what was pushed: by BDAT all of it is written at once, so the owner bounds what it pushes. Errors:
     feed() raises ProtocolError; the connection must then be dropped and lost() called.
@@ -56,6 +59,7 @@ cdef class Client(Flight):
 
     def __cinit__(self, bint pipelining=False, trace=None, bint chunking=False, bint lmtp=False):
         self.pipelining, self.trace, self.chunking, self.lmtp = pipelining, trace, chunking, lmtp
+        self.crossing = True
 
     # -- single commands: greeting, EHLO, STARTTLS, AUTH, RSET, NOOP, QUIT
 
@@ -92,7 +96,7 @@ cdef class Client(Flight):
             return self.pipelining or not self._drain
         if self._refused_ahead >= MOST_REFUSED_AHEAD and "HELP" in self.offer.extensions:
             return False                                 # of those who offer CHUNKING only Exim also offers HELP
-        return self.pipelining and self._tail.end != 0
+        return self.pipelining and self._tail.end != 0 and (self.crossing or self._tail.manner != BY_DATA)
 
     # -- content in pieces, of `streaming`
 
@@ -344,8 +348,14 @@ cdef class Client(Flight):
             self._end_head(tx, TX_DONE, now)
 
     cdef _settle_mail_refusal(self, Transaction tx, double now):
-        """The reply to MAIL decides for everybody."""
+        """The reply to MAIL decides for everybody, unless it is about the place where we said it."""
         tx.rejected = None
+        if tx.behind and self._mail_refusal.code == 503:
+            self.crossing = False
+            error = ProtocolError(f"the server takes no MAIL behind the end of data: {self._mail_refusal}",
+                                  reply=self._mail_refusal, command="MAIL", permanent=False)
+            self._drop_head(tx, error, now)
+            return
         tx.reply, tx.command = self._mail_refusal, "MAIL"
         self._end_head(tx, TX_DONE, now)
 
@@ -370,6 +380,7 @@ cdef class Client(Flight):
         tx.rejected = None
         tx.end = tx.expected = 0
         tx.manner = self._manner(tx)
+        tx.behind = self._head is not None and tx.manner == BY_DATA
         # sent ahead by BDAT: should the one before fail, Exim keeps it open, and would take this one under its sender
         ahead = self._head is not None and tx.manner != BY_DATA
         tx.clears, self._abandoned = self._abandoned or ahead, False

@@ -7,7 +7,7 @@ cdef enum:
 cdef class Flight:
     cdef readonly ReplyReader reader
     cdef readonly Offer offer
-    cdef public bint pipelining, chunking, lmtp
+    cdef public bint pipelining, chunking, lmtp, crossing
     cdef public object trace
     cdef readonly bint closing          # a 421 came, or QUIT was sent: nothing more may be asked
     cdef readonly Reply farewell        # that 421

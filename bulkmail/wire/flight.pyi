@@ -12,6 +12,7 @@ class Flight:
     pipelining: bool
     chunking: bool
     lmtp: bool
+    crossing: bool
     done: list[Transaction]
     extensions: dict[str, str]
     trace: Callable[[str, bytes], None] | None

@@ -40,6 +40,7 @@ cdef class Transaction:
     # while it is under way
     cdef Py_ssize_t expected            # replies to its envelope
     cdef int manner                     # BY_DATA, BY_BDAT or BY_PIECES
+    cdef bint behind                    # its MAIL was written behind a final dot that was not answered
     cdef bint clears                    # RSET was written before it
     cdef long long end                  # place in the stream behind its content, 0 while that is not written
     cpdef refuse(self, object error, Py_ssize_t fits=*)

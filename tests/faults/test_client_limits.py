@@ -143,3 +143,35 @@ def test_a_mailer_goes_on_without_pipelining_where_the_server_only_announces_it(
 
     errors, contents, connections = run(main())
     assert errors == [None] * 5 and contents == [subject(number) for number in range(5)] and connections == 2
+
+
+def test_a_server_that_takes_no_mail_behind_a_dot_is_asked_again_and_waited_for(run):
+    # RFC 2920 section 3.1 allows it; Haraka refuses it, for fear of smuggling.
+    def careful(peer):
+        sent = {"early": False}
+
+        async def dot(peer):
+            await asyncio.sleep(0.01)
+            sent["early"] = len(peer.reader._buffer) > 0  # what came behind the dot, unasked
+            refusals.append(sent["early"])
+            await peer.send(b"250 2.0.0 taken\r\n")
+
+        async def mail(peer):
+            mail.reply = b"503 5.5.1 pipelined after end of DATA\r\n" if sent.pop("early", False) else b"250 ok\r\n"
+            await peer.send(mail.reply)
+
+        dot.reply = b"250"
+        return serve(always("dot", dot), always("MAIL", mail))(peer)
+
+    refusals: list[bool] = []
+
+    async def main():
+        async with scripted([*hello("PIPELINING"), careful]) as server:
+            async with Mailer(server.url, connections=1) as mailer:
+                receipts = await collect(mailer, map(mail, range(12)))
+            return [receipt.error for receipt in receipts], server.contents()
+
+    errors, contents = run(main())
+    assert errors == [None] * 12
+    assert sorted(contents) == sorted(subject(number) for number in range(12)), "each once"
+    assert sum(refusals) == 1, "it is learned at the first one"

@@ -382,7 +382,6 @@ def test_each_mechanism_that_a_server_knows(run, name, certificates, tmp_path):
         assert len(arrived(server, "login")) == len(offered)
 
 
-@pytest.mark.xfail(strict=True, reason="a MAIL sent ahead behind the end of the data counts as refused by Haraka's 503")
 def test_haraka_which_refuses_what_is_sent_ahead_behind_the_data(run, start_haraka):
     # RFC 2920 section 3.1 allows it; Haraka fears smuggling (GHSA-rp4q-8m6x-c43c): "503 … pipelined after end of DATA".
     server = start_haraka()
