@@ -26,8 +26,6 @@ ANN, BOB, NEWS = "ann@example.test", "bob@example.test", "news@example.test"
 SIZE_LIMIT = 200_000
 SERVERS = ["postfix", "exim", "smtp-server", "aiosmtpd", "haraka"]
 KINDS = ["postfix BDAT", "postfix DATA", "exim BDAT", "exim DATA", "smtp-server", "aiosmtpd", "haraka"]
-# It refuses what it gets between the end of the data and its reply; another test sees to that.
-OPTIONS = {"haraka": {"pipelining": False}}
 TAGS = (f"tag{number}." for number in itertools.count())
 
 POSTFIX_RULES = {
@@ -90,7 +88,7 @@ def server(kind, certificates, tmp_path_factory):
 @pytest.fixture
 def options(kind):
     """Options of a client that talk to this server as its kind says."""
-    return {"chunking": not kind.endswith("DATA")} | OPTIONS.get(kind, {})
+    return {"chunking": not kind.endswith("DATA")}
 
 
 @pytest.fixture
@@ -340,7 +338,7 @@ def test_over_tls(run, name, certificates, tmp_path, tag, tls):
     with start(name, tmp_path / "server", certificates, tls=tls) as server:
         messages = [message(tag, number, b"x" * 70 + b"\r\n") for number in range(30)]
         ca_file = str(certificates.ca_file)
-        receipts = run(deliver(server.url, messages, connections=2, ca_file=ca_file, **OPTIONS.get(name, {})))
+        receipts = run(deliver(server.url, messages, connections=2, ca_file=ca_file))
         assert [(receipt.error, receipt.tls) for receipt in receipts] == [(None, "TLSv1.3")] * 30
         assert sorted(copy.content for copy in arrived(server, tag)) == sorted(messages)
 
@@ -355,7 +353,7 @@ def test_a_right_login_sends_and_a_wrong_one_is_tried_once(run, name, certificat
         password = PASSWORD.replace("/", "%2F").replace(" ", "%20")
         url = server.url.replace("//", f"//{USER}:{password}@")
         messages = [message(tag, number) for number in range(6)]
-        receipts = run(deliver(url, messages, connections=1, wire_log=str(right), **OPTIONS.get(name, {})))
+        receipts = run(deliver(url, messages, connections=1, wire_log=str(right)))
         assert [receipt.error for receipt in receipts] == [None] * 6 and tries(right) == 1
         url = server.url.replace("//", f"//{USER}:wrong@")
         receipts = run(deliver(url, messages, connections=4, wire_log=str(wrong)))
