@@ -29,4 +29,5 @@ cdef class Client(Flight):
     cdef int _manner(self, Transaction tx)
     cdef _step(self, Transaction tx, double now)
     cdef _envelope_done(self, Transaction tx, double now)
-    cdef _begin_content(self, Transaction tx, double now)
+    cdef object _chunk(self, Transaction tx)
+    cdef _begin_content(self, Transaction tx)

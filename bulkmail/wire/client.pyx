@@ -391,11 +391,11 @@ cdef class Client(Flight):
         if self.pipelining:
             tx.expected = len(tx.rcpts) + (2 if tx.manner == BY_DATA else 1)
             if tx.manner == BY_BDAT:
-                content = tx.body if tx.flags & BINARY else bare_content(tx.body)
+                content = self._chunk(tx)
             self._write(self.offer.group(tx, 0 if content is None else len(content)))
             if content is not None:
                 tx.data_at = now
-                self._write_message(tx, content, now)
+                self._write_message(tx, content)
         if self._head is None:
             self._adopt()
         if not self.pipelining:
@@ -432,7 +432,7 @@ cdef class Client(Flight):
             self._write(LONE_DOT)
             tx.end = self._written
         elif self._go or (tx.manner != BY_DATA and self._accepted and self._mail_refusal is None):
-            self._begin_content(tx, now)
+            self._begin_content(tx)
         elif self._mail_refusal is not None:
             self._settle_mail_refusal(tx, now)
         else:
@@ -441,13 +441,17 @@ cdef class Client(Flight):
                 tx.reply, tx.command = self._data_refusal, "DATA"
             self._end_head(tx, TX_DONE, now)
 
-    cdef _begin_content(self, Transaction tx, double now):
+    cdef object _chunk(self, Transaction tx):
+        """The content of `tx` as one chunk."""
+        return tx.body if tx.flags & BINARY else bare_content(tx.body)
+
+    cdef _begin_content(self, Transaction tx):
         cdef object content
         if tx.body is None:
             self.streaming, self._carry = tx, 0
         elif tx.manner == BY_DATA:
-            self._write_message(tx, tx.body, now)
+            self._write_message(tx, tx.body)
         else:
-            content = tx.body if tx.flags & BINARY else bare_content(tx.body)
+            content = self._chunk(tx)
             self._write(b"BDAT %d LAST\r\n" % len(content))
-            self._write_message(tx, content, now)
+            self._write_message(tx, content)

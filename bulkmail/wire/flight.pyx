@@ -124,7 +124,7 @@ cdef class Flight:
         self._out.append(piece)
         self._written += len(piece)
 
-    cdef _write_message(self, Transaction tx, object content, double now):
+    cdef _write_message(self, Transaction tx, object content):
         self._put(content)
         if self.trace is not None:
             self.trace("C", b"<message, %d bytes>\r\n" % len(content))

@@ -61,6 +61,23 @@ class Server:
         return f"{scheme}://{self.host}:{self.port}"
 
 
+@dataclass(frozen=True)
+class MaildirServer(Server):
+    """A server that delivers all its mail into the Maildir `folder`/mail."""
+
+    folder: Path = Path()
+    pid: int = 0
+
+    def contents(self) -> list[bytes]:
+        """The delivered messages as files: LF line ends, the server's own header fields on top."""
+        return [file.read_bytes() for file in sorted((self.folder / "mail/new").glob("*"))]
+
+    def wait_for(self, count: int) -> list[bytes]:
+        """The delivered messages, once there are `count` of them."""
+        wait_until(lambda: len(list((self.folder / "mail/new").glob("*"))) >= count, f"{count} messages in the inbox")
+        return self.contents()
+
+
 def wait_until(ready: Callable[[], bool], what: str, problem: Callable[[], str | None] = lambda: None) -> None:
     """Poll until `ready()`; fails after START_SECONDS, or as soon as `problem()` says why it will never be."""
     deadline = time.monotonic() + START_SECONDS

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .aiosmtpd_server import PASSWORD, USER
 from .certificates import Certificates
-from .common import HOST, SERVERS, Server, free_port, missing, stop, wait_for_greeting, wait_until
+from .common import HOST, SERVERS, MaildirServer, free_port, missing, stop, wait_for_greeting
 
 SIZE_LIMIT = 200_000
 PROGRAM = SERVERS / "exim4-daemon-light/usr/sbin/exim4"
@@ -113,20 +113,8 @@ cram:
 
 
 @dataclass(frozen=True)
-class Exim(Server):
+class Exim(MaildirServer):
     """A running Exim. Mail for *@example.test arrives in `folder`/mail."""
-
-    folder: Path = Path()
-    pid: int = 0
-
-    def contents(self) -> list[bytes]:
-        """The delivered messages as files: LF line ends, Return-path, Envelope-to and Received on top."""
-        return [file.read_bytes() for file in sorted((self.folder / "mail/new").glob("*"))]
-
-    def wait_for(self, count: int) -> list[bytes]:
-        """The delivered messages, once there are `count` of them."""
-        wait_until(lambda: len(list((self.folder / "mail/new").glob("*"))) >= count, f"{count} messages in the inbox")
-        return self.contents()
 
     def settled(self) -> bool:
         """Whether nothing is on its way any more; what was taken is delivered then."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .common import HOST, SERVERS, Server, free_port, missing, require, stop, wait_for_greeting, wait_until
+from .common import HOST, SERVERS, MaildirServer, free_port, missing, require, stop, wait_for_greeting
 
 ROOT = SERVERS / "opensmtpd"
 CONFIG = """
@@ -37,20 +37,8 @@ exec "$1/usr/sbin/smtpd" -d -f "$2"
 
 
 @dataclass(frozen=True)
-class OpenSmtpd(Server):
+class OpenSmtpd(MaildirServer):
     """A running OpenSMTPD. Mail for *@example.test arrives in `folder`/mail."""
-
-    folder: Path = Path()
-    pid: int = 0
-
-    def contents(self) -> list[bytes]:
-        """The delivered messages as files: LF line ends, Return-Path, Delivered-To and Received on top."""
-        return [file.read_bytes() for file in sorted((self.folder / "mail/new").glob("*"))]
-
-    def wait_for(self, count: int) -> list[bytes]:
-        """The delivered messages, once there are `count` of them."""
-        wait_until(lambda: len(list((self.folder / "mail/new").glob("*"))) >= count, f"{count} messages in the inbox")
-        return self.contents()
 
 
 @contextmanager
