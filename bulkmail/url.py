@@ -7,8 +7,6 @@ is a ConfigError with one sentence: the option, what was found, what is expected
 
 from __future__ import annotations
 
-import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -26,233 +24,28 @@ from bulkmail.loginoptions import (
     parse_token_command,
     token_options,
 )
-from bulkmail.urlparts import (
-    as_ip,
-    decoded,
-    host_and_port,
-    listed,
-    masked,
-    nearest,
-    not_in_this_version,
-    parse_host,
-    quoted,
-    shown_url,
-    split_url,
+from bulkmail.proxyurl import Chain, parse_proxy
+from bulkmail.urlparts import decoded, host_and_port, nearest, shown_url, split_url
+from bulkmail.values import (
+    Rate,
+    not_yet,
+    one_of,
+    only_off,
+    parse_ehlo_name,
+    parse_flag,
+    parse_local_address,
+    parse_path,
+    parse_rate,
+    parse_server_name,
+    parse_timeout,
+    parse_tls_version,
+    parse_wire_log,
+    whole_number,
 )
 
 RELAY_PORTS: Final = {"smtp": 587, "smtps": 465, "lmtp": 24, "lmtp+unix": 0}
-PROXY_PORTS: Final = {"http": 80, "socks5": 1080, "socks5h": 1080, "socks": 1080}
-LATER_PROXY_SCHEMES: Final = ("https", "socks4", "socks4a")
 
-MAX_SECONDS = 10 * 365 * 86400.0  # a longer time is a slip of the keyboard, and dates made from it overflow
-MAX_COUNT = 1_000_000  # connections, messages, recipients; the same reason
-MAX_SOCKS_CREDENTIAL = 255  # bytes: the length is one octet, RFC 1929 section 2
-
-_SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
-_duration = re.compile(rf"({_NUMBER}) ?(ms|[smhd]?)").fullmatch
-_rate = re.compile(rf"({_NUMBER}) ?/ ?([smhd])").fullmatch
-_whole_number = re.compile(r"[0-9]{1,9}").fullmatch
 _word = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}").fullmatch
-_interface = re.compile(r"[A-Za-z][A-Za-z0-9_.@-]{0,14}").fullmatch
-_control = re.compile(r"[\x00-\x1f\x7f]").search
-_true_words = frozenset(("true", "yes", "on", "1"))
-_false_words = frozenset(("false", "no", "off", "0"))
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Recipients per time: `count` in `seconds`. `text` is what the user wrote."""
-
-    count: float
-    seconds: float
-    text: str
-
-    @property
-    def per_second(self) -> float:
-        return self.count / self.seconds
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class ProxyUrl:
-    """A proxy, checked: nothing in it can break the framing of its protocol. str() and repr() mask the password."""
-
-    scheme: str
-    host: str
-    port: int
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        _check_proxy_credentials(self)
-
-    def __str__(self) -> str:
-        return shown_url(self.scheme, self.user, self.password, self.host, self.port)
-
-    __repr__ = __str__
-
-
-# ---- values: text or typed, to what the option holds. A parser is called with (value, "option 'name'").
-
-
-def parse_seconds(value: object, what: str) -> float:
-    """Seconds from 90, 1.5, "90", "90s", "250ms", "5m", "2h" or "1d". Not negative, at most MAX_SECONDS."""
-    seconds = None
-    if isinstance(value, str):
-        found = _duration(value.strip())
-        if found:
-            seconds = float(found[1]) * _SECONDS_IN[found[2]]
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        seconds = float(value)
-    if seconds is None or seconds < 0:
-        raise ConfigError(f"{what} is {quoted(value)}, expected a time such as 90, '90s', '250ms', '5m', '2h' or '1d'")
-    if seconds > MAX_SECONDS:
-        raise ConfigError(f"{what} is {quoted(value)}, expected at most ten years")
-    return seconds
-
-
-def parse_rate(value: object, what: str) -> Rate:
-    """A rate from "300/s", "5000/m", "100000/h" or "1000000/d"; a Rate is returned as it is."""
-    if isinstance(value, Rate):
-        return value
-    found = _rate(value.strip()) if isinstance(value, str) else None
-    if not found:
-        raise ConfigError(f"{what} is {quoted(value)}, expected a rate such as '300/s', '5000/m', '100000/h', '9000/d'")
-    rate = Rate(float(found[1]), _SECONDS_IN[found[2]], found[0])
-    if rate.count == 0:
-        raise ConfigError(f"{what} is {quoted(value)}: nothing could ever be sent, expected more than 0")
-    return rate
-
-
-def parse_proxy(value: object, what: str) -> ProxyUrl:
-    """A ProxyUrl from "socks5h://user:password@host:1080" or "http://host:3128"."""
-    if isinstance(value, ProxyUrl):
-        return value
-    if isinstance(value, (list, tuple)):
-        raise not_in_this_version(f"{what}: a chain of proxies")
-    if isinstance(value, Mapping):
-        raise not_in_this_version(f"{what}: the object form of a proxy")
-    if value == "env":
-        raise not_in_this_version(f"{what}: 'env'")
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{what} is {quoted(value)}, expected a URL such as socks5h://user:password@host:1080")
-    parts = split_url(value, what, PROXY_PORTS, LATER_PROXY_SCHEMES, "socks5h://host:1080")
-    if parts.query:
-        raise ConfigError(f"{what} {masked(value)}: a proxy's URL has no options after '?'")
-    if not parts.host:
-        raise ConfigError(f"{what} {masked(value)}: the proxy's host is missing")
-    return ProxyUrl(parts.scheme, parts.host, parts.port, parts.user, parts.password)
-
-
-def _flag(value: object, what: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).lower() if isinstance(value, (str, int)) else ""
-    if word in _true_words or word in _false_words:
-        return word in _true_words
-    raise ConfigError(f"{what} is {quoted(value)}, expected true or false")
-
-
-def _timeout(value: object, what: str) -> float:
-    seconds = parse_seconds(value, what)
-    if seconds == 0:
-        raise ConfigError(f"{what} is {quoted(value)}, expected more than 0 seconds")
-    return seconds
-
-
-def _whole(low: int) -> Callable[[object, str], int]:
-    def parse(value: object, what: str) -> int:
-        number = int(value) if isinstance(value, str) and _whole_number(value) else value
-        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= MAX_COUNT:
-            raise ConfigError(f"{what} is {quoted(value)}, expected a whole number from {low} to {MAX_COUNT}")
-        return number
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[object, str], str]:
-    def parse(value: object, what: str) -> str:
-        word = str(value).lower()
-        if word in words:
-            return word
-        raise ConfigError(f"{what} is {quoted(value)}, expected {listed(words)}{nearest(word, words)}")
-
-    return parse
-
-
-def _tls_version(value: object, what: str) -> str:
-    word = str(value).lower().removeprefix("tlsv").removeprefix("tls")
-    if word not in ("1.2", "1.3"):
-        raise ConfigError(f"{what} is {quoted(value)}, expected 1.2 or 1.3")
-    return word
-
-
-def _path(value: object, what: str) -> str:
-    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ConfigError(f"{what} is {quoted(value)}, expected the name of a file")
-    return text
-
-
-def _wire_log(value: object, what: str) -> str | bool:
-    if isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false")):
-        return _flag(value, what)
-    return _path(value, what)
-
-
-def _server_name(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{what} is {quoted(value)}, expected a host name or an IP address")
-    return parse_host(_unbracketed(value), what)
-
-
-def _unbracketed(text: str) -> str:
-    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
-
-
-def _ehlo_name(value: object, what: str) -> str:
-    """RFC 5321 section 4.1.1.1: a domain name, or an address literal; an address is put in the literal's form."""
-    if isinstance(value, str):
-        address = as_ip(_unbracketed(value).removeprefix("IPv6:"))
-        if address is not None and "%" not in value:
-            return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
-        if address is None and "[" not in value:
-            return parse_host(value, what)
-    raise ConfigError(f"{what} is {quoted(value)}, expected a domain name, [192.0.2.1] or [IPv6:2001:db8::1]")
-
-
-def _local_address(value: object, what: str) -> str:
-    """An IP address, or the name of a network interface (15 bytes, Linux IFNAMSIZ; dialling sees whether it exists)."""
-    text = value if isinstance(value, str) else ""
-    if as_ip(_unbracketed(text)):
-        return _unbracketed(text)
-    if not _interface(text):
-        raise ConfigError(f"{what} is {quoted(value)}, expected an IP address or the name of a network interface")
-    return text
-
-
-def _only_off(value: object, what: str) -> bool:
-    if _flag(value, what):
-        raise not_in_this_version(what)
-    return False
-
-
-def _not_yet(value: object, what: str) -> None:
-    if value not in ("", None, False, [], (), {}):
-        raise not_in_this_version(what)
-
-
-def _check_proxy_credentials(proxy: ProxyUrl) -> None:
-    user, password = proxy.user or "", proxy.password or ""
-    if _control(user + password):
-        raise ConfigError(f"proxy {proxy}: user or password has a control character or line break")
-    if proxy.scheme == "http" and ":" in user:
-        raise ConfigError(f"proxy {proxy}: the user has a ':', which HTTP's Basic scheme cannot carry (RFC 7617)")
-    if proxy.scheme != "http" and max(len(user.encode()), len(password.encode())) > MAX_SOCKS_CREDENTIAL:
-        raise ConfigError(f"proxy {proxy}: user or password has more than {MAX_SOCKS_CREDENTIAL} bytes (RFC 1929)")
 
 
 # ---- the table of options
@@ -271,45 +64,45 @@ class Options:
     ca_file replaces the system's authorities. batch is recipients per transaction. messages_per_connection 0: no limit.
     """
 
-    tls: str = _option("auto", _one_of("auto", "require", "never", "opportunistic"), requireTLS="tls=require",
+    tls: str = _option("auto", one_of("auto", "require", "never", "opportunistic"), requireTLS="tls=require",
                        ignoreTLS="tls=never", opportunisticTLS="tls=opportunistic", start_tls="tls=require",
                        secure="an smtps:// URL", use_tls="an smtps:// URL")  # fmt: skip
-    server_name: str | None = _option(None, _server_name, servername="server_name", server_hostname="server_name")
-    ca_file: str | None = _option(None, _path, ca="ca_file", cert_bundle="ca_file")
-    cert_file: str | None = _option(None, _path, cert="cert_file", client_cert="cert_file")
-    key_file: str | None = _option(None, _path, key="key_file", client_key="key_file")
-    verify: bool = _option(True, _flag, rejectUnauthorized="verify", validate_certs="verify")
-    tls_min: str = _option("1.2", _tls_version, minVersion="tls_min")
-    name: str | None = _option(None, _ehlo_name, local_hostname="name")
-    local_address: str | None = _option(None, _local_address, source_address="local_address")
-    connect_timeout: float = _option(120.0, _timeout, connectionTimeout="connect_timeout (seconds)")
-    greeting_timeout: float = _option(30.0, _timeout)
-    dns_timeout: float = _option(30.0, _timeout)
-    command_timeout: float = _option(300.0, _timeout, socketTimeout="command_timeout and data_timeout (seconds)",
+    server_name: str | None = _option(None, parse_server_name, servername="server_name", server_hostname="server_name")
+    ca_file: str | None = _option(None, parse_path, ca="ca_file", cert_bundle="ca_file")
+    cert_file: str | None = _option(None, parse_path, cert="cert_file", client_cert="cert_file")
+    key_file: str | None = _option(None, parse_path, key="key_file", client_key="key_file")
+    verify: bool = _option(True, parse_flag, rejectUnauthorized="verify", validate_certs="verify")
+    tls_min: str = _option("1.2", parse_tls_version, minVersion="tls_min")
+    name: str | None = _option(None, parse_ehlo_name, local_hostname="name")
+    local_address: str | None = _option(None, parse_local_address, source_address="local_address")
+    connect_timeout: float = _option(120.0, parse_timeout, connectionTimeout="connect_timeout (seconds)")
+    greeting_timeout: float = _option(30.0, parse_timeout)
+    dns_timeout: float = _option(30.0, parse_timeout)
+    command_timeout: float = _option(300.0, parse_timeout, socketTimeout="command_timeout and data_timeout (seconds)",
                                      timeout="command_timeout and data_timeout (seconds)")  # fmt: skip
-    data_timeout: float = _option(600.0, _timeout)
+    data_timeout: float = _option(600.0, parse_timeout)
     auth: str = _option("auto", parse_auth, authMethod="auth")
-    allow_plaintext_auth: bool = _option(False, _flag)
+    allow_plaintext_auth: bool = _option(False, parse_flag)
     token: str | TokenFunction | None = _option(None, parse_token, hidden=True, accessToken="token",  # noqa: RUF009
                                                 provisionCallback="token (a function)",
                                                 oauth_token_generator="token (a function)")  # fmt: skip
     token_command: tuple[str, ...] | None = _option(None, parse_token_command, hidden=True)
     oauth2: OAuth2 | None = _option(None, parse_oauth2, refreshToken="oauth2", clientSecret="oauth2",  # noqa: RUF009
                                      clientId="oauth2", accessUrl="oauth2 {token_url}")  # fmt: skip
-    connections: int = _option(5, _whole(1), maxConnections="connections", pool="connections (1: no pool)")
-    messages_per_connection: int = _option(100, _whole(0), maxMessages="messages_per_connection")
-    idle_timeout: float = _option(30.0, _timeout)
+    connections: int = _option(5, whole_number(1), maxConnections="connections", pool="connections (1: no pool)")
+    messages_per_connection: int = _option(100, whole_number(0), maxMessages="messages_per_connection")
+    idle_timeout: float = _option(30.0, parse_timeout)
     rate: Rate | None = _option(None, parse_rate, rateLimit='rate, such as "10/s"', rateDelta='rate, such as "10/s"')  # noqa: RUF009
-    batch: int = _option(100, _whole(1))
-    pipelining: bool = _option(True, _flag)
-    chunking: bool = _option(True, _flag)
-    proxy: ProxyUrl | None = _option(None, parse_proxy)  # noqa: RUF009
-    no_proxy: None = _option(None, _not_yet)
-    proxy_protocol: None = _option(None, _not_yet)
-    wire_log: str | bool | None = _option(None, _wire_log, transactionLog="wire_log", debug="wire_log")
-    log: bool | None = _option(None, _flag, logger="log")
-    allow_files: bool = _option(True, _flag, disableFileAccess="allow_files=false")
-    allow_urls: bool = _option(False, _only_off, disableUrlAccess="allow_urls (off unless allowed)")
+    batch: int = _option(100, whole_number(1))
+    pipelining: bool = _option(True, parse_flag)
+    chunking: bool = _option(True, parse_flag)
+    proxy: Chain | None = _option(None, parse_proxy)  # noqa: RUF009
+    no_proxy: None = _option(None, not_yet)
+    proxy_protocol: None = _option(None, not_yet)
+    wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
+    log: bool | None = _option(None, parse_flag, logger="log")
+    allow_files: bool = _option(True, parse_flag, disableFileAccess="allow_files=false")
+    allow_urls: bool = _option(False, only_off, disableUrlAccess="allow_urls (off unless allowed)")
 
     def __post_init__(self) -> None:
         if self.key_file is not None and self.cert_file is None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
 from bulkmail.message.spec import ListUnsubscribe, MessageSpec
-from bulkmail.url import OPTIONS, Endpoint, parse_endpoint, parse_rate
+from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
 from bulkmail.urlparts import host_and_port
+from bulkmail.values import parse_rate
 
 if TYPE_CHECKING:
     from bulkmail.job import models

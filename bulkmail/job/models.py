@@ -37,8 +37,9 @@ from bulkmail.message import headers
 from bulkmail.message.mime import load_attachment
 from bulkmail.message.raw import prepare
 from bulkmail.message.spec import AttachmentSpec
-from bulkmail.url import OPTIONS, Rate, check_relay_url, parse_endpoint, parse_rate, parse_seconds
+from bulkmail.url import OPTIONS, check_relay_url, parse_endpoint
 from bulkmail.urlparts import quoted
+from bulkmail.values import Rate, parse_rate, parse_seconds
 
 # Bytes. Nobody mails such messages; a name that leads to a device or a disk image does not fill the memory.
 MAX_TEMPLATE = 1 << 24

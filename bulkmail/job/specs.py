@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bulkmail.url import Endpoint, Rate
+from bulkmail.url import Endpoint
+from bulkmail.values import Rate
 
 # Those of the manifest example in the documentation; the delays span what greylisting and full mailboxes need.
 RETRY_DELAYS = (60.0, 300.0, 1800.0, 7200.0)

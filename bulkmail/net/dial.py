@@ -16,7 +16,8 @@ from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ProxyError
 from bulkmail.net import proxies
 from bulkmail.net.resolve import Address, resolve
 from bulkmail.net.steps import OnStep, unwatched
-from bulkmail.url import Options, ProxyUrl
+from bulkmail.proxyurl import ProxyUrl
+from bulkmail.url import Options
 from bulkmail.urlparts import as_ip, host_and_port
 
 STAGGER = 0.25  # seconds before the next address is tried beside the last, RFC 8305 section 5
@@ -47,7 +48,8 @@ async def dial(
     """
     loop = loop or asyncio.get_running_loop()
     if options.proxy is not None:
-        return await _through_proxy(options.proxy, host, port, options, loop, on_step)
+        (proxy,) = options.proxy
+        return await _through_proxy(proxy, host, port, options, loop, on_step)
     addresses = await _resolve(host, port, options.dns_timeout, on_step)
     deadline = loop.time() + options.connect_timeout
     return await _connect(host_and_port(host, port), addresses, options, deadline, loop, on_step)

@@ -124,7 +124,7 @@ def remedy(error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: M
     extensions  what the server has offered so far
     """
     found = _proxy(error) if isinstance(error, ProxyError) else _by_step(error, step, endpoint, extensions)
-    proxy = endpoint.options.proxy
+    proxy = endpoint.options.proxy[-1] if endpoint.options.proxy else None
     return found and found.format(port=endpoint.port, proxy_scheme=proxy.scheme if proxy else "")
 
 

@@ -8,19 +8,10 @@ import re
 import pytest
 
 from bulkmail.errors import ConfigError
-from bulkmail.url import (
-    OPTIONS,
-    Endpoint,
-    Options,
-    ProxyUrl,
-    Rate,
-    masked,
-    parse_endpoint,
-    parse_options,
-    parse_proxy,
-    parse_rate,
-    parse_seconds,
-)
+from bulkmail.proxyurl import ProxyUrl, parse_proxy
+from bulkmail.url import OPTIONS, Endpoint, Options, parse_endpoint, parse_options
+from bulkmail.urlparts import masked
+from bulkmail.values import Rate, parse_rate, parse_seconds
 
 
 def refusal(call, *args, **kwargs):
@@ -156,7 +147,7 @@ def test_the_defaults_are_those_of_the_documentation():
         ("messages_per_connection", "0", 0, 0),
         ("rate", "300/s", "300/s", Rate(300.0, 1.0, "300/s")),
         ("chunking", "off", False, False),
-        ("proxy", "http://p:3128", "http://p:3128", ProxyUrl("http", "p", 3128)),
+        ("proxy", "http://p:3128", "http://p:3128", (ProxyUrl("http", "p", 3128),)),
         ("wire_log", "true", True, True),
         ("wire_log", "wire.log", "wire.log", "wire.log"),
         ("log", "1", True, True),
@@ -397,8 +388,8 @@ def test_rates(text, per_second):
     ],
 )
 def test_a_proxy_url(url, proxy):
-    assert parse_proxy(url, "proxy") == proxy
-    assert parse_proxy(proxy, "proxy") is proxy
+    assert parse_proxy(url, "proxy") == (proxy,)
+    assert parse_proxy(proxy, "proxy") == (proxy,)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from bulkmail.errors import ProxyError, TimedOut
 from bulkmail.net.proxies.channel import Channel, TargetRefused
-from bulkmail.url import ProxyUrl
+from bulkmail.proxyurl import ProxyUrl
 from bulkmail.urlparts import as_ip, parse_host
 
 __all__ = ["SCHEMES", "Scheme", "TargetRefused", "handshake", "resolves_here"]

@@ -11,7 +11,7 @@ import re
 import socket
 
 from bulkmail.errors import ProxyError
-from bulkmail.url import ProxyUrl
+from bulkmail.proxyurl import ProxyUrl
 
 _blank_line = re.compile(rb"\r?\n\r?\n").search
 

@@ -10,7 +10,7 @@ from base64 import b64encode
 
 from bulkmail.errors import ProxyError
 from bulkmail.net.proxies.channel import Channel
-from bulkmail.url import ProxyUrl
+from bulkmail.proxyurl import ProxyUrl
 from bulkmail.urlparts import host_and_port
 
 MAX_HEAD = 32768  # bytes; proxies with long cookies or error pages' headers stay below 16 KiB

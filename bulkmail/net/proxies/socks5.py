@@ -13,7 +13,7 @@ from python_socks._protocols.errors import ReplyError
 
 from bulkmail.errors import ProxyError
 from bulkmail.net.proxies.channel import Channel, TargetRefused
-from bulkmail.url import ProxyUrl
+from bulkmail.proxyurl import ProxyUrl
 from bulkmail.urlparts import host_and_port
 
 NO_METHOD = 0xFF  # RFC 1928 section 3

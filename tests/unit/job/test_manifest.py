@@ -12,7 +12,8 @@ from bulkmail.errors import ConfigError
 from bulkmail.job.manifest import Manifest, load_manifest, manifest_schema
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RetrySpec
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe
-from bulkmail.url import OPTIONS, Rate
+from bulkmail.url import OPTIONS
+from bulkmail.values import Rate
 
 SMALL = {
     "message": {"from": "news@example.com", "subject": "Hello", "text": "Hello"},
@@ -169,7 +170,7 @@ def test_every_option_of_a_url_is_a_key_of_a_relay(tmp_path: Path) -> None:
     ).relays[0].endpoint.options  # fmt: skip
     assert (options.name, options.tls, options.rate) == ("me.example", "require", Rate(10.0, 1.0, "10/s"))
     assert (options.command_timeout, options.verify, options.batch) == (90.0, False, 7)
-    assert options.proxy is not None and options.proxy.scheme == "socks5h"
+    assert options.proxy is not None and options.proxy[0].scheme == "socks5h"
 
 
 def test_file_names_are_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from bulkmail.net import proxies
 from bulkmail.net.resolve import Address
-from bulkmail.url import Options, ProxyUrl, parse_options, parse_proxy
+from bulkmail.proxyurl import ProxyUrl, parse_proxy
+from bulkmail.url import Options, parse_options
 
 GREETING = b"220 mx.example ESMTP\r\n"
 TARGET, PORT = "mx.example", 25
@@ -80,7 +81,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 async def shake(url: str | ProxyUrl, script: Script, *, host: str = TARGET, seconds: float = 20) -> bytes:
     """Run the handshake of proxy `url` against `script`; everything the client can read afterwards, up to the end."""
-    proxy = parse_proxy(url, "proxy")
+    (proxy,) = parse_proxy(url, "proxy")
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     with ours, theirs:
