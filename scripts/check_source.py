@@ -15,7 +15,7 @@ from pathlib import Path
 MAX_LINES = 500
 
 # docs/architecture.md draws this. A layer may import itself and what stands here, nothing else of bulkmail.
-BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "url"}
+BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "url", "egress"}
 LAYERS = {
     "errors": set(),
     "address": {"errors"},
@@ -24,6 +24,7 @@ LAYERS = {
     "values": {"errors", "urlparts"},
     "proxyurl": {"errors", "urlparts", "values"},
     "url": {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl"},
+    "egress": {"errors", "urlparts", "values", "proxyurl", "url"},
     "wire": BASE,
     "message": {"errors", "address", "wire"},
     "net": BASE | {"wire"},

@@ -254,6 +254,9 @@ class Journal:
             outcome=outcome,
         )
 
+    def routes(self) -> list[str]:
+        return self._waiting.routes()
+
     def next_due(self, now: float, routes: Iterable[str] | None = None) -> float | None:
         return self._waiting.next_due(now, routes)
 

@@ -281,6 +281,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def routes(self) -> list[str]:
+        """The routes that have recipients who wait."""
+        ...
+
     def next_due(self, now: float, routes: Iterable[str] | None = None) -> float | None:
         """When the next chunk can be leased (`now` if one can already), or None if none waits."""
         ...

@@ -102,6 +102,9 @@ class MemoryLedger:
             chunk.fence = self.fence
         return leased
 
+    def routes(self) -> list[str]:
+        return self._waiting.routes()
+
     def next_due(self, now: float, routes: Iterable[str] | None = None) -> float | None:
         return self._waiting.next_due(now, routes)
 

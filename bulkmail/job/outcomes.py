@@ -20,6 +20,7 @@ from bulkmail.job.ledger import NewChunk, Trouble
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work
 from bulkmail.job.tally import Tally
+from bulkmail.pool.lane import Lane
 from bulkmail.smtp.classify import classify
 from bulkmail.smtp.outcome import in_doubt, refusal
 from bulkmail.wire.reply import Reply
@@ -43,6 +44,7 @@ class Ending:
     address: str
     tx: Transaction
     relay: Relay
+    lane: Lane
     reply: Reply | None
     command: str | None
     why: str
@@ -97,7 +99,9 @@ class Outcomes:
         assert reply is not None
         return reply
 
-    def settle(self, tx: Transaction, relay: Relay, dirty: set[Work], elsewhere: Collection[int] = ()) -> None:
+    def settle(
+        self, tx: Transaction, relay: Relay, lane: Lane, dirty: set[Work], elsewhere: Collection[int] = ()
+    ) -> None:
         """Each recipient of a transaction that is not a plain delivery to all of them.
 
         elsewhere: those who are sent to by another transaction
@@ -112,7 +116,7 @@ class Outcomes:
         for index, place in enumerate([tx.at] if tx.positions is None else tx.positions):
             if index in elsewhere:
                 continue
-            one = Ending(work, place, tx.rcpts[index].decode(), tx, relay, tx.reply, tx.command, str(why or ""))
+            one = Ending(work, place, tx.rcpts[index].decode(), tx, relay, lane, tx.reply, tx.command, str(why or ""))
             if index in rejected:
                 one.reply, one.why = rejected[index], str(rejected[index])
                 one.command = "end of data" if index in (tx.late or ()) else "RCPT"
@@ -134,7 +138,15 @@ class Outcomes:
         raw = str(one.reply).encode()
         code = one.reply.code if one.reply else 0
         self._details.add(
-            work.no, one.place, work.attempt + 1, *one.relay.ids, tx.mail_at, tx.done_at, code, raw, ledger.DELIVERED
+            work.no,
+            one.place,
+            work.attempt + 1,
+            *one.relay.ids(one.lane),
+            tx.mail_at,
+            tx.done_at,
+            code,
+            raw,
+            ledger.DELIVERED,
         )
         self._show("delivered", one)
 
@@ -176,7 +188,7 @@ class Outcomes:
         self._show(state, one)
 
     def _trouble(self, one: Ending, outcome: int, kind: str) -> Trouble:
-        reply = one.reply
+        reply, (relay, egress) = one.reply, one.relay.ids(one.lane)
         return Trouble(
             recipient=one.address,
             number=one.work.numbers[one.place],
@@ -188,8 +200,8 @@ class Outcomes:
             code=reply.code if reply else None,
             enhanced=reply.enhanced if reply else None,
             reply=reply.text if reply else one.why,
-            relay=one.relay.ids[0],
-            egress=one.relay.ids[1],
+            relay=relay,
+            egress=egress,
             time=one.tx.done_at + self._offset,
         )
 
@@ -197,7 +209,8 @@ class Outcomes:
         self.tally.move("deferred" if one.work.attempt else "pending", state)
         self.tally.counts.attempts += 1
         if state != "in_doubt":
-            setattr(one.relay.tally, state, getattr(one.relay.tally, state) + 1)
+            for tally in one.relay.tallies(one.lane):
+                setattr(tally, state, getattr(tally, state) + 1)
 
     # -- refusals of a relay that has taken nothing yet
 
@@ -268,11 +281,12 @@ class Outcomes:
 
     # -- events
 
-    def show_delivered(self, transactions: list[Transaction], relay: Relay) -> None:
+    def show_delivered(self, transactions: list[Transaction], relay: Relay, lane: Lane) -> None:
         for tx in transactions:
             if tx.state == DONE and tx.rejected is None and tx.reply is not None and tx.judged and tx.reply.code < 300:
                 for place, rcpt in zip([tx.at] if tx.positions is None else tx.positions, tx.rcpts, strict=True):
-                    self._show("delivered", Ending(tx.tag, place, rcpt.decode(), tx, relay, tx.reply, tx.command, ""))
+                    one = Ending(tx.tag, place, rcpt.decode(), tx, relay, lane, tx.reply, tx.command, "")
+                    self._show("delivered", one)
 
     def _show(self, event: str, one: Ending) -> None:
         if self.on_event is None:
@@ -285,7 +299,7 @@ class Outcomes:
                 "recipient": one.address,
                 "attempt": one.work.attempt + 1,
                 "relay": one.relay.name,
-                "egress": one.relay.egress,
+                "egress": one.lane.name,
                 "code": reply.code if reply else None,
                 "enhanced": reply.enhanced if reply else None,
                 "reply": (reply.text if reply else one.why)[:MAX_REPLY_SHOWN],

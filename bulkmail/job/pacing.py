@@ -1,14 +1,13 @@
-"""What the limits of the job and of its relays allow, and an alarm for when they allow more."""
+"""What the limits of the job, of its relays and of their egresses allow, and an alarm for when they allow more."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bulkmail.job.relay import Relay
-from bulkmail.pool.limits import Limit
-
-LEAST_WAIT = 0.001  # seconds: the resolution of the loop's timers
+from bulkmail.pool.lane import Lane
+from bulkmail.pool.limits import Alarm, Limit, grant_all
 
 
 class Pacing:
@@ -17,52 +16,46 @@ class Pacing:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, limit: Limit, relays: list[Relay], wake: Callable[[], None]
     ) -> None:
-        self._loop, self._limit, self._relays, self._wake = loop, limit, relays, wake
-        self._alarm: asyncio.Handle | None = None
-        self._due = 0.0
+        self._loop, self._limit, self._relays = loop, limit, relays
+        self._alarm = Alarm(loop, wake)
 
-    def limits(self, relay: Relay) -> bool:
-        """Whether any limit holds for this relay."""
-        return self._limit.rate is not None or relay.limit.rate is not None
+    def limits(self, relay: Relay, lane: Lane) -> bool:
+        """Whether any limit holds for what this egress of the relay carries."""
+        return any(limit.rate is not None for limit in (self._limit, relay.limit, lane.pace))
 
-    def grant(self, relay: Relay, count: int, now: float) -> bool:
-        """All `count` or none, of the relay's limit and of the job's; if none, the alarm is set."""
-        granted: list[tuple[Limit, int]] = []
-        for limit in (relay.limit, self._limit):
-            granted.append((limit, limit.grant(count, now)))
-            if granted[-1][1] < count:
-                for given, number in granted:
-                    given.give_back(number)
-                self._wake_in(self._wait(relay, count))
-                return False
-        return True
+    def grant(self, relay: Relay, lane: Lane, count: int, now: float) -> bool:
+        """All `count` or none, of every limit; if none, the alarm is set."""
+        if grant_all((relay.limit, lane.pace, self._limit), count, now):
+            return True
+        self._alarm.ring_in(self._wait(relay, lane, count))
+        return False
 
-    def allows(self, relay: Relay) -> bool:
+    def allows(self, relay: Relay, lane: Lane) -> bool:
         """Whether one more could leave now; if not, the alarm is set."""
-        wait = self._wait(relay, 1)
+        if not self.limits(relay, lane):
+            return True
+        wait = self._wait(relay, lane, 1)
         if wait > 0:
-            self._wake_in(wait)
+            self._alarm.ring_in(wait)
         return wait <= 0
 
     def rate(self) -> float | None:
         """What job and relays together allow a second, or None."""
-        rates = [relay.limit.rate for relay in self._relays if relay.usable]
-        together = None if None in rates else sum(rate for rate in rates if rate is not None)
+        together = _sum(relay_rate(relay) for relay in self._relays if relay.usable)
         return min((rate for rate in (self._limit.rate, together) if rate is not None), default=None)
 
-    def _wait(self, relay: Relay, count: int) -> float:
+    def _wait(self, relay: Relay, lane: Lane, count: int) -> float:
         now = self._loop.time()
-        return max(limit.wait(now, count) for limit in (self._limit, relay.limit))
+        return max(limit.wait(now, count) for limit in (self._limit, relay.limit, lane.pace))
 
-    def _wake_in(self, seconds: float) -> None:
-        """One alarm serves all: the earliest."""
-        due = self._loop.time() + max(seconds, LEAST_WAIT)
-        if self._alarm is not None:
-            if self._due <= due:
-                return
-            self._alarm.cancel()
-        self._alarm, self._due = self._loop.call_at(due, self._on_alarm), due
 
-    def _on_alarm(self) -> None:
-        self._alarm = None
-        self._wake()
+def relay_rate(relay: Relay) -> float | None:
+    """What the relay and its egresses together allow a second, or None."""
+    together = _sum(lane.pace.rate for lane in relay.pool.lanes)
+    return min((rate for rate in (relay.limit.rate, together) if rate is not None), default=None)
+
+
+def _sum(rates: Iterable[float | None]) -> float | None:
+    """None where one of them is no limit."""
+    known = list(rates)
+    return None if None in known else sum(rate for rate in known if rate is not None)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from bulkmail.errors import AuthError, BulkmailError, ConfigError, EnvelopeRefused, TlsError
-from bulkmail.job.tally import RelayTally
+from bulkmail.errors import BulkmailError, EnvelopeRefused
+from bulkmail.job.tally import EgressTally, RelayTally
 from bulkmail.pool.limits import Limit
 from bulkmail.wire.reply import Reply
 
 if TYPE_CHECKING:
     from bulkmail.job.specs import RelaySpec
+    from bulkmail.pool.lane import Lane
     from bulkmail.pool.pool import Pool
 
-FIRST_PAUSE = 0.25  # seconds after the first failed connection; doubled after each further one
+FIRST_PAUSE = 0.25  # seconds after the first failed connection of an egress; doubled after each further one
 LONGEST_PAUSE = 30.0
 REFUSALS = 3  # of the sender in a row, before any message was taken: the relay refuses us, not the recipients
 
@@ -27,19 +28,31 @@ class Relay:
         self.name = spec.name
         self.tally = RelayTally()
         self.pool: Pool = None  # type: ignore[assignment]  # set right after the pool is made with us as its owner
-        self.ids = (0, 0)  # of the relay's and the egress's name in the ledger
-        self.egress = str(spec.endpoint.options.proxy) if spec.endpoint.options.proxy else None
+        self.id = 0  # of its name in the ledger
+        self.egress_ids: dict[str | None, int] = {None: 0}
         self.batch = spec.endpoint.options.batch  # recipients that it takes in one transaction
         self.accepted = False  # it has taken a message in this run
-        self._refusals = self._failures = 0  # since it last took a message
+        self._refusals = 0  # since it last took a message
         self._failing_since: float | None = None
 
     @property
     def usable(self) -> bool:
         return self.pool.dead is None
 
+    def carries(self, route: str, lane: Lane) -> bool:
+        """Whether mail of this route may go by this egress."""
+        return self.spec.pins is None or self.spec.pins.allows(route, lane.name)
+
+    def ids(self, lane: Lane) -> tuple[int, int]:
+        """The numbers in the ledger of the relay's and of the egress's name."""
+        return self.id, self.egress_ids.get(lane.name, 0)
+
+    def tallies(self, lane: Lane) -> tuple[RelayTally | EgressTally, ...]:
+        """Where what this egress carried is counted."""
+        return (self.tally,) if lane.name is None else (self.tally, self.tally.of(lane.name))
+
     def took_one(self) -> None:
-        self.accepted, self._refusals, self._failures, self._failing_since = True, 0, 0, None
+        self.accepted, self._refusals, self._failing_since = True, 0, None
 
     def refused_us(self, reply: Reply) -> bool:
         """The relay refused the sender. True if that now means that it refuses everyone; then it is given up."""
@@ -57,29 +70,25 @@ class Relay:
             said = f"it refuses everyone: {count} recipients in a row, the last: {self.tally.last_error}"
             self.pool.dead = EnvelopeRefused(said, permanent=True, scope="relay")
 
-    def pause(self, error: BulkmailError) -> float | None:
-        """Seconds until the next connection is tried; None: it is given up."""
-        self.tally.last_error = str(error)
-        if _final(error):
+    def pause(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
+        """Seconds until the egress is tried again, after so many failures in a row; None: the relay is given up."""
+        for tally in self.tallies(lane):
+            tally.last_error = str(error)
+        if self.pool.hopeless():
             return None
         now = time.monotonic()
-        self._failures += 1
         if self._failing_since is None or self._works():
             self._failing_since = now
         left = self._failing_since + self.patience - now
         if left <= 0:
             return None
-        growing: float = FIRST_PAUSE * 2 ** min(self._failures - 1, 16)
-        return min(growing, LONGEST_PAUSE, left)
+        growing: float = min(FIRST_PAUSE * 2 ** min(failures - 1, 16), LONGEST_PAUSE)
+        return growing if not self.pool.out else min(growing, left)
 
     def _works(self) -> bool:
-        """Whether a connection is open that has settled a message: then it is only further ones that it refuses.
+        """Whether there is an egress that has not failed, or a connection open that has settled a message.
 
-        One that was opened a moment ago says nothing: some take connections and drop each at the first command.
+        In the second case it is only further ones that are refused. One that was opened a moment ago says nothing: some
+        take connections and drop each at the first command.
         """
-        return any(session.wire.completed for session in self.pool.sessions)
-
-
-def _final(error: BulkmailError) -> bool:
-    """Trying again cannot help, or harms: a refused password tried again locks accounts."""
-    return isinstance(error, ConfigError) or (isinstance(error, AuthError | TlsError) and error.permanent)
+        return not self.pool.out or any(session.wire.completed for session in self.pool.sessions)

@@ -172,7 +172,7 @@ class Run:
         for spec, connections in zip(self.manifest.relays, share, strict=True):
             rate = spec.endpoint.options.rate
             relay = Relay(spec, connections, Limit(rate.per_second if rate else None), retry.patience)
-            relay.ids = (self._journal.name_id(spec.name), self._journal.name_id(relay.egress))
+            relay.id = self._journal.name_id(spec.name)
             self.tally.relays[spec.name] = relay.tally
             self._relays.append(relay)
 
@@ -181,11 +181,16 @@ class Run:
         limit = Limit(manifest.limits.rate.per_second if manifest.limits.rate else None)
         batch = min(spec.endpoint.options.batch for spec in manifest.relays)
         # a transaction is granted whole, so it is no larger than what may leave at once
-        batch = min([batch, *(one.burst for one in (limit, *(relay.limit for relay in self._relays)) if one.rate)])
+        egresses = [way for relay in self._relays for way in relay.spec.egresses]
+        paces = [Limit(way.rate.per_second) for way in egresses if way.rate]
+        batch = min(
+            [batch, *(one.burst for one in (limit, *(relay.limit for relay in self._relays), *paces) if one.rate)]
+        )
         assert self.tally is not None
         scheduler = Scheduler(
             composer=Composer(self.compiled, self._source, batch),
             relays=self._relays,
+            routes=self._journal.routes(),
             writer=writer,
             tally=self.tally,
             limit=limit,
@@ -195,7 +200,16 @@ class Run:
         )
         for relay in self._relays:
             paced = limit.rate is not None or relay.limit.rate is not None
-            relay.pool = Pool(relay.spec.endpoint, scheduler, name=relay.name, limit=relay.connections, paced=paced)
+            relay.pool = Pool(
+                relay.spec.endpoint,
+                scheduler,
+                name=relay.name,
+                limit=relay.connections,
+                paced=paced,
+                egresses=relay.spec.egresses,
+            )
+            for lane in relay.pool.lanes:
+                relay.egress_ids[lane.name] = self._journal.name_id(lane.name)
         return scheduler
 
     async def _close_pools(self) -> None:

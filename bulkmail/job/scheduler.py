@@ -12,7 +12,6 @@ import asyncio
 import copy
 import functools
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import Any, TypeVar
@@ -21,26 +20,24 @@ from bulkmail.errors import BulkmailError, JournalError, MessageError
 from bulkmail.job.compose import Composer, split
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import Advance, Chunk
+from bulkmail.job.notices import Notices
 from bulkmail.job.outcomes import EVERYONE, Outcomes
 from bulkmail.job.pacing import Pacing
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work, settle_delivered
+from bulkmail.job.stock import COMMIT_RECIPIENTS, SHARED_AHEAD, Places, Stock
 from bulkmail.job.tally import Tally
 from bulkmail.job.writer import Writer
+from bulkmail.pool.lane import Lane
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.outcome import fitting, over_the_limit
 from bulkmail.smtp.session import Session
 from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
-# What one commit may cover, and how long an outcome may wait for one: docs/architecture.md, "How much can be in doubt".
-COMMIT_RECIPIENTS = 512
+# How long an outcome may wait for a commit: docs/architecture.md, "How much can be in doubt".
 COMMIT_SECONDS = 0.01
-AHEAD_SECONDS = 0.02  # recipients are claimed for this long ahead: what two commits take
-SHARED_AHEAD = 32  # transactions of a shared message that are claimed ahead at most
-PACED_SECONDS = 0.05  # a job with a rate claims this much of it ahead, at least one
 LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
-LEASE_BELOW = 2 * COMMIT_RECIPIENTS
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -63,7 +60,8 @@ def entry(method: Entry) -> Entry:
 
 
 class Scheduler:
-    """compose, relays: what to send and by whom; writer: the ledger's thread; tally: the figures that it keeps.
+    """composer, relays: what to send and by whom; routes: those in the ledger that have recipients; writer: the
+    ledger's thread; tally: the figures that it keeps.
 
     done  future: None when every recipient has its outcome, or the error that stopped the run; an exception is a bug
     """
@@ -73,6 +71,7 @@ class Scheduler:
         *,
         composer: Composer,
         relays: list[Relay],
+        routes: Iterable[str],
         writer: Writer,
         tally: Tally,
         limit: Limit,
@@ -84,117 +83,112 @@ class Scheduler:
         self.composer, self.relays, self.writer, self.tally = composer, relays, writer, tally
         self.done: asyncio.Future[BulkmailError | None] = self._loop.create_future()
         self._on_event = on_event
+        self._notices = Notices(on_event)
         self._pacing = Pacing(self._loop, limit, relays, self._wake_pools)
         self._by_pool: dict[Pool, Relay] = {}
-        self._works: dict[int, Work] = {}  # chunks in hand, oldest first
-        self._claimed: deque[tuple[Work, list[int]]] = deque()  # positions whose claim is committed
-        self._ready: deque[Transaction] = deque()  # of those, what is composed
+        self._stocks = {route: Stock(route, composer.per_transaction) for route in routes}
+        self._open: dict[Lane, list[Stock]] = {}  # what each egress may carry, the one first that had its turn last
         self._dirty: set[Work] = set()
         self._details = DetailBuffer(time.time() - self._loop.time())
         self._outcomes = Outcomes(tally, delays, give_up_after, self._details, composer.compiled.message_id, on_event)
         self._committing = self._leasing = False
-        self._exhausted = False  # the ledger has no chunk that is due
         self._halting: BulkmailError | None = None
         self._stopping = False
-        self._demand = 0
-        self._taken = 0  # recipients handed to pools since the last claim
-        self._ahead = 0  # recipients that should be ready
-        self._claimed_at = 0.0
         self._flush_timer: asyncio.TimerHandle | None = None
         self._due_timer: asyncio.TimerHandle | None = None
         self._serial = 0
 
     def start(self) -> None:
         self._by_pool = {relay.pool: relay for relay in self.relays}
-        self._lease()
+        for relay in self.relays:
+            for lane in relay.pool.lanes:
+                self._open[lane] = [stock for stock in self._stocks.values() if relay.carries(stock.route, lane)]
+        if not self._stocks:
+            self._loop.call_soon(self._look_for_end)
+        self._lease_if_low()
 
     # -- the pools' Source
 
-    def backlog(self, pool: Pool) -> int:
+    def backlog(self, lane: Lane) -> int:
         """What could be sent now: enough to say whether another connection would have work."""
-        if self._stopping or pool.dead is not None or not self._pacing.allows(self._by_pool[pool]):
+        if self._stopping or lane.pool.dead is not None or not self._pacing.allows(self._by_pool[lane.pool], lane):
             return 0
-        return -(-(self._held() + self._waiting()) // self.composer.per_transaction)
-
-    def _held(self) -> int:
-        """Recipients that are claimed, committed, and not handed to a pool."""
-        ready = sum(len(tx.rcpts) for tx in self._ready) if self.composer.per_transaction > 1 else len(self._ready)
-        return ready + sum(len(places) for _, places in self._claimed)
-
-    def _waiting(self) -> int:
-        """Recipients of the chunks in hand that are not claimed yet."""
-        return sum(work.waiting() for work in self._works.values())
+        count = sum(stock.held() + stock.waiting() for stock in self._open[lane])
+        return -(-count // self.composer.per_transaction)
 
     @entry
-    def take(self, pool: Pool, room: int) -> list[Transaction]:
+    def take(self, lane: Lane, room: int) -> list[Transaction]:
         """Transactions whose claims are committed, as many as the limits allow now."""
-        relay = self._by_pool[pool]
-        if self._stopping or pool.dead is not None:
-            return []
-        self._compose_up_to(room)
         taken: list[Transaction] = []
-        ready, now, limited = self._ready, self._loop.time(), self._pacing.limits(relay)
+        if self._stopping or lane.pool.dead is not None:
+            return taken
+        stocks, now, short = self._open[lane], self._loop.time(), False
+        for stock in stocks:
+            allowed = self._take_from(stock, lane, room, taken, now)
+            missing = room - len(taken)
+            stock.wanted = max(stock.wanted, missing * self.composer.per_transaction)
+            short = short or stock.short()
+            if not (missing and allowed):
+                break
+        if len(stocks) > 1:
+            stocks.append(stocks.pop(0))
+        if short:
+            self._claim()
+        return taken
+
+    def _take_from(self, stock: Stock, lane: Lane, room: int, taken: list[Transaction], now: float) -> bool:
+        """Add to `taken` what is ready and allowed, up to `room`. False: the limits allow no more now."""
+        self._compose_up_to(stock, room - len(taken))
+        relay, ready = self._by_pool[lane.pool], stock.ready
+        limited = self._pacing.limits(relay, lane)
         while ready and len(taken) < room:
             if len(ready[0].rcpts) > relay.batch:
                 ready.extendleft(reversed(split(ready.popleft(), relay.batch)))
             count = len(ready[0].rcpts)
-            if limited and not self._pacing.grant(relay, count, now):
-                break
+            if limited and not self._pacing.grant(relay, lane, count, now):
+                return False
             taken.append(ready.popleft())
-            self._taken += count
-        short = room - len(taken)
-        if short or self._held() < self._ahead / 2:
-            self._demand = max(self._demand, short * self.composer.per_transaction)
-            self._claim()
-        return taken
+            stock.taken += count
+        return True
 
-    def _compose_up_to(self, room: int) -> None:
-        """Compose claimed recipients until `room` transactions are ready.
-
-        No sooner than they are asked for: a message is then still in the processor's cache when it is written.
-        """
-        while self._claimed and len(self._ready) < room:
-            work, places = self._claimed.popleft()
-            most = (room - len(self._ready)) * self.composer.per_transaction
-            if len(places) > most:
-                self._claimed.appendleft((work, places[most:]))
-            self._compose(work, places[:most])
+    def _compose_up_to(self, stock: Stock, room: int) -> None:
+        while (claimed := stock.next_to_compose(room)) is not None:
+            self._compose(stock, *claimed)
 
     def _wake_pools(self) -> None:
         for relay in self.relays:
             relay.pool.wake()
 
     @entry
-    def settle(self, pool: Pool, finished: list[Transaction]) -> None:
-        relay = self._by_pool[pool]
-        rest, first, again, size = settle_delivered(finished, self._details, *relay.ids, self._dirty)
+    def settle(self, lane: Lane, finished: list[Transaction]) -> None:
+        relay = self._by_pool[lane.pool]
+        rest, first, again, size = settle_delivered(finished, self._details, *relay.ids(lane), self._dirty)
         if first or again:
-            self._count_delivered(relay, first, again, size, finished if self._on_event else None)
+            self._count_delivered(relay, lane, first, again, size)
+            if self._on_event:
+                self._outcomes.show_delivered(finished, relay, lane)
         for tx in rest:
-            self._settle_one(relay, tx)
+            self._settle_one(relay, lane, tx)
         if len(self._details) >= COMMIT_RECIPIENTS:
             self._commit()
         else:
             self._flush_soon()
-        if self._stopping or not (self._ready or self._claimed):
+        if self._stopping or not any(stock.ready or stock.claimed for stock in self._stocks.values()):
             self._look_for_end()
 
-    def _count_delivered(
-        self, relay: Relay, first: int, again: int, size: int, shown: list[Transaction] | None
-    ) -> None:
+    def _count_delivered(self, relay: Relay, lane: Lane, first: int, again: int, size: int) -> None:
         tally, count = self.tally, first + again
         tally.move("pending", "delivered", first)
         tally.move("deferred", "delivered", again)
         tally.sent += count
         tally.counts.attempts += count
         tally.counts.bytes += size
-        relay.tally.delivered += count
+        for one in relay.tallies(lane):
+            one.delivered += count
         relay.took_one()
         self._dirty |= self._outcomes.proved(relay)
-        if shown:
-            self._outcomes.show_delivered(shown, relay)
 
-    def _settle_one(self, relay: Relay, tx: Transaction) -> None:
+    def _settle_one(self, relay: Relay, lane: Lane, tx: Transaction) -> None:
         elsewhere = self._regroup(relay, tx)
         if len(elsewhere) == len(tx.rcpts):
             return
@@ -205,11 +199,11 @@ class Scheduler:
             if given_up or self._stopping or not relay.accepted or tx.tries < self._outcomes.MAX_TRIES:
                 self._requeue(tx)
             else:
-                self._outcomes.settle(tx, relay, self._dirty)
+                self._outcomes.settle(tx, relay, lane, self._dirty)
             if given_up:
                 self._relay_lost()
         else:
-            self._outcomes.settle(tx, relay, self._dirty, elsewhere)
+            self._outcomes.settle(tx, relay, lane, self._dirty, elsewhere)
             if tx.judged and tx.reply is not None and tx.reply.code < 300:
                 relay.took_one()
                 self._dirty |= self._outcomes.proved(relay)
@@ -229,22 +223,48 @@ class Scheduler:
 
     def _requeue(self, tx: Transaction) -> None:
         """Certainly not taken: it goes first on the next connection. Its claim stands."""
-        self._ready.appendleft(tx.again() if tx.state != WAITING else tx)
+        self._stock(tx).ready.appendleft(tx.again() if tx.state != WAITING else tx)
         if not self._stopping:
             self._wake_pools()
 
-    def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        pause = self._by_pool[pool].pause(error)
+    def _stock(self, tx: Transaction) -> Stock:
+        return self._stocks[tx.tag.chunk.route]
+
+    def failed(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
+        relay = self._by_pool[lane.pool]
+        pause = relay.pause(lane, error, failures)
         if pause is None:
             self._loop.call_soon(self._relay_lost)  # the pool notes that it is dead when we return
+        else:
+            self._notices.paused(relay, lane, pause, error)
+            self._loop.call_soon(self._stop_if_stranded)
         return pause
+
+    @entry
+    def _stop_if_stranded(self) -> None:
+        """Stop when those who are left can go by no egress that has worked within its relay's patience."""
+        if self._stopping or any(stock.under_way() > stock.held() for stock in self._stocks.values()):
+            return
+        waiting = [stock for stock in self._stocks.values() if stock.held() or stock.waiting() or not stock.exhausted]
+        lanes = [lane for lane, stocks in self._open.items() if any(stock in stocks for stock in waiting)]
+        usable = [lane for lane in lanes if lane.pool.dead is None]
+        if waiting and usable and all(self._lost_patience(lane) for lane in usable):
+            error = copy.copy(usable[0].last_error)
+            assert isinstance(error, BulkmailError)
+            said = "; ".join(f"egress {lane.name}: {lane.last_error}" for lane in usable)
+            error.args = (f"no egress is left for {', '.join(stock.route for stock in waiting)}: {said}",)
+            self._halt(error)
+
+    def _lost_patience(self, lane: Lane) -> bool:
+        since = lane.out_since
+        return since is not None and self._loop.time() - since >= self._by_pool[lane.pool].patience
 
     @entry
     def _relay_lost(self) -> None:
         """A relay was given up: the others take over, or nobody is left."""
         for relay in self.relays:
             if not relay.usable:
-                self._ready.extendleft(reversed(relay.pool.recall()))
+                self._put_back(relay)
         if any(relay.usable for relay in self.relays):
             self._wake_pools()
             return
@@ -253,57 +273,29 @@ class Scheduler:
         error.args = ("; ".join(f"relay {relay.name} was given up: {relay.pool.dead}" for relay in self.relays),)
         self._halt(error)
 
-    def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
-        relay = self._by_pool[pool]
-        relay.tally.connections = max(relay.tally.connections, len(pool.sessions))
-        if error is not None and name != "disconnected":
-            relay.tally.last_error = str(error)
-        if self._on_event:
-            tls = session.label.tls if session is not None and session.label is not None else None
-            why = str(error) if error is not None else None
-            self._on_event(
-                {
-                    "ts": time.time(),
-                    "event": name,
-                    "relay": relay.name,
-                    "egress": relay.egress,
-                    "tls": tls,
-                    "error": why,
-                }
-            )
+    def _put_back(self, relay: Relay) -> None:
+        """What its sessions were given and did not begin."""
+        for tx in reversed(relay.pool.recall()):
+            self._stock(tx).ready.appendleft(tx)
+
+    def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
+        self._notices.event(self._by_pool[lane.pool], lane, name, session, error)
 
     # -- claims and commits
 
-    def _look_ahead(self) -> int:
-        """How many recipients should be ready: as many as the pools take in AHEAD_SECONDS, within bounds."""
-        now = self._loop.time()
-        passed, self._claimed_at = max(now - self._claimed_at, 0.001), now
-        size = self.composer.per_transaction
-        bound = COMMIT_RECIPIENTS if size == 1 else SHARED_AHEAD * size
-        rate = self._pacing.rate()
-        if rate is not None:
-            bound = min(bound, max(size, int(rate * PACED_SECONDS)))
-        wanted = max(self._demand, self._taken * AHEAD_SECONDS / passed, self.composer.per_transaction)
-        self._demand = self._taken = 0
-        return int(min(bound, wanted))
-
     def _claim(self) -> None:
-        """Claim the next recipients, and commit that with whatever else is due."""
+        """Claim the next recipients of each route that is short of them, and commit that with whatever else is due."""
         if self._committing or self._stopping:
             return
-        self._ahead = self._look_ahead()
-        size = self.composer.per_transaction
-        want = -(-(self._ahead - self._held()) // size) * size  # whole transactions
-        picked: list[tuple[Work, list[int]]] = []
-        for work in self._works.values():
-            if want <= 0:
-                break
-            places = work.claim(want)
-            if work.dirty:
-                self._dirty.add(work)
-            if places:
-                picked.append((work, places))
-                want -= len(places)
+        size, now, rate = self.composer.per_transaction, self._loop.time(), self._pacing.rate()
+        bound = COMMIT_RECIPIENTS if size == 1 else SHARED_AHEAD * size
+        most = bound // len(self._stocks)
+        picked: list[tuple[Work, Places]] = []
+        for stock in self._stocks.values():
+            if stock.short():
+                claimed, changed = stock.claim(now, rate, most)
+                picked += claimed
+                self._dirty.update(changed)
         self._lease_if_low()
         if picked:
             self._commit(picked)
@@ -317,7 +309,7 @@ class Scheduler:
         self._flush_timer = None
         self._commit()
 
-    def _commit(self, picked: Iterable[tuple[Work, list[int]]] = ()) -> None:
+    def _commit(self, picked: Iterable[tuple[Work, Places]] = ()) -> None:
         if self._committing:
             return
         advance = self._collect()
@@ -329,7 +321,7 @@ class Scheduler:
 
     def _collect(self) -> Advance | None:
         """Everything that has changed since the last commit."""
-        idle = self._exhausted and not self._ready and all(w.outstanding == 0 for w in self._works.values())
+        idle = all(stock.exhausted and not stock.ready and not stock.under_way() for stock in self._stocks.values())
         retries, moved = self._outcomes.take_retries(self._loop.time(), idle or self._stopping)
         self._dirty |= moved
         troubles = self._outcomes.take_troubles()
@@ -344,35 +336,40 @@ class Scheduler:
             progress=self.tally.progress(),
             serial=self._serial,
         )
-        if retries:
-            self._exhausted = False
+        for retry in retries:
+            self._stocks[retry.route].exhausted = False
         for work in self._dirty:
             if work.finished():
-                self._works.pop(work.no, None)
+                self._stocks[work.chunk.route].works.pop(work.no, None)
         self._dirty.clear()
         return advance
 
     @entry
-    def _on_commit(self, error: BaseException | None, claimed: Iterable[tuple[Work, list[int]]]) -> None:
+    def _on_commit(self, error: BaseException | None, claimed: Iterable[tuple[Work, Places]]) -> None:
         self._committing = False
         if error is not None:
             self._ledger_failed(error, "written")
             return
-        self._claimed.extend(claimed)
+        for work, places in claimed:
+            self._stocks[work.chunk.route].claimed.append((work, places))
         if not self._stopping:
             self._lease_if_low()
             if claimed:
                 self._wake_pools()
-            elif self._demand:
+            elif self._wanting():
                 self._claim()
         if self._dirty or len(self._details):
             self._flush_soon()
         self._look_for_end()
 
-    def _compose(self, work: Work, places: list[int]) -> None:
+    def _wanting(self) -> bool:
+        """Whether pools asked for more than there was."""
+        return any(stock.wanted for stock in self._stocks.values())
+
+    def _compose(self, stock: Stock, work: Work, places: Places) -> None:
         date = formatdate(time.time(), localtime=True).encode()
         try:
-            self._ready.extend(self.composer.compose(work, places, date))
+            stock.ready.extend(self.composer.compose(work, places, date))
         except JournalError as changed:  # the recipients' file is not what it was
             self._outcomes.release(work, places, self._dirty)
             self._halt(changed)
@@ -386,48 +383,55 @@ class Scheduler:
     # -- chunks
 
     def _lease_if_low(self) -> None:
-        if not self._exhausted and self._waiting() < LEASE_BELOW:
-            self._lease()
-
-    def _lease(self) -> None:
-        if self._leasing or self._exhausted or self._stopping:
+        """Fetch chunks for the route that is lowest; one lease at a time."""
+        if self._leasing or self._stopping:
             return
-        self._leasing = True
-        self.writer.lease(LEASE_CHUNKS, time.time(), self._on_lease)
+        low = [stock for stock in self._stocks.values() if stock.low()]
+        if low:
+            stock = min(low, key=Stock.waiting)
+            self._leasing = True
+            answer = functools.partial(self._on_lease, stock)
+            self.writer.lease(LEASE_CHUNKS, time.time(), answer, [stock.route])
 
     @entry
-    def _on_lease(self, chunks: list[Chunk], next_due: float | None, error: BaseException | None) -> None:
+    def _on_lease(self, stock: Stock, chunks: list[Chunk], next_due: float | None, error: BaseException | None) -> None:
         self._leasing = False
         if error is not None:
             self._ledger_failed(error, "read")
             return
         for chunk in chunks:
-            self._works[chunk.no] = Work(chunk)
+            stock.works[chunk.no] = Work(chunk)
         if chunks:
-            if self._demand:
+            if self._wanting():
                 self._claim()
             self._wake_pools()
         else:
-            self._exhausted = True
-            if next_due is not None:
-                self._wait_for(next_due)
+            stock.exhausted, stock.due = True, next_due
+            self._await_retries()
+        self._lease_if_low()
         self._look_for_end()
 
-    def _wait_for(self, due: float) -> None:
+    def _await_retries(self) -> None:
+        """Look again when the first chunk is due."""
         if self._due_timer is not None:
             self._due_timer.cancel()
-        self._due_timer = self._loop.call_later(min(max(due - time.time(), 0.001), 3600.0), self._retry_due)
+            self._due_timer = None
+        due = min((s.due for s in self._stocks.values() if s.exhausted and s.due is not None), default=None)
+        if due is not None:
+            seconds = min(max(due - time.time(), 0.001), 3600.0)
+            self._due_timer = self._loop.call_later(seconds, self._retry_due)
 
     @entry
     def _retry_due(self) -> None:
         self._due_timer = None
-        self._exhausted = False
-        self._lease()
+        now = time.time()
+        for stock in self._stocks.values():
+            if stock.due is not None and stock.due <= now:
+                stock.exhausted, stock.due = False, None
+        self._await_retries()
+        self._lease_if_low()
 
     # -- the end
-
-    def _under_way(self) -> int:
-        return sum(work.outstanding for work in self._works.values())
 
     def _look_for_end(self) -> None:
         """Is everybody settled, or, when stopping, everything that was begun?"""
@@ -437,11 +441,10 @@ class Scheduler:
             self._release()  # at once: whoever is killed while the last replies are awaited leaves only those in doubt
             if self._dirty or len(self._details):
                 self._commit()
-            elif not self._under_way():
+            elif not any(stock.under_way() for stock in self._stocks.values()):
                 self.done.set_result(self._halting)
             return
-        held = self._ready or self._claimed or self._waiting() or self._under_way()
-        if held or not self._exhausted or self._due_timer is not None:
+        if self._due_timer is not None or not all(s.exhausted and s.idle() for s in self._stocks.values()):
             return
         for relay in self.relays:
             self._dirty |= self._outcomes.proved(relay)  # what it refused, it has refused
@@ -452,18 +455,20 @@ class Scheduler:
 
     def _finish_or_wait(self) -> None:
         if self.tally.counts.pending or self.tally.counts.deferred:
-            self._exhausted = False  # chunks were added since the last look
-            self._lease()
+            for stock in self._stocks.values():
+                stock.exhausted = False  # chunks were added since the last look
+            self._lease_if_low()
         else:
             self.done.set_result(None)
 
     def _release(self) -> None:
         """Claimed and certainly not sent: moved to chunks of their own, to be sent by the next run."""
-        while self._ready:
-            tx = self._ready.popleft()
-            self._outcomes.release(tx.tag, [tx.at] if tx.positions is None else tx.positions, self._dirty)
-        while self._claimed:
-            self._outcomes.release(*self._claimed.popleft(), self._dirty)
+        for stock in self._stocks.values():
+            while stock.ready:
+                tx = stock.ready.popleft()
+                self._outcomes.release(tx.tag, [tx.at] if tx.positions is None else tx.positions, self._dirty)
+            while stock.claimed:
+                self._outcomes.release(*stock.claimed.popleft(), self._dirty)
         for relay in self.relays:
             self._outcomes.release_unproved(relay, self._dirty)
 
@@ -476,7 +481,7 @@ class Scheduler:
             return
         self._stopping, self._halting = True, error
         for relay in self.relays:
-            self._ready.extend(relay.pool.recall())
+            self._put_back(relay)
         self._look_for_end()
 
     def _ledger_failed(self, error: BaseException, what: str) -> None:

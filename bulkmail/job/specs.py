@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bulkmail.egress import Egress
+from bulkmail.pool.domains import Pins
 from bulkmail.url import Endpoint
 from bulkmail.values import Rate
 
@@ -35,10 +37,16 @@ class RecipientsSpec:
 
 @dataclass(frozen=True, slots=True)
 class RelaySpec:
-    """A relay; `endpoint` holds its URL and all its options."""
+    """A relay; `endpoint` holds its URL and all its options.
+
+    egresses  the ways to it; none: the one that its options say
+    pins      recipients' domains that only some of them may carry mail to
+    """
 
     name: str
     endpoint: Endpoint
+    egresses: tuple[Egress, ...] = ()
+    pins: Pins | None = None
 
     @property
     def connections(self) -> int:

@@ -10,17 +10,43 @@ from bulkmail.job.ledger import STATES, Counts
 
 
 @dataclass
+class EgressTally:
+    """What one egress of a relay did in this run.
+
+    connections  the most that were open at one time; failures: connections that could not be opened, or that carried
+                 nothing; state: "ok", "out" or "on trial"
+    """
+
+    delivered: int = 0
+    deferred: int = 0
+    failed: int = 0
+    connections: int = 0
+    failures: int = 0
+    state: str = "ok"
+    last_error: str | None = None
+
+
+@dataclass
 class RelayTally:
-    """What one relay did in this run. connections: the most that were open at one time."""
+    """What one relay did in this run. connections: the most that were open at one time; egress: each by its name."""
 
     delivered: int = 0
     deferred: int = 0
     failed: int = 0
     connections: int = 0
     last_error: str | None = None
+    egress: dict[str, EgressTally] = field(default_factory=dict)
+
+    def of(self, egress: str) -> EgressTally:
+        found = self.egress.get(egress)
+        if found is None:
+            found = self.egress[egress] = EgressTally()
+        return found
 
     def as_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+        """`egress` only where there is one."""
+        own = {name: value for name, value in vars(self).items() if name != "egress"}
+        return own | ({"egress": {name: dict(vars(one)) for name, one in self.egress.items()}} if self.egress else {})
 
 
 @dataclass

@@ -48,6 +48,9 @@ class Waiting:
         else:
             heappush(queue.fresh, no)
 
+    def routes(self) -> list[str]:
+        return [route for route, queue in self._queues.items() if queue.fresh or queue.timed]
+
     def _of(self, routes: Iterable[str] | None) -> list[tuple[str, _Queue]]:
         if routes is None:
             return list(self._queues.items())

@@ -7,19 +7,19 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
+from bulkmail.egress import check_ways, parse_egresses
 from bulkmail.errors import (
-    JOB,
-    AuthError,
     BulkmailError,
-    ConfigError,
     ConnectionLost,
     EnvelopeRefused,
     InDoubt,
     MessageError,
     TimedOut,
-    TlsError,
 )
-from bulkmail.pool.limits import Limit
+from bulkmail.pool.domains import parse_pins
+from bulkmail.pool.lane import Lane
+from bulkmail.pool.limits import Alarm, Limit, grant_all
+from bulkmail.pool.outbox import Outbox
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import (
@@ -78,26 +78,36 @@ class Mailer:
 
     url       the relay (docs/manifest.md lists the options, here keyword arguments)
     defaults  Message fields merged into every message
+    egress    the ways to it, in place of proxy=: a list, or an object of them by name; docs/egress.md
+    domains   recipients' domains that only some egresses may carry mail to: {"gmail.com": ["a"]}
 
     `async with` opens connections as they are needed and ends them with QUIT. send() raises if nobody was accepted;
     send_many() yields a Receipt for every message, in order of completion.
     """
 
-    def __init__(self, url: str, *, defaults: dict[str, Any] | None = None, egress: Any = None, **options: Any) -> None:
-        if egress is not None:
-            raise ConfigError("Mailer(egress=...) is not in this version yet; proxy= takes one proxy")
+    def __init__(
+        self,
+        url: str,
+        *,
+        defaults: dict[str, Any] | None = None,
+        egress: Any = None,
+        domains: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self._endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
+        self._egresses = parse_egresses(egress, "egress") if egress is not None else ()
+        check_ways(self._endpoint, self._egresses)
+        self._outbox = Outbox(parse_pins(domains or {}, "domains", [way.name for way in self._egresses]))
         self._url = url
         self._options = options
         self._defaults = dict(defaults or {})
         rate = self._endpoint.options.rate
         self._limit = Limit(rate.per_second if rate else None)
-        self._batch = self._endpoint.options.batch
-        if rate:
-            self._batch = min(self._batch, int(self._limit.burst))
-        self._queue: deque[Transaction] = deque()
+        rates = [one for one in (rate, *(way.rate for way in self._egresses)) if one]
+        # a transaction is granted whole, so it is no larger than what may leave at once
+        self._batch = min([self._endpoint.options.batch, *(Limit(one.per_second).burst for one in rates)])
         self._pool: Pool | None = None
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -112,7 +122,8 @@ class Mailer:
         if self._closed:
             raise ConnectionLost(CLOSED)
         if self._pool is None:
-            self._pool = Pool(self._endpoint, self, paced=self._limit.rate is not None)
+            self._alarm = Alarm(asyncio.get_running_loop(), self._wake)
+            self._pool = Pool(self._endpoint, self, paced=self._limit.rate is not None, egresses=self._egresses)
         if self._pool.dead is not None:
             raise self._pool.dead
         return self._pool
@@ -128,7 +139,7 @@ class Mailer:
             self._alarm.cancel()
         if pool is None:
             return
-        self._queue.extend(pool.recall())
+        self._outbox.put_back(pool.recall())
         self._fail_queue(ConnectionLost(CLOSED))
         try:
             if not abort:
@@ -261,25 +272,35 @@ class Mailer:
             raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
         body = wire_content(envelope, content)
         from_, addresses = wire_envelope(sender, rcpts)
-        ticket = _Ticket(index, -(-len(addresses) // self._batch), len(content), finish)
+        groups = self._groups(addresses)
+        ticket = _Ticket(index, len(groups) or 1, len(content), finish)
         ticket.result.message_id = message_id(content)
         asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
-        for start in range(0, len(addresses), self._batch):
+        for group in groups or [[]]:
             part, named, params = addresses, rcpts, behind
-            if ticket.parts > 1:
-                place = slice(start, start + self._batch)
-                part, named = addresses[place], rcpts[place]
-                params = behind[place] if behind is not None else None
+            if group:
+                part, named = [addresses[place] for place in group], [rcpts[place] for place in group]
+                params = [behind[place] for place in group] if behind is not None else None
             flags = transaction_flags(envelope, content, [from_, *part])
-            self._queue.append(Transaction(from_, part, body, flags, (ticket, named), MAX_TRIES, asks, params))
+            self._outbox.add(Transaction(from_, part, body, flags, (ticket, named), MAX_TRIES, asks, params))
         pool.wake()
         return ticket
 
+    def _groups(self, addresses: list[bytes]) -> list[list[int]]:
+        """Which recipients go together: of one route and at most `batch`; nothing if that is all of them."""
+        routes = self._outbox.routes(addresses)
+        if routes is None and len(addresses) <= self._batch:
+            return []
+        size = self._batch
+        return [
+            route[at : at + size]
+            for route in (routes or [list(range(len(addresses)))])
+            for at in range(0, len(route), size)
+        ]
+
     def _withdraw(self, ticket: _Ticket) -> int:
         """Nobody waits for it any more: what of it was not begun is not sent. How many transactions that were."""
-        before = len(self._queue)
-        self._queue = deque(tx for tx in self._queue if tx.tag[0] is not ticket)
-        return before - len(self._queue)
+        return self._outbox.drop(lambda tx: tx.tag[0] is ticket)
 
     def _late(self, ticket: _Ticket, timeout: float) -> BulkmailError:
         late = TimedOut(f"the message was not sent within {timeout:g} s", phase="command")
@@ -291,39 +312,43 @@ class Mailer:
 
     # -- the pool's Source
 
-    def backlog(self, pool: Pool) -> int:
-        now = asyncio.get_running_loop().time()
-        room = self._limit.room(now)
-        if self._queue and room < len(self._queue[0].rcpts):
-            self._wake_in(self._limit.wait(now, len(self._queue[0].rcpts)))  # there may be no session that would ask
+    def backlog(self, lane: Lane) -> int:
+        queues = self._outbox.open_to(lane.name)
+        if not queues:
             return 0
-        return int(min(len(self._queue), room))
+        now, first = asyncio.get_running_loop().time(), len(queues[0][0].rcpts)
+        room = min(self._limit.room(now), lane.pace.room(now))
+        if room < first:
+            self._wait_for(lane, first, now)  # there may be no session that would ask
+            return 0
+        return int(min(sum(map(len, queues)), room))
 
-    def take(self, pool: Pool, room: int) -> list[Transaction]:
+    def take(self, lane: Lane, room: int) -> list[Transaction]:
         taken: list[Transaction] = []
         now = asyncio.get_running_loop().time()
-        while self._queue and len(taken) < room:
-            wanted = len(self._queue[0].rcpts)
-            granted = self._limit.grant(wanted, now)
-            if granted < wanted:
-                self._limit.give_back(granted)
-                self._wake_in(self._limit.wait(now, wanted))
-                break
-            taken.append(self._queue.popleft())
+        for queue in self._outbox.open_to(lane.name):
+            while queue and len(taken) < room:
+                wanted = len(queue[0].rcpts)
+                if not grant_all((self._limit, lane.pace), wanted, now):
+                    self._wait_for(lane, wanted, now)
+                    return taken
+                taken.append(queue.popleft())
         return taken
 
-    def _wake_in(self, seconds: float) -> None:
+    def _wait_for(self, lane: Lane, count: int, now: float) -> None:
         if self._alarm is not None:
-            self._alarm.cancel()
-        if self._pool is not None:
-            self._alarm = asyncio.get_running_loop().call_later(seconds, self._pool.wake)
+            self._alarm.ring_in(max(self._limit.wait(now, count), lane.pace.wait(now, count)))
 
-    def settle(self, pool: Pool, finished: list[Transaction]) -> None:
+    def _wake(self) -> None:
+        if self._pool is not None:
+            self._pool.wake()
+
+    def settle(self, lane: Lane, finished: list[Transaction]) -> None:
         again: list[Transaction] = []
         for tx in finished:
             ticket, addresses = tx.tag
             left = tx.at - bool(tx.mail_at)  # one that was never begun has not been tried
-            alive = pool is self._pool and pool.dead is None
+            alive = lane.pool is self._pool and lane.pool.dead is None
             elsewhere = over_the_limit(tx) if alive else []
             if elsewhere:
                 again += self._regroup(tx, elsewhere)
@@ -331,7 +356,7 @@ class Mailer:
                 again.append(_part(tx, list(range(len(tx.rcpts))), left))
             elif len(elsewhere) < len(addresses):
                 ticket.add(receipt(tx, addresses, frozenset(elsewhere)))
-        self._queue.extendleft(reversed(again))
+        self._outbox.put_back(again)
 
     def _regroup(self, tx: Transaction, places: list[int]) -> list[Transaction]:
         """Further transactions for the recipients that did not fit into this one. Smaller ones are made from now on."""
@@ -340,21 +365,26 @@ class Mailer:
         tx.tag[0].parts += len(groups) - (len(places) == len(tx.rcpts))
         return [_part(tx, group, tx.at) for group in groups]
 
-    def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
-        hopeless = error.scope == JOB or (isinstance(error, AuthError | TlsError) and error.permanent)
+    def failed(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
+        pool = lane.pool
+        hopeless = pool.hopeless()
         # one connection that was lost may be chance; nothing that answers is not worth waiting for
-        if not pool.connected and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost)):
-            self._fail_queue(error)
+        if (
+            pool.out
+            and not pool.connected
+            and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost))
+        ):
+            self._fail_queue(pool.failure(error))
         return None if hopeless else PAUSES[min(failures, len(PAUSES)) - 1]
 
-    def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
+    def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         # a Mailer's user is told by receipts
-        if isinstance(pool.dead, BulkmailError) and not pool.connected:
-            self._fail_queue(pool.dead)
+        if isinstance(lane.pool.dead, BulkmailError) and not lane.pool.connected:
+            self._fail_queue(lane.pool.dead)
 
     def _fail_queue(self, error: BulkmailError) -> None:
-        while self._queue:
-            ticket, addresses = self._queue.popleft().tag
+        for tx in self._outbox.empty():
+            ticket, addresses = tx.tag
             ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
 
 

@@ -1,296 +1,237 @@
-"""Many sessions to one relay: opened as work needs them, fed by the batch, replaced when they end.
+"""Many sessions to one relay, by one way or by several: opened as work needs them, and fed by the batch.
 
 The pool asks its `Source` for transactions when sessions have room, and gives finished ones back; it decides nothing
-about retries. All of it runs on the event loop, once a turn (`Turn`), never once a message.
+about retries. Each egress has a `Lane`; which of them the next connection or transaction goes by is decided here, by
+weight. All of it runs on the event loop, once a turn (`Turn`), never once a message.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import logging
-from typing import Protocol
+import copy
+import math
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
 
-from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
+from bulkmail.egress import Egress
+from bulkmail.errors import JOB, AuthError, BulkmailError, TlsError
+from bulkmail.pool.lane import Lane
+from bulkmail.pool.weights import Weights
 from bulkmail.smtp.auth.tokens import token_source
-from bulkmail.smtp.open import close_politely, open_session
-from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
+from bulkmail.smtp.session import Session
 from bulkmail.url import Endpoint
-from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import Transaction
 
-LOGGER = logging.getLogger("bulkmail.smtp")
-TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 OPENING_AT_ONCE = 25  # handshakes under way at a time: a burst of hundreds looks like an attack to a relay
-NO_LIMIT = 1 << 60
-KEEP_ALIVE_SECONDS = 60.0  # an idle connection is used so often: servers wait five minutes (RFC 5321 section 4.5.3.2.7)
 
 
 class Source(Protocol):
     """Where a pool's work comes from and where its outcome goes. None of these may await."""
 
-    def backlog(self, pool: Pool) -> int:
+    def backlog(self, lane: Lane) -> int:
         """How many transactions take() would give now (an estimate; decides whether to open connections)."""
 
-    def take(self, pool: Pool, room: int) -> list[Transaction]:
+    def take(self, lane: Lane, room: int) -> list[Transaction]:
         """Up to `room` transactions, to be sent now."""
 
-    def settle(self, pool: Pool, finished: list[Transaction]) -> None:
+    def settle(self, lane: Lane, finished: list[Transaction]) -> None:
         """These ended: DONE, NOT_TAKEN or IN_DOUBT."""
 
-    def failed(self, pool: Pool, error: BulkmailError, failures: int) -> float | None:
+    def failed(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
         """A connection could not be opened or carried nothing, `failures` times in a row.
 
-        Returns seconds before the next try; None: give up.
+        Returns seconds before this lane's next try; None: give the relay up.
         """
 
-    def event(self, pool: Pool, name: str, session: Session | None, error: BaseException | None) -> None:
-        """ "connected", "disconnected" or "connect_failed"."""
-
-
-def shares(rooms: list[int], count: int) -> list[int]:
-    """`count` things (at most the sum of `rooms`) dealt out as evenly as the rooms allow."""
-    dealt = [0] * len(rooms)
-    for done, place in enumerate(sorted(range(len(rooms)), key=rooms.__getitem__)):
-        dealt[place] = min(rooms[place], count // (len(rooms) - done))
-        count -= dealt[place]
-    return dealt
+    def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
+        """ "connected", "disconnected", "connect_failed", or "resumed": a lane that had failed works."""
 
 
 class Pool:
     """endpoint: the relay, with its options; limit: connections at most (default: the endpoint's `connections`).
 
-    paced  the source grants by a rate: a session is then given one transaction at a time, and only when its MAIL would
-           be written at once, so that what the limit granted is what the wire carries
+    egresses  the ways to it; none: the one that its options say
+    paced     the source grants by a rate (see Lane)
     """
 
     def __init__(
-        self, endpoint: Endpoint, source: Source, *, name: str = "", limit: int = 0, paced: bool = False
+        self,
+        endpoint: Endpoint,
+        source: Source,
+        *,
+        name: str = "",
+        limit: int = 0,
+        paced: bool = False,
+        egresses: Iterable[Egress] = (),
     ) -> None:
         self.endpoint, self.source = endpoint, source
         self.name = name or endpoint.host
         self.limit = limit or endpoint.options.connections
-        self.paced = paced
-        self.sessions: set[Session] = set()
-        self.failures = 0  # connections in a row that could not be opened, or that ended before they carried anything
-        self.last_error: BaseException | None = None
         self.dead: BaseException | None = None  # why it gave up
-        self._loop = asyncio.get_running_loop()
-        self._turn = Turn(self._loop, self.pump, TURN_SECONDS)
-        self._idle: dict[Session, None] = {}  # have room and were given nothing
-        self._asked: dict[Session, float] = {}  # when they were last sent a NOOP
-        self._spent: set[Session] = set()  # have had all the messages that one connection may carry
-        # begun since the last failure, which ends an era: once one of these has carried something, all is well
-        self._newer: set[Session] = set()
-        self._era = 0
-        self._opening: set[asyncio.Task[None]] = set()
-        self._closing_tasks: set[asyncio.Task[None]] = set()
-        # a session logged in since the last failure, or there is no login: only then are several opened at once
-        self._proved = not endpoint.logs_in
+        self.closing = False
+        # there is no login, or one has worked (and, of a single egress, since its last failure): only then are several
+        # connections opened at once
+        self.proved = not endpoint.logs_in
         self.tokens = token_source(endpoint.options)  # fetched once for all sessions
-        self._closing = False
-        self._retry: asyncio.TimerHandle | None = None
-        self._sweep: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        ways: list[Egress | None] = list(egresses) or [None]
+        self.lanes = [Lane(self, way, paced or (way is not None and way.rate is not None)) for way in ways]
+        weights = [lane.weight for lane in self.lanes]
+        self._doors, self._dealt = Weights(weights), Weights(weights)  # of connections, of transactions
+        self._noted = False
+        self._goodbyes: set[asyncio.Task[None]] = set()
         self._quiet: asyncio.Future[None] | None = None
 
     # -- the turn
 
     def wake(self) -> None:
         """There is new work: look for it on the next turn."""
-        self._turn.note(True)
+        self.lanes[0].wake()
+
+    def note(self) -> None:
+        """A lane has news. Of several lanes that have some in one turn of the loop, the last one's is enough."""
+        if len(self.lanes) == 1:
+            self.pump()
+        elif not self._noted:
+            self._noted = True
+            self._loop.call_soon(self.pump)
 
     def pump(self) -> None:
-        """Hand over what finished, fill what has room, open and close connections."""
-        finished, ended = self._turn.take_done(), self._turn.take_ended()
-        if finished:
-            if self.failures and any(session.wire.completed for session in self._newer):
-                self.failures = 0
-            self.source.settle(self, finished)
-        for session in ended:
-            self._forget(session)
-        for session in self._turn.take_hungry():
-            if session in self.sessions:  # and not retired or ended since it asked
-                self._idle[session] = None
-        self._fill()
-        self._open_more()
+        """Fill what has room, open and close connections."""
+        self._noted = False
+        if not self.closing:
+            self._fill()
+        for lane in self.lanes:
+            lane.retire_spent()
+        if not self.closing and self.dead is None:
+            self._open_more()
         if self._quiet is not None and not self._quiet.done() and not self.busy():
             self._quiet.set_result(None)
 
-    def _forget(self, session: Session) -> None:
-        self._idle.pop(session, None)
-        self._asked.pop(session, None)
-        self._spent.discard(session)
-        self._newer.discard(session)
-        if session in self.sessions:
-            self.sessions.discard(session)
-            self.source.event(self, "disconnected", session, session.error)
-            if isinstance(session.error, BulkmailError) and str(session.error) != CLOSED_BY_US:
-                self.last_error = session.error
-                if self._simpler(session):
-                    return
-                if session.wire.completed == 0 and (session.wire.begun or self.source.backlog(self)):
-                    # a relay that takes connections and drops them before the first message is as good as down
-                    self._on_failure(session.error)
-
-    def _simpler(self, session: Session) -> bool:
-        """Whether it broke over what the server announced and cannot do; then further connections go without that."""
-        wire = session.wire
-        if wire.completed or not wire.begun or not isinstance(session.error, ProtocolError | TimedOut):
-            return False
-        if not (wire.chunking or wire.pipelining):
-            return False
-        options = self.endpoint.options
-        if wire.chunking:
-            options = dataclasses.replace(options, chunking=False)
-        else:
-            options = dataclasses.replace(options, pipelining=False)
-        self.endpoint = dataclasses.replace(self.endpoint, options=options)
-        LOGGER.warning(
-            "%s announces %s and broke over it (%s): going on without",
-            self.name,
-            "CHUNKING" if wire.chunking else "PIPELINING",
-            session.error,
-            extra={"cid": session.label.id if session.label else None},
-        )
-        return True
-
     def _fill(self) -> None:
         """Share what the source has among the sessions with room."""
-        if self._closing or not self._idle:
+        if len(self.lanes) == 1:
+            lane = self.lanes[0]
+            if lane.idle:
+                lane.fill(lane.room())
             return
-        if self.paced:
-            wanting, rooms = [s for s in self._idle if s.ready()], [1] * len(self._idle)
-        else:
-            wanting, rooms = list(self._idle), [s.room() for s in self._idle]
-        room = sum(rooms[: len(wanting)])
-        taken = self.source.take(self, room) if room else []
-        place = 0
-        for session, share in zip(wanting, shares(rooms[: len(wanting)], len(taken)), strict=True):
+        rooms = [lane.room() if lane.idle else 0 for lane in self.lanes]
+        room = sum(rooms)
+        if not room:
+            return
+        waiting = 0
+        for lane, some in zip(self.lanes, rooms, strict=True):
+            if some and waiting < room:
+                waiting = max(waiting, self.source.backlog(lane))
+        usable = [not lane.pausing for lane in self.lanes]
+        for lane, share in zip(self.lanes, self._dealt.deal(min(room, waiting), rooms, usable), strict=True):
             if share:
-                self._idle.pop(session)
-                session.push(taken[place : place + share])
-                place += share
-                if session.left <= 0:
-                    self._spent.add(session)
+                lane.fill(share)
+        for lane in self.lanes:  # what one may not take (its rate, its recipients) may be another's
+            if lane.idle:
+                lane.fill(lane.room())
 
     # -- connections
 
     def _open_more(self) -> None:
-        for session in [s for s in self._spent if s.wire.load() == 0]:
-            self._retire(session)
-        if self._closing or self.dead is not None or self._retry is not None or any(s.ready() for s in self._idle):
+        at_once = OPENING_AT_ONCE if self.proved else 1
+        opening = sum(len(lane.opening) for lane in self.lanes)
+        free = min(at_once - opening, self.limit - self.connections - len(self._goodbyes))
+        if len(self.lanes) == 1:
+            lane = self.lanes[0]
+            if free > 0 and not lane.pausing and not lane.ready():
+                for _ in range(min(free, self.source.backlog(lane) - opening)):
+                    lane.open()
             return
-        opening = len(self._opening)
-        most = min(
-            (OPENING_AT_ONCE if self._proved else 1) - opening,
-            self.limit - len(self.sessions) - len(self._closing_tasks) - opening,
-        )
-        if most <= 0:
+        if free > 0:
+            wanted = self._wanted(opening)
+            if any(wanted):
+                for lane, share in zip(self.lanes, self._doors.deal(min(free, sum(wanted)), wanted), strict=True):
+                    for _ in range(share):
+                        lane.open()
+        elif self.connections >= self.limit:
+            self._make_room()
+
+    def _wanted(self, opening: int) -> list[int]:
+        """How many connections each lane could use now. Idle ones elsewhere are enough, unless it is owed its share."""
+        backlogs = [0 if lane.pausing else self.source.backlog(lane) for lane in self.lanes]
+        ready = [lane.ready() for lane in self.lanes]
+        scarce = any(some and waiting for some, waiting in zip(ready, backlogs, strict=True))
+        at_once = max(1, OPENING_AT_ONCE // len(self.lanes))
+        wanted = []
+        for place, lane in enumerate(self.lanes):
+            most = min((at_once if lane.proved else 1) - len(lane.opening), lane.limit - lane.connections)
+            if scarce:
+                most = min(most, int(not lane.connections and self._dealt.owed(place) >= 1))
+            wanted.append(0 if ready[place] else max(0, min(most, backlogs[place] - opening)))
+        return wanted
+
+    def _make_room(self) -> None:
+        """All connections are in use, and a lane has less than its share: another's is let go, one at a time."""
+        usable = [lane for lane in self.lanes if not lane.pausing]
+        total = sum(lane.weight for lane in usable)
+        fair = {lane: min(self.limit * lane.weight / total, lane.limit) for lane in usable}
+        if any(lane.spent for lane in self.lanes) or all(lane.connections >= int(fair[lane]) for lane in usable):
             return
-        for _ in range(min(most, self.source.backlog(self) - opening)):
-            self._opening.add(self._loop.create_task(self._open()))
+        over = [lane for lane in self.lanes if lane.sessions and lane.connections > math.ceil(fair.get(lane, 0))]
+        if over and any(lane.connections < int(fair[lane]) and self.source.backlog(lane) for lane in usable):
+            max(over, key=lambda lane: lane.connections / lane.weight).let_go()
 
-    async def _open(self) -> None:
-        era, failure = self._era, None
-        try:
-            session = await open_session(self.endpoint, self._turn, tokens=self.tokens)
-        except Exception as error:
-            failure = _as_ours(error)
-        finally:
-            self._opening -= {asyncio.current_task()}
-        if failure is not None:
-            self._on_failure(failure)
-            return
-        if era == self._era:
-            self._proved = True
-            self._newer.add(session)
-        session.left = min(
-            self.endpoint.options.messages_per_connection or NO_LIMIT, session.wire.offer.mail_max or NO_LIMIT
-        )
-        self.sessions.add(session)
-        self._idle[session] = None
-        self.source.event(self, "connected", session, None)
-        if self._closing:
-            self._retire(session)
-        self._watch_idle()
-        self._turn.note(True)
+    def give_up(self, error: BulkmailError) -> None:
+        self.dead = self.failure(error)
 
-    def _on_failure(self, error: BulkmailError) -> None:
-        self._proved = False
-        self._newer.clear()
-        self._era += 1
-        self.last_error = error
-        self.source.event(self, "connect_failed", None, error)
-        if self._closing or self.dead is not None:
-            return
-        if self._retry is None:
-            self.failures += 1
-        elif self.connected:
-            return  # several were opened together, and failed together: that is one failure
-        pause = self.source.failed(self, error, self.failures)
-        if pause is None:
-            self.dead = error
-        elif self._retry is None:
-            self._retry = self._loop.call_later(pause, self._try_again)
+    def failure(self, error: BulkmailError) -> BulkmailError:
+        """`error`, which a lane had last; of several egresses, with what is wrong with each."""
+        if len(self.lanes) == 1:
+            return error
+        every = copy.copy(error)
+        every.args = ("; ".join(f"egress {lane.name}: {lane.last_error}" for lane in self.lanes if lane.out),)
+        return every
 
-    def _try_again(self) -> None:
-        self._retry = None
-        self._turn.note(True)
+    def hopeless(self) -> bool:
+        """Whether trying again cannot help by any egress, or does harm: a refused login is the same by each."""
+        errors = [lane.last_error for lane in self.lanes if lane.out]
+        refused = any(isinstance(error, AuthError) and error.permanent for error in errors)
+        return refused or (self.out and all(map(_final, errors)))
 
-    def _retire(self, session: Session) -> None:
-        """QUIT and forget; nothing is under way on it."""
-        self._idle.pop(session, None)
-        self._asked.pop(session, None)
-        self._spent.discard(session)
-        self._newer.discard(session)
-        self.sessions.discard(session)
-        self.source.event(self, "disconnected", session, None)
-        task = self._loop.create_task(close_politely(session))
-        self._closing_tasks.add(task)
-        task.add_done_callback(self._retired)
+    def say_goodbye(self, goodbye: Coroutine[Any, Any, None]) -> None:
+        """Run the end of a session that is no lane's any more; until then its place is taken."""
+        task = self._loop.create_task(goodbye)
+        self._goodbyes.add(task)
+        task.add_done_callback(self._said)
 
-    def _retired(self, task: asyncio.Task[None]) -> None:
-        self._closing_tasks.discard(task)
-        self._turn.note(True)  # its place is free
+    def _said(self, task: asyncio.Task[None]) -> None:
+        self._goodbyes.discard(task)
+        self.wake()
 
-    def _watch_idle(self) -> None:
-        if self._sweep is None and self.sessions:
-            every = min(1.0, self.endpoint.options.idle_timeout, KEEP_ALIVE_SECONDS)
-            self._sweep = self._loop.call_later(every, self._close_idle)
+    # -- how it is
 
-    def _close_idle(self) -> None:
-        self._sweep = None
-        oldest = self._loop.time() - self.endpoint.options.idle_timeout
-        for session in list(self._idle):
-            if session.wire.load() or not session.idle_since:
-                continue
-            if session.idle_since < oldest:
-                self._retire(session)
-            elif self._loop.time() - max(session.idle_since, self._asked.get(session, 0)) > KEEP_ALIVE_SECONDS:
-                self._keep_alive(session)
-        self._watch_idle()
+    @property
+    def sessions(self) -> set[Session]:
+        if len(self.lanes) == 1:
+            return self.lanes[0].sessions
+        return set().union(*(lane.sessions for lane in self.lanes))
 
-    def _keep_alive(self, session: Session) -> None:
-        """NOOP: servers hang up on who is silent for long, and so do firewalls, without a word."""
-        since, self._asked[session] = session.idle_since, self._loop.time()
-
-        def answered(reply: asyncio.Future[Reply]) -> None:
-            if not reply.cancelled() and reply.exception() is None and not session.wire.load():
-                session.idle_since = since  # a NOOP is no work
-                self._turn.note(True)
-
-        session.call(b"NOOP\r\n", "NOOP").add_done_callback(answered)
-
-    # -- the end
+    @property
+    def connections(self) -> int:
+        """Open ones and those on the way."""
+        return sum(lane.connections for lane in self.lanes)
 
     @property
     def connected(self) -> bool:
         """Whether there is a session, or one on the way."""
-        return bool(self.sessions or self._opening)
+        return any(lane.connections for lane in self.lanes)
+
+    @property
+    def out(self) -> bool:
+        """Every egress failed last."""
+        return all(lane.out for lane in self.lanes)
 
     def busy(self) -> int:
         """Transactions that the sessions hold."""
-        return sum(session.wire.load() for session in self.sessions)
+        return sum(lane.busy() for lane in self.lanes)
+
+    # -- the end
 
     def recall(self) -> list[Transaction]:
         """Take back every transaction of which nothing was written."""
@@ -304,26 +245,20 @@ class Pool:
 
     async def close(self, *, abort: bool = False) -> None:
         """QUIT the idle sessions, hang up on the others (abort: on all), open no more. All that they had is settled."""
-        self._closing = True
-        for timer in (self._retry, self._sweep):
-            if timer is not None:
-                timer.cancel()
-        for task in list(self._opening):
+        self.closing = True
+        opening = [task for lane in self.lanes for task in lane.opening]
+        for lane in self.lanes:
+            lane.stop_timers()
+        for task in opening:
             task.cancel()
-        await asyncio.gather(*self._opening, return_exceptions=True)
-        for session in list(self.sessions):
-            if abort or session.wire.load():
-                session.abort(ConnectionLost(CLOSED_BY_US))
-            else:
-                self._retire(session)
-        self.pump()
-        await asyncio.gather(*self._closing_tasks, return_exceptions=True)
+        await asyncio.gather(*opening, return_exceptions=True)
+        for lane in self.lanes:
+            lane.end(abort)
+        await asyncio.gather(*self._goodbyes, return_exceptions=True)
 
 
-def _as_ours(error: Exception) -> BulkmailError:
-    """A fault of our own must not leave the work waiting for a connection for ever: it ends the pool."""
-    if isinstance(error, BulkmailError):
-        return error
-    wrapped = BulkmailError(f"{type(error).__name__}: {error}", permanent=True)
-    wrapped.__cause__ = error
-    return wrapped
+def _final(error: BaseException | None) -> bool:
+    """Trying again cannot help."""
+    if not isinstance(error, BulkmailError):
+        return False
+    return error.scope == JOB or (isinstance(error, AuthError | TlsError) and error.permanent)

@@ -56,18 +56,20 @@ async def open_session(
     sock: socket.socket | None = None,
     transport: Any = None,
     tokens: TokenSource | None = None,
+    egress: str | None = None,
     on_step: OnStep = unwatched,
 ) -> Session:
     """Connect and negotiate. The session's `label` is an `Opened`.
 
     sock, transport   what is connected already, in clear or by TLS; None: dial
     tokens            what all sessions of an owner log in with; None: a source of its own, if the options name one
+    egress            what the way there is called; None: the name of its proxy, if it has one
     on_step           told of each step as it begins and ends
 
     Raises ConnectError, ResolveError, TimedOut, ProxyError, TlsError, AuthError, AuthUnavailable, ProtocolError,
     ConnectionLost; then nothing is left open.
     """
-    opening = _Opening(endpoint, turn, sock, transport, tokens or token_source(endpoint.options), on_step)
+    opening = _Opening(endpoint, turn, sock, transport, tokens or token_source(endpoint.options), on_step, egress)
     try:
         return await opening.run(with_login=endpoint.logs_in)
     except _BrokenHandshake as broken:
@@ -78,7 +80,7 @@ async def open_session(
         on_step("tls", {"broken": broken.failure})
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
-        return await _Opening(plain, turn, None, None, None, on_step).run(with_login=False)
+        return await _Opening(plain, turn, None, None, None, on_step, egress).run(with_login=False)
 
 
 class _BrokenHandshake(Exception):
@@ -102,6 +104,7 @@ class _Opening:
     transport: Any
     tokens: TokenSource | None
     on_step: OnStep
+    egress: str | None
 
     async def run(self, *, with_login: bool) -> Session:
         endpoint, options = self.endpoint, self.endpoint.options
@@ -123,7 +126,7 @@ class _Opening:
         except BaseException as error:
             self._failed(cid, session, error)
             raise
-        session.label = Opened(cid, endpoint, info, str(options.proxy) if options.proxy else None)
+        session.label = Opened(cid, endpoint, info, self.egress or (str(options.proxy) if options.proxy else None))
         log(logging.INFO, endpoint, cid, "connect", "connected to %s (%s)", endpoint.place, info.tls or "in clear")
         if LOGGER.isEnabledFor(logging.INFO):
             session.closed.add_done_callback(functools.partial(_record_end, endpoint, cid))

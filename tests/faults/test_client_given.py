@@ -233,7 +233,7 @@ def test_records_of_a_refusal_and_of_a_loss_have_phase_and_reply(run, caplog):
 
 
 def test_an_idle_connection_is_kept_alive_and_still_ended_in_time(run, monkeypatch):
-    monkeypatch.setattr("bulkmail.pool.pool.KEEP_ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr("bulkmail.pool.lane.KEEP_ALIVE_SECONDS", 0.05)
 
     async def main():
         async with scripted(WELL) as server, Mailer(server.url, idle_timeout=0.5) as mailer:

@@ -393,7 +393,7 @@ def test_a_fault_of_our_own_while_connecting_fails_the_messages_too(run, monkeyp
         async with Mailer("smtp://127.0.0.1:1") as mailer:
             return await asyncio.wait_for(send_all(mailer, 2), 5)
 
-    monkeypatch.setattr("bulkmail.pool.pool.open_session", broken)
+    monkeypatch.setattr("bulkmail.pool.lane.open_session", broken)
     results = run(main())
     assert all(isinstance(result.__cause__, ZeroDivisionError) for result in results)
 

@@ -27,29 +27,29 @@ class Work:
         self.left = count
         self.done, self.events, self.failures = asyncio.Event(), [], []
 
-    def backlog(self, pool):
+    def backlog(self, lane):
         return len(self.queue)
 
-    def take(self, pool, room):
+    def take(self, lane, room):
         taken, self.queue = self.queue[:room], self.queue[room:]
         return taken
 
-    def settle(self, pool, finished):
+    def settle(self, lane, finished):
         for tx in finished:
             if tx.state == NOT_TAKEN:
                 self.queue.append(tx.again())
-                pool.wake()
+                lane.wake()
             else:
                 assert tx.state == DONE
                 self.left -= 1
         if self.left == 0:
             self.done.set()
 
-    def failed(self, pool, error, failures):
+    def failed(self, lane, error, failures):
         self.failures.append(failures)
         return 0.01
 
-    def event(self, pool, name, session, error):
+    def event(self, lane, name, session, error):
         self.events.append((name, session))
 
     def add(self, pool, count):
@@ -78,7 +78,8 @@ def check(work, pool):
     came = Counter(session for name, session in work.events if name == "connected")
     went = Counter(session for name, session in work.events if name == "disconnected")
     assert came == went and set(came.values()) == {1}
-    assert not pool.sessions and not pool._idle and not pool._spent and not pool._newer
+    assert not pool.sessions
+    assert not any(lane.idle or lane.spent or lane._newer for lane in pool.lanes)
     return len(came)
 
 

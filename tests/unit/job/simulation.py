@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from bulkmail.errors import BulkmailError, ConnectError, ConnectionLost, MessageError
-from bulkmail.job import outcomes, relay, scheduler, tally
+from bulkmail.job import notices, outcomes, relay, scheduler, tally
 from bulkmail.job.compose import Composer
 from bulkmail.job.ledger import Advance, Counts, Ledger
 from bulkmail.job.memory_ledger import MemoryLedger
@@ -24,7 +24,7 @@ from bulkmail.job.relay import Relay
 from bulkmail.job.scheduler import Scheduler
 from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
-from bulkmail.pool import pool as pool_module
+from bulkmail.pool import lane as lane_module
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.session import Session, Turn
@@ -303,9 +303,9 @@ class Simulation:
             loop = runner.get_loop()
             assert isinstance(loop, VirtualLoop)
             with ExitStack() as patches:
-                for module in (scheduler, outcomes, relay, tally):
+                for module in (scheduler, outcomes, notices, relay, tally):
                     patches.enter_context(mock.patch.object(module, "time", Clock(loop)))
-                patches.enter_context(mock.patch.object(pool_module, "open_session", self._open_session))
+                patches.enter_context(mock.patch.object(lane_module, "open_session", self._open_session))
                 runner.run(self._run())
                 if loop.problem is not None:
                     raise loop.problem
@@ -333,7 +333,7 @@ class Simulation:
             rate = endpoint.options.rate
             spec = RelaySpec(fake.name, endpoint)
             made.append(Relay(spec, spec.connections, Limit(rate.per_second if rate else None), fake.patience))
-            made[-1].ids = (self.ledger.name_id(fake.name), 0)
+            made[-1].id = self.ledger.name_id(fake.name)
             self.tally.relays[fake.name] = made[-1].tally
         limit = Limit(self.rate)
         # as job.run does it: a transaction is granted whole
@@ -341,6 +341,7 @@ class Simulation:
         self.scheduler = Scheduler(
             composer=Composer(FakeCompiled(self.shared, self.bad), self.source, batch),  # type: ignore[arg-type]
             relays=made,
+            routes=self.ledger.routes(),
             writer=self.writer,  # type: ignore[arg-type]
             tally=self.tally,
             limit=limit,

@@ -350,7 +350,10 @@ def test_a_relay_without_a_rate_is_not_paced_by_one_with():
 def test_a_slow_job_claims_hardly_ahead():
     simulation = Simulation(30, rate=2.0)
     seen = []
-    simulation.at = [(n + 0.75, lambda: seen.append(len(simulation.scheduler._ready))) for n in range(10)]
+    simulation.at = [
+        (n + 0.75, lambda: seen.append(sum(len(stock.ready) for stock in simulation.scheduler._stocks.values())))
+        for n in range(10)
+    ]
     simulation.run().checked()
     assert max(seen) <= 1
 

@@ -29,10 +29,10 @@ class Rig:
     def connection_that_is_lost(self) -> None:
         """Begins the first message in the queue, has the others waiting behind it, and ends."""
         client = Client(True)
-        for tx in self.mailer.take(self.pool, 2):
+        for tx in self.mailer.take(self.pool.lanes[0], 2):
             client.push(tx, 1.0)
         client.lost(LOST, 0, 2.0)
-        self.mailer.settle(self.pool, client.done)
+        self.mailer.settle(self.pool.lanes[0], client.done)
 
 
 def test_one_that_is_begun_has_three_tries_and_those_behind_it_have_lost_none():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkmail.pool.pool import shares
+from bulkmail.pool.lane import shares
 
 ROOMS = st.lists(st.integers(0, 20), max_size=12)
 

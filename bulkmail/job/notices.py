@@ -1,0 +1,50 @@
+"""What a run tells of its connections: events, and the figures of relays and egresses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bulkmail.errors import BulkmailError
+from bulkmail.job.relay import Relay
+from bulkmail.job.tally import EgressTally
+from bulkmail.pool.lane import Lane
+from bulkmail.smtp.session import Session
+
+
+class Notices:
+    """on_event: the job's listener, or None."""
+
+    def __init__(self, on_event: Callable[[dict[str, Any]], None] | None) -> None:
+        self._on_event = on_event
+
+    def event(self, relay: Relay, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
+        """A pool's event: count it, and pass it on."""
+        relay.tally.connections = max(relay.tally.connections, len(lane.pool.sessions))
+        for tally in relay.tallies(lane):
+            if error is not None and name != "disconnected":
+                tally.last_error = str(error)
+            if isinstance(tally, EgressTally):
+                tally.connections = max(tally.connections, len(lane.sessions))
+                tally.failures += name == "connect_failed"
+                tally.state = "out" if name == "connect_failed" else lane.state
+        if name != "resumed":
+            tls = session.label.tls if session is not None and session.label is not None else None
+            self._tell(name, relay, lane, tls=tls, error=str(error) if error is not None else None)
+        elif len(lane.pool.lanes) > 1:
+            self._tell(name, relay, lane, scope=_scope(lane), until=None, why="it works again")
+
+    def paused(self, relay: Relay, lane: Lane, seconds: float, why: BulkmailError) -> None:
+        """An egress is out for so long; the others go on without it."""
+        if len(lane.pool.lanes) > 1:
+            self._tell("throttled", relay, lane, scope=_scope(lane), until=time.time() + seconds, why=str(why))
+
+    def _tell(self, name: str, relay: Relay, lane: Lane, **more: Any) -> None:
+        if self._on_event is not None:
+            about = {"ts": time.time(), "event": name, "relay": relay.name, "egress": lane.name}
+            self._on_event(about | more)
+
+
+def _scope(lane: Lane) -> str:
+    return f"egress {lane.name}"

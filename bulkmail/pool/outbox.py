@@ -1,0 +1,69 @@
+"""What a Mailer has to send, by route: a recipient's domain decides which egresses may carry it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from bulkmail.pool.domains import ELSEWHERE, Pins
+from bulkmail.wire.transaction import Transaction
+
+
+class Outbox:
+    """Transactions that wait, oldest first in each route.
+
+    All recipients of a transaction are of one route (`routes`).
+    """
+
+    def __init__(self, pins: Pins) -> None:
+        self._pins = pins
+        self._queues: dict[str, deque[Transaction]] = {}
+
+    def routes(self, addresses: list[bytes]) -> list[list[int]] | None:
+        """The places of the addresses, by route; None: they are all of one."""
+        if not self._pins.rules:
+            return None
+        groups: dict[str, list[int]] = {}
+        for place, address in enumerate(addresses):
+            groups.setdefault(self._pins.route(address), []).append(place)
+        return list(groups.values()) if len(groups) > 1 else None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def add(self, tx: Transaction) -> None:
+        self._queue(tx).append(tx)
+
+    def put_back(self, transactions: Iterable[Transaction]) -> None:
+        """They go first again, in this order."""
+        for tx in reversed(list(transactions)):
+            self._queue(tx).appendleft(tx)
+
+    def _queue(self, tx: Transaction) -> deque[Transaction]:
+        route = self._pins.route(tx.rcpts[0]) if self._pins.rules else ELSEWHERE
+        queue = self._queues.get(route)
+        if queue is None:
+            queue = self._queues[route] = deque()
+        return queue
+
+    def open_to(self, egress: str | None) -> list[deque[Transaction]]:
+        """The queues, none of them empty, that this egress may serve: in turn, the one that had its turn last."""
+        found = [(route, queue) for route, queue in self._queues.items() if queue and self._pins.allows(route, egress)]
+        if len(found) > 1:
+            route = found[0][0]
+            self._queues[route] = self._queues.pop(route)
+        return [queue for _, queue in found]
+
+    def drop(self, unwanted: Callable[[Transaction], bool]) -> int:
+        """Forget those; how many there were."""
+        before = len(self)
+        for route, queue in self._queues.items():
+            self._queues[route] = deque(tx for tx in queue if not unwanted(tx))
+        return before - len(self)
+
+    def empty(self) -> Iterator[Transaction]:
+        """Each of them, taken out; also those that are put in meanwhile."""
+        while any(self._queues.values()):
+            for queue in list(self._queues.values()):
+                while queue:
+                    yield queue.popleft()
