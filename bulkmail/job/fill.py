@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bulkmail.errors import ManifestError
@@ -13,8 +14,9 @@ from bulkmail.job.rows import pack_rows
 from bulkmail.job.specs import RecipientsSpec
 from bulkmail.job.suppression import RecipientFilter
 from bulkmail.message.compiled import Compiled
+from bulkmail.pool.domains import ELSEWHERE, DomainMap
 
-EVERYWHERE = "*"  # the route of recipients whose domain has no limits of its own
+NO_ROUTES = DomainMap(())
 MAX_PROBLEMS = 1000  # bad rows kept to be named; more are only counted
 
 
@@ -22,14 +24,17 @@ class Filling:
     """Cuts a source into a ledger's chunks.
 
     limit   only the first `limit` recipients of the source, or None
+    routes  the domains whose recipients get chunks of their own
     raises  ManifestError  bad rows where they stop the job, or no recipients
     """
 
-    def __init__(self, source: Source, spec: RecipientsSpec, compiled: Compiled, limit: int | None) -> None:
+    def __init__(
+        self, source: Source, spec: RecipientsSpec, compiled: Compiled, limit: int | None, routes: DomainMap = NO_ROUTES
+    ) -> None:
         self.source, self.spec, self.compiled, self.limit = source, spec, compiled, limit
         self.total = 0
-        self._numbers: list[int] = []
-        self._offsets: list[int] = []
+        self._routes = routes
+        self._waiting: dict[str, tuple[list[int], list[int]]] = {}  # by route: numbers, offsets
         self._problems: list[tuple[int, int, str]] = []
         self._bad = 0
         self._filter = RecipientFilter(deduplicate=spec.deduplicate, suppress=spec.suppress)
@@ -44,8 +49,7 @@ class Filling:
             if out or failed:
                 self._take_decided(batch, filler, out, failed)
             else:
-                self._numbers += batch.numbers
-                self._offsets += batch.offsets
+                self._add_rows(batch, range(len(batch.numbers)))
             self.total += len(batch)
             self._add_chunks(filler, CHUNK_SIZE)
             if self.limit is not None and self.total >= self.limit:
@@ -79,14 +83,12 @@ class Filling:
 
     def _take_decided(self, batch: RowBatch, filler: Filler, out: dict[int, str], failed: dict[int, str]) -> None:
         """Rows that need no sending get chunks of their own, so that the others hold nothing else."""
-        for index, (number, offset) in enumerate(zip(batch.numbers, batch.offsets, strict=True)):
-            if index not in out and index not in failed:
-                self._numbers.append(number)
-                self._offsets.append(offset)
+        rest = [index for index in range(len(batch.numbers)) if index not in out and index not in failed]
+        self._add_rows(batch, rest)
         for reason in sorted(set(out.values())):
             mine = [index for index in sorted(out) if out[index] == reason]
             packed = pack_rows([batch.numbers[i] for i in mine], [batch.offsets[i] for i in mine])
-            filler.add_chunk(EVERYWHERE, packed, len(mine), bytes([ledger.SUPPRESSED]) * len(mine), reason)
+            filler.add_chunk(ELSEWHERE, packed, len(mine), bytes([ledger.SUPPRESSED]) * len(mine), reason)
         if failed:
             mine = sorted(failed)
             addresses = [str(batch.rows[i]["email"]) for i in mine]
@@ -99,16 +101,31 @@ class Filling:
     ) -> None:
         now = time.time()
         chunk = filler.add_chunk(
-            EVERYWHERE, pack_rows(numbers, offsets), len(numbers), bytes([ledger.FAILED]) * len(numbers)
+            ELSEWHERE, pack_rows(numbers, offsets), len(numbers), bytes([ledger.FAILED]) * len(numbers)
         )
         for place, (number, address, reason) in enumerate(zip(numbers, addresses, reasons, strict=True)):
             filler.add_trouble(Trouble(address, number, chunk, place, 0, ledger.FAILED, kind, reply=reason, time=now))
 
+    def _add_rows(self, batch: RowBatch, places: Sequence[int]) -> None:
+        """These rows of the batch are to be sent to."""
+        if not self._routes.patterns:
+            numbers, offsets = self._waiting.setdefault(ELSEWHERE, ([], []))
+            numbers += batch.numbers if len(places) == len(batch.numbers) else [batch.numbers[i] for i in places]
+            offsets += batch.offsets if len(places) == len(batch.offsets) else [batch.offsets[i] for i in places]
+            return
+        for place in places:
+            route = self._routes.route(str(batch.rows[place]["email"]).rpartition("@")[2])
+            numbers, offsets = self._waiting.setdefault(route, ([], []))
+            numbers.append(batch.numbers[place])
+            offsets.append(batch.offsets[place])
+
     def _add_chunks(self, filler: Filler, at_least: int) -> None:
-        while len(self._numbers) >= at_least:
-            numbers, self._numbers = self._numbers[:CHUNK_SIZE], self._numbers[CHUNK_SIZE:]
-            offsets, self._offsets = self._offsets[:CHUNK_SIZE], self._offsets[CHUNK_SIZE:]
-            filler.add_chunk(EVERYWHERE, pack_rows(numbers, offsets), len(numbers))
+        for route, (numbers, offsets) in self._waiting.items():
+            while len(numbers) >= at_least:
+                filler.add_chunk(
+                    route, pack_rows(numbers[:CHUNK_SIZE], offsets[:CHUNK_SIZE]), len(numbers[:CHUNK_SIZE])
+                )
+                del numbers[:CHUNK_SIZE], offsets[:CHUNK_SIZE]
 
 
 class CountingFiller:

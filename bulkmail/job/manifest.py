@@ -12,11 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bulkmail.egress import Egress, check_ways, parse_egresses
+from bulkmail.errors import ConfigError
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
 from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.pool.domains import parse_pins
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
-from bulkmail.urlparts import host_and_port
+from bulkmail.urlparts import host_and_port, listed, nearest, quoted
 from bulkmail.values import parse_rate
 
 if TYPE_CHECKING:
@@ -127,7 +130,8 @@ def _assemble(
         defaults=model.defaults,
         variables=variables,
         recipients=_recipients(model.recipients),
-        relays=_relays(model.relays, folder, problems),
+        relays=_relays(model.relays, model.egress, folder, problems),
+        warnings=_unused(model),
         limits=replace(LimitsSpec(model.limits.rate, model.limits.connections), **limits),
         retry=RetrySpec(tuple(model.retry.delays), model.retry.give_up_after, model.retry.patience),
         journal=folder / (model.journal if model.journal is not None else f"{job}.journal"),
@@ -172,7 +176,7 @@ def _recipients(model: Path | Literal["-"] | list[Any] | models.Recipients) -> R
     return RecipientsSpec(model.file, model.format, model.bad_rows, model.deduplicate, tuple(model.suppress))
 
 
-def _relays(given: Any, folder: Path, problems: Problems) -> tuple[RelaySpec, ...]:
+def _relays(given: Any, egresses: dict[str, Egress], folder: Path, problems: Problems) -> tuple[RelaySpec, ...]:
     relays = given if isinstance(given, list) else [given]
     paths = [f"$.relays[{i}]" for i in range(len(relays))] if isinstance(given, list) else ["$.relays"]
     endpoints = [_endpoint(relay, path, folder, problems) for relay, path in zip(relays, paths, strict=True)]
@@ -186,8 +190,34 @@ def _relays(given: Any, folder: Path, problems: Problems) -> tuple[RelaySpec, ..
             name = name if name not in found and name not in names else f"relay{i + 1}"
         if name in found:
             problems.add(f"{paths[i]}.name", f"two relays are called {name!r}, expected a name of its own for each")
-        found[name] = RelaySpec(name, endpoint)
+        found[name] = _ways(RelaySpec(name, endpoint), relays[i], paths[i], egresses, problems)
     return tuple(found.values())
+
+
+def _ways(relay: RelaySpec, given: Any, path: str, egresses: dict[str, Egress], problems: Problems) -> RelaySpec:
+    """The relay with its egresses and the domains that are theirs."""
+    if isinstance(given, str) or (given.egress is None and given.domains is None):
+        return relay
+    names, key = given.egress or [], "egress"
+    try:
+        for name in names:
+            if name not in egresses:
+                known = listed(map(quoted, egresses)) if egresses else "none"
+                raise ConfigError(f"there is no egress {quoted(name)} in $.egress ({known}){nearest(name, egresses)}")
+        ways = parse_egresses([replace(egresses[name], name=name) for name in names], "egress") if names else ()
+        check_ways(relay.endpoint, ways)
+        key = "domains"
+        pins = parse_pins(given.domains, "the key", names) if given.domains is not None else None
+    except ConfigError as error:
+        problems.add(f"{path}.{key}", str(error))
+        return relay
+    return replace(relay, egresses=ways, pins=pins)
+
+
+def _unused(model: models.ManifestModel) -> list[tuple[str, str]]:
+    relays = model.relays if isinstance(model.relays, list) else [model.relays]
+    used = {name for relay in relays if not isinstance(relay, str) for name in relay.egress or ()}
+    return [(f"$.egress.{name}", "no relay uses this egress") for name in model.egress if name not in used]
 
 
 def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoint:

@@ -31,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 
+from bulkmail.job.egress_model import Egresses, Names, NamesByDomain
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
@@ -86,7 +87,7 @@ class Loading:
         return path
 
 
-def _loading(info: ValidationInfo) -> Loading:
+def loading_of(info: ValidationInfo) -> Loading:
     loading = info.context
     assert isinstance(loading, Loading)
     return loading
@@ -143,7 +144,7 @@ Deduplicate = Annotated[
 
 ExistingFile = Annotated[
     Path,
-    PlainValidator(lambda value, info: _loading(info).file(_text(value))),
+    PlainValidator(lambda value, info: loading_of(info).file(_text(value))),
     WithJsonSchema({"type": "string"}),
 ]
 
@@ -199,7 +200,7 @@ class Template:
 
 
 def _template(name: str, info: ValidationInfo) -> Template:
-    data = _loading(info).read(name, MAX_TEMPLATE)
+    data = loading_of(info).read(name, MAX_TEMPLATE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -241,7 +242,7 @@ class Attachment(Strict):
     @model_validator(mode="after")
     def _loads(self, info: ValidationInfo) -> Attachment:
         attached = load_attachment(self.spec(), "the attachment")
-        _loading(info).digests[f"attachment {attached.name}"] = hashlib.blake2b(attached.data).hexdigest()[:32]
+        loading_of(info).digests[f"attachment {attached.name}"] = hashlib.blake2b(attached.data).hexdigest()[:32]
         return self
 
     def spec(self) -> AttachmentSpec:
@@ -269,7 +270,7 @@ def _may_be_https(url: str) -> bool:
 
 
 def _raw(name: str, info: ValidationInfo) -> bytes:
-    data = _loading(info).read(name, MAX_RAW)
+    data = loading_of(info).read(name, MAX_RAW)
     prepare(data, name)
     return data
 
@@ -318,7 +319,7 @@ class Message(Strict):
 
 
 def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
-    return "-" if name == "-" else _loading(info).file(name, plain=False)
+    return "-" if name == "-" else loading_of(info).file(name, plain=False)
 
 
 SourceName = Annotated[
@@ -375,9 +376,9 @@ def _option(name: str) -> Any:
         if value is not None:
             parse(value, repr(name))
         if name in FILE_OPTIONS and isinstance(value, str):
-            return str(_loading(info).file(value))
+            return str(loading_of(info).file(value))
         if name == "wire_log" and isinstance(value, str) and value.lower() not in ("true", "false"):
-            return str(_loading(info).folder / value)
+            return str(loading_of(info).folder / value)
         return value
 
     shape = {bool: "boolean", int: "integer", str: "string"}.get(type(OPTIONS[name].default))
@@ -390,10 +391,12 @@ UrlWithOptions = Annotated[str, AfterValidator(lambda url: (check_relay_url(url)
 
 
 class RelayBase(Strict):
-    later = frozenset(("weight", "backup", "egress"))
+    later = frozenset(("weight", "backup"))
 
     name: Annotated[str, Field(min_length=1, max_length=60)] | None = Field(None, description="how summaries call it")
     url: UrlWithOptions = Field(description="a URL such as smtp://user:password@host:587")
+    egress: Names | None = Field(None, description="names of `egress` by which it is reached")
+    domains: NamesByDomain | None = Field(None, description="recipients' domains that only some egresses may carry")
 
     def options(self) -> dict[str, Any]:
         """The options that were given as keys."""
@@ -450,7 +453,7 @@ class Retry(Strict):
 class ManifestModel(Strict):
     """A bulkmail job."""
 
-    later = frozenset(("egress", "variants", "sample", "stop_if"))
+    later = frozenset(("variants", "sample", "stop_if"))
 
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
     job: Annotated[str, AfterValidator(lambda name: _job(name))] | None = Field(None, description="the job's name")
@@ -458,6 +461,7 @@ class ManifestModel(Strict):
     defaults: dict[str, Any] = Field(default_factory=dict, description="values for fields that a recipient lacks")
     recipients: AnyRecipients = Field(description="a file's name, a list, or an object with 'file'")
     relays: AnyRelays = Field(description="a URL such as smtp://user:password@host:587, or a list")
+    egress: Egresses = Field(default_factory=dict, description="ways to the relays, by name")
     limits: Limits = Field(default_factory=lambda: Limits())
     retry: Retry = Field(default_factory=lambda: Retry())
     journal: Annotated[str, Field(min_length=1)] | None = Field(None, description="<job>.journal if missing")

@@ -138,7 +138,7 @@ async def _deliver(relay: RelaySpec, transactions: list[Transaction]) -> None:
     """All of them over one connection; returns when each has its end. Raises what prevents a connection."""
     ended = asyncio.Event()
     turn = Turn(asyncio.get_running_loop(), ended.set, 0)
-    session = await open_session(relay.endpoint, turn)
+    session = await open_session(relay.way, turn)
     session.push(transactions)
     while not all(tx.state for tx in transactions):
         await ended.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from bulkmail.job.settle import keep_freed_memory
 from bulkmail.job.tally import Tally
 from bulkmail.job.writer import Writer
 from bulkmail.message.compiled import Compiled
+from bulkmail.pool.domains import ELSEWHERE, DomainMap
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.wirelog import make_trace
+from bulkmail.urlparts import listed
 
 SIDECARS = ("", "-wal", "-shm", ".lock", ".recipients")  # what stands beside a journal, and goes with it
 
@@ -109,18 +112,34 @@ class Run:
 
     def _meta(self) -> dict[str, str]:
         """What a report needs to name Message-IDs; nothing where a ready message brings its own, or none."""
+        meta = {"routes": json.dumps(sorted(self._routes().patterns))}
         if self.manifest.message.raw is not None:
-            return {}
-        return {"message_id_domain": self.compiled.domain, "message_id_shared": str(int(self.compiled.shared))}
+            return meta
+        return meta | {"message_id_domain": self.compiled.domain, "message_id_shared": str(int(self.compiled.shared))}
+
+    def _routes(self) -> DomainMap:
+        """The domains whose recipients have chunks of their own."""
+        return DomainMap(pattern for relay in self.manifest.relays if relay.pins for pattern in relay.pins.rules)
+
+    def _check_routes(self) -> None:
+        """The journal's chunks are cut by the domains of the run that filled it: others are not told apart in them."""
+        known = json.loads(self._journal.meta.get("routes", "[]"))
+        new = sorted(self._routes().patterns - {ELSEWHERE, *known})
+        if new:
+            raise JournalError(
+                f"{self._journal.path}: its recipients are not sorted by the domains {listed(new)}, which a relay's "
+                "'domains' names; take them out to resume, or begin anew with --fresh"
+            )
 
     def _fill(self, limit: int | None) -> None:
         with self._journal.fill() as filler:
-            Filling(self._source, self.manifest.recipients, self.compiled, limit).run(filler)
+            Filling(self._source, self.manifest.recipients, self.compiled, limit, self._routes()).run(filler)
         self._filled = True
 
     def _resume(self, path: Path, in_doubt: str, level: str, limit: int | None) -> None:
         self._journal = Journal.open(path, manifest_digest=self.manifest.digest, pin=self._source.pin, level=level)
         try:
+            self._check_routes()
             if not self._journal.filled:
                 self._fill(limit)  # killed before the recipients were in: nothing was sent
             self._journal.recover(in_doubt, now=time.time(), delays=self.manifest.retry.delays)

@@ -49,6 +49,11 @@ class RelaySpec:
     pins: Pins | None = None
 
     @property
+    def way(self) -> Endpoint:
+        """How it is reached by its first egress, or as its options say."""
+        return self.egresses[0].way_to(self.endpoint) if self.egresses else self.endpoint
+
+    @property
     def connections(self) -> int:
         return self.endpoint.options.connections
 

@@ -35,19 +35,26 @@ class DomainMap:
             found = self._found[domain] = self._look(domain)
         return found
 
+    def covering(self, pattern: str) -> str:
+        """The pattern here that holds for all that another pattern matches, or ELSEWHERE."""
+        if pattern == ELSEWHERE:
+            return pattern
+        below = pattern.startswith("*.")
+        return self._above(pattern.removeprefix("*.")) if below else self.route(pattern)
+
+    def _above(self, rest: str) -> str:
+        while rest:
+            if f"*.{rest}" in self.patterns:
+                return f"*.{rest}"
+            rest = rest.partition(".")[2]
+        return ELSEWHERE
+
     def _look(self, domain: str) -> str:
         try:
             name = ascii_domain(domain.rstrip(".")).lower()
         except ValueError:
             return ELSEWHERE
-        if name in self.patterns:
-            return name
-        rest = name
-        while rest:
-            rest = rest.partition(".")[2]
-            if f"*.{rest}" in self.patterns:
-                return f"*.{rest}"
-        return ELSEWHERE
+        return name if name in self.patterns else self._above(name.partition(".")[2])
 
 
 class Pins:
@@ -66,9 +73,7 @@ class Pins:
 
     def allows(self, route: str, egress: str | None) -> bool:
         """Whether this egress may carry mail of a route. It may be a pattern of other rules: what covers it counts."""
-        names = self.rules.get(route)
-        if names is None and self.rules:
-            names = self.rules.get(self._map.route(route.removeprefix("*.") if route != ELSEWHERE else ""))
+        names = self.rules.get(self._map.covering(route))
         return names is None or egress in names
 
 

@@ -156,14 +156,16 @@ class Pool:
         """How many connections each lane could use now. Idle ones elsewhere are enough, unless it is owed its share."""
         backlogs = [0 if lane.pausing else self.source.backlog(lane) for lane in self.lanes]
         ready = [lane.ready() for lane in self.lanes]
-        scarce = any(some and waiting for some, waiting in zip(ready, backlogs, strict=True))
+        most = max(backlogs)
+        enough = not most or any(some and waiting for some, waiting in zip(ready, backlogs, strict=True))
         at_once = max(1, OPENING_AT_ONCE // len(self.lanes))
         wanted = []
         for place, lane in enumerate(self.lanes):
-            most = min((at_once if lane.proved else 1) - len(lane.opening), lane.limit - lane.connections)
-            if scarce:
-                most = min(most, int(not lane.connections and self._dealt.owed(place) >= 1))
-            wanted.append(0 if ready[place] else max(0, min(most, backlogs[place] - opening)))
+            room = min((at_once if lane.proved else 1) - len(lane.opening), lane.limit - lane.connections)
+            if lane.pausing or ready[place]:
+                room = 0
+            owed = not lane.connections and self._dealt.owed(place) >= 1
+            wanted.append(max(0, min(room, int(owed) if enough else backlogs[place] - opening)))
         return wanted
 
     def _make_room(self) -> None:

@@ -155,7 +155,7 @@ def test_relays_have_short_forms_and_names(tmp_path: Path, relays: Any, names: l
 
 def test_every_option_of_a_url_is_a_key_of_a_relay(tmp_path: Path) -> None:
     properties = manifest_schema()["$defs"]["Relay"]["properties"]
-    assert OPTIONS.keys() | {"url"} == properties.keys()
+    assert OPTIONS.keys() | {"url", "egress", "domains"} == properties.keys()
     options = loaded(
         tmp_path,
         relays={
