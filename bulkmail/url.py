@@ -7,6 +7,7 @@ is a ConfigError with one sentence: the option, what was found, what is expected
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -24,6 +25,7 @@ from bulkmail.loginoptions import (
     parse_token_command,
     token_options,
 )
+from bulkmail.noproxy import NoProxy, parse_no_proxy
 from bulkmail.proxyurl import Chain, parse_proxy
 from bulkmail.urlparts import decoded, host_and_port, nearest, shown_url, split_url
 from bulkmail.values import (
@@ -49,6 +51,13 @@ _word = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}").fullmatch
 
 
 # ---- the table of options
+
+FROM_ENVIRONMENT: Final = "env"
+
+
+def _parse_proxy(value: object, what: str) -> Chain | str:
+    """A chain, or "env", which stays as it is until parse_endpoint puts a chain in its place."""
+    return FROM_ENVIRONMENT if value == FROM_ENVIRONMENT else parse_proxy(value, what)
 
 
 def _option(default: Any, parse: Callable[[Any, str], object], hidden: bool = False, **also: str) -> Any:
@@ -96,8 +105,8 @@ class Options:
     batch: int = _option(100, whole_number(1))
     pipelining: bool = _option(True, parse_flag)
     chunking: bool = _option(True, parse_flag)
-    proxy: Chain | None = _option(None, parse_proxy)  # noqa: RUF009
-    no_proxy: None = _option(None, not_yet)
+    proxy: Chain | None = _option(None, _parse_proxy)  # noqa: RUF009
+    no_proxy: NoProxy | None = _option(None, parse_no_proxy)  # noqa: RUF009
     proxy_protocol: None = _option(None, not_yet)
     wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
     log: bool | None = _option(None, parse_flag, logger="log")
@@ -214,12 +223,13 @@ class Endpoint:
         return shown_url(self.scheme, self.user, self.password, self.host, self.port)
 
 
-def parse_endpoint(url: str, **options: object) -> Endpoint:
+def parse_endpoint(url: str, environ: Mapping[str, str] | None = None, /, **options: object) -> Endpoint:
     """The relay that a URL names. Keywords are options too and win over the URL's query; None is "not given".
 
-    raises  ConfigError  naming the part or the option; never with the password
+    environ  what proxy="env" is read from, now and once; None: the process's own. Nothing else reads it
+    raises   ConfigError  naming the part or the option; never with the password
     """
-    endpoint = _endpoint(url, options)
+    endpoint = _endpoint(url, options, environ)
     _check_endpoint(endpoint)
     return endpoint
 
@@ -229,11 +239,23 @@ def check_relay_url(url: str) -> None:
     _endpoint(url, {})
 
 
-def _endpoint(url: str, options: Mapping[str, object]) -> Endpoint:
+def _endpoint(url: str, options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Endpoint:
     parts = split_url(url, "relay URL", RELAY_PORTS, (), "smtp://user:password@host:587", with_path=("lmtp+unix",))
     values = parse_options(_query(parts.query)) | parse_options(options)
+    if values.get("proxy") == FROM_ENVIRONMENT:
+        values |= _from_environment(os.environ if environ is None else environ, values.get("no_proxy"), parts.path)
     host = parts.host or "localhost"
     return Endpoint(parts.scheme, host, parts.port, parts.path, parts.user, parts.password, Options(**values))
+
+
+def _from_environment(environ: Mapping[str, str], given: NoProxy | None, path: str | None) -> dict[str, Any]:
+    """The options `proxy` and `no_proxy` of proxy="env". path: of a socket of this machine, which has no proxy."""
+    from bulkmail.proxyenv import no_proxy_from, proxy_from
+
+    proxy = proxy_from(environ) if path is None else None
+    if proxy is None:
+        return {"proxy": None}
+    return {"proxy": proxy, "no_proxy": (given or NoProxy()) | no_proxy_from(environ)}
 
 
 def _check_endpoint(endpoint: Endpoint) -> None:
