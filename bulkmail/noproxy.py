@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -37,6 +38,7 @@ _prefix_length = re.compile(r"[0-9]{1,3}").fullmatch
 _short_network = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){0,3}").fullmatch
 _glob = re.compile(r"[a-z0-9_.*-]+").fullmatch
 _address_glob = re.compile(r"[0-9.*]+").fullmatch
+_stars = re.compile(r"\*+").sub
 _all_digits = re.compile(r"(?:.*\.)?[0-9]+").fullmatch
 
 
@@ -194,9 +196,13 @@ def parse_no_proxy(value: object, what: str) -> NoProxy:
     if isinstance(value, str):
         value = split_entries(value)
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{what} is {quoted(value)}, expected a list of hosts, or a string such as '.example.com|::1'")
+        raise ConfigError(
+            f"{what} is {quoted(value)}, expected a list of hosts, or a string such as '.example.com|::1'"
+        )
     if len(value) > MAX_RULES:
-        raise ConfigError(f"{what} has {len(value)} entries, expected at most {MAX_RULES}: a domain or range covers more")
+        raise ConfigError(
+            f"{what} has {len(value)} entries, expected at most {MAX_RULES}: a domain or range covers more"
+        )
     rules = []
     for place, entry in enumerate(value, 1):
         if not isinstance(entry, str):
@@ -273,7 +279,8 @@ def _port_number(text: str | None) -> int | None:
     return int(text)
 
 
-def _rule(host: str, port: int | None, names_cover_below: bool) -> Rule:
+def _rule(text: str, port: int | None, names_cover_below: bool) -> Rule:
+    host = _stars("*", text.rstrip("."))
     if host == "*":
         return _Everything(port)
     if host == "<local>":
@@ -338,10 +345,8 @@ def _target(host: str) -> Target:
     address = _address(text)
     if address is not None:
         return address
-    try:
+    with suppress(ValueError):  # what no parser has let through: no rule can name it either
         text = ascii_domain(text)
-    except (ValueError, IndexError):  # what no parser has let through: then no rule can name it either
-        pass
     return text.lower().rstrip(".")
 
 

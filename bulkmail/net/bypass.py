@@ -27,9 +27,7 @@ async def routed(endpoint: Endpoint, on_step: OnStep = unwatched) -> Endpoint:
     return direct
 
 
-async def bypassed(
-    no_proxy: NoProxy, host: str, port: int, dns_timeout: float, on_step: OnStep = unwatched
-) -> bool:
+async def bypassed(no_proxy: NoProxy, host: str, port: int, dns_timeout: float, on_step: OnStep = unwatched) -> bool:
     """Whether the rules cover the host. It is looked up only where a range alone could tell.
 
     A name that does not resolve here in time is not covered: the proxy may know it.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bulkmail.errors import ConfigError, ResolveError, TimedOut
 from bulkmail.net import bypass
@@ -65,6 +66,8 @@ TABLE = {
     "everything: an IPv6 address": ("*", "2001:db8::1", 25, True),
     "everything on its port": ("*:25", "relay.example", 25, True),
     "everything, not on other ports": ("*:25", "relay.example", 587, False),
+    "everything with a dot": ("*.", "relay", 25, True),
+    "everything twice": ("**", "192.0.2.1", 25, True),
     # local
     "local: a name without a dot": ("<local>", "relay", 25, True),
     "local: localhost": ("<local>", "localhost", 25, True),
@@ -286,7 +289,9 @@ def test_what_is_no_list_of_rules(value):
         parse_no_proxy(value, "option 'no_proxy'")
 
 
-@pytest.mark.parametrize("entry", ["http://ann:hidden-1@p", "ann:hidden-1@p:1", "http://ann:hidden-1/x@p", "x://ann:hidden-1@"])
+@pytest.mark.parametrize(
+    "entry", ["http://ann:hidden-1@p", "ann:hidden-1@p:1", "http://ann:hidden-1/x@p", "x://ann:hidden-1@"]
+)
 def test_a_password_in_an_entry_is_not_shown(entry):
     with pytest.raises(ConfigError) as caught:
         parse_no_proxy([entry], "option 'no_proxy'")
@@ -311,7 +316,9 @@ HOSTS = st.one_of(
     st.from_regex(r"[a-zA-Z0-9_ü.-]{1,40}", fullmatch=True),
     st.from_regex(r"\[?[0-9a-f:]{2,12}(%[a-z0-9]{1,3})?\]?", fullmatch=True),
 )
-ALL_FORMS = "relay, .example.com, *.example.org, smtp*.x, 10.*, 192.0.2.1, [::1]:25, fd00::/8, <local>:5, *:7, bücher.example"
+ALL_FORMS = (
+    "relay, .example.com, *.example.org, smtp*.x, 10.*, 192.0.2.1, [::1]:25, fd00::/8, <local>:5, *:7, bücher.example"
+)
 
 
 @given(HOSTS, st.integers(1, 65535))
@@ -375,7 +382,19 @@ FORBIDDEN = AssertionError("a name was looked up")
 
 @pytest.mark.parametrize(
     "rules",
-    ["other", ".example.com", "*.example.com", "s*.x", "192.0.2.1", "[::1]", "127.*", "<local>", "10.0.0.0/8:26", "*:26", ""],
+    [
+        "other",
+        ".example.com",
+        "*.example.com",
+        "s*.x",
+        "192.0.2.1",
+        "[::1]",
+        "127.*",
+        "<local>",
+        "10.0.0.0/8:26",
+        "*:26",
+        "",
+    ],
 )
 def test_no_name_is_looked_up_for_it(run, answers, rules):
     answers(FORBIDDEN)

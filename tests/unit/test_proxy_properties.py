@@ -47,7 +47,11 @@ def test_which_proxy_they_name(properties, smtp, smtps):
 def test_user_and_password_arrive_as_they_were():
     user, password = "a:n/n@ ü", "p:w/d@%#? €"
     found = proxies_from_properties(
-        {"mail.smtps.proxy.host": "p", "mail.smtps.proxy.user": user.replace(":", ""), "mail.smtps.proxy.password": password}
+        {
+            "mail.smtps.proxy.host": "p",
+            "mail.smtps.proxy.user": user.replace(":", ""),
+            "mail.smtps.proxy.password": password,
+        }
     )
     (proxy,) = parse_endpoint("smtps://relay", **found["smtps"]).options.proxy
     assert (proxy.user, proxy.password) == (user.replace(":", ""), password)

@@ -153,7 +153,12 @@ def test_the_defaults_are_those_of_the_documentation():
         ("wire_log", "wire.log", "wire.log", "wire.log"),
         ("log", "1", True, True),
         ("no_proxy", "", [], NoProxy()),
-        ("no_proxy", ".Example.com|[::1]:25", [".example.com", "[::1]:25"], parse_no_proxy(".example.com,[::1]:25", "")),
+        (
+            "no_proxy",
+            ".Example.com|[::1]:25",
+            [".example.com", "[::1]:25"],
+            parse_no_proxy(".example.com,[::1]:25", ""),
+        ),
         ("allow_urls", "false", False, False),
     ],
 )
