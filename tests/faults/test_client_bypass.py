@@ -1,4 +1,4 @@
-"""A relay that no_proxy covers is reached without the proxy, for plain and TLS alike, and all that hangs on it knows."""
+"""A relay that no_proxy covers is reached without the proxy, plain and TLS alike, and all that hangs on it knows."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def dead_proxy(free_port):
 
 
 def upgrading(certificates):
-    ready, context = b"220 2.0.0 go ahead\r\n", certificates.server_context()
-    return [*hello("STARTTLS"), expect(rb"STARTTLS"), say(ready), start_tls(context), expect(rb"EHLO \S+"), say(offer())]
+    upgrade = [expect(rb"STARTTLS"), say(b"220 2.0.0 go ahead\r\n"), start_tls(certificates.server_context())]
+    return [*hello("STARTTLS"), *upgrade, expect(rb"EHLO \S+"), say(offer())]
 
 
 @contextlib.asynccontextmanager
