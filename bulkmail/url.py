@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from bulkmail.errors import ConfigError
@@ -25,7 +25,6 @@ from bulkmail.loginoptions import (
     parse_token_command,
     token_options,
 )
-from bulkmail.noproxy import NoProxy, parse_no_proxy
 from bulkmail.proxyurl import Chain, parse_proxy
 from bulkmail.urlparts import decoded, host_and_port, nearest, shown_url, split_url
 from bulkmail.values import (
@@ -45,6 +44,9 @@ from bulkmail.values import (
     whole_number,
 )
 
+if TYPE_CHECKING:
+    from bulkmail.noproxy import NoProxy
+
 RELAY_PORTS: Final = {"smtp": 587, "smtps": 465, "lmtp": 24, "lmtp+unix": 0}
 
 _word = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}").fullmatch
@@ -58,6 +60,12 @@ FROM_ENVIRONMENT: Final = "env"
 def _parse_proxy(value: object, what: str) -> Chain | str:
     """A chain, or "env", which stays as it is until parse_endpoint puts a chain in its place."""
     return FROM_ENVIRONMENT if value == FROM_ENVIRONMENT else parse_proxy(value, what)
+
+
+def _parse_no_proxy(value: object, what: str) -> NoProxy:
+    from bulkmail.noproxy import parse_no_proxy  # only who has such rules pays for them
+
+    return parse_no_proxy(value, what)
 
 
 def _option(default: Any, parse: Callable[[Any, str], object], hidden: bool = False, **also: str) -> Any:
@@ -106,7 +114,7 @@ class Options:
     pipelining: bool = _option(True, parse_flag)
     chunking: bool = _option(True, parse_flag)
     proxy: Chain | None = _option(None, _parse_proxy)  # noqa: RUF009
-    no_proxy: NoProxy | None = _option(None, parse_no_proxy)  # noqa: RUF009
+    no_proxy: NoProxy | None = _option(None, _parse_no_proxy)  # noqa: RUF009
     proxy_protocol: None = _option(None, not_yet)
     wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
     log: bool | None = _option(None, parse_flag, logger="log")
@@ -250,6 +258,7 @@ def _endpoint(url: str, options: Mapping[str, object], environ: Mapping[str, str
 
 def _from_environment(environ: Mapping[str, str], given: NoProxy | None, path: str | None) -> dict[str, Any]:
     """The options `proxy` and `no_proxy` of proxy="env". path: of a socket of this machine, which has no proxy."""
+    from bulkmail.noproxy import NoProxy
     from bulkmail.proxyenv import no_proxy_from, proxy_from
 
     proxy = proxy_from(environ) if path is None else None

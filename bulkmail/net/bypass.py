@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from bulkmail.errors import ResolveError, TimedOut
 from bulkmail.net.resolve import resolve
 from bulkmail.net.steps import OnStep, unwatched
-from bulkmail.noproxy import NoProxy
 from bulkmail.url import Endpoint
+
+if TYPE_CHECKING:
+    from bulkmail.noproxy import NoProxy
 
 
 async def routed(endpoint: Endpoint, on_step: OnStep = unwatched) -> Endpoint:
