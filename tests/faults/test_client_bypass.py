@@ -85,6 +85,17 @@ def test_a_relay_that_is_not_covered_needs_the_proxy(run, certificates, dead_pro
     assert connections == 0 and "hidden-1" not in text
 
 
+def test_a_covered_relay_is_reached_directly_by_every_egress(run, certificates, dead_proxy, free_port):
+    ways = {"a": dead_proxy, "b": f"http://127.0.0.1:{free_port()}"}
+
+    async def main():
+        async with relay("plain", certificates) as server, Mailer(server.url, egress=ways, no_proxy="127.*") as mailer:
+            receipts = [receipt async for receipt in mailer.send_many(message(n) for n in range(20))]
+            return [receipt.error for receipt in receipts], len(server.messages)
+
+    assert run(main()) == ([None] * 20, 20)
+
+
 @WAYS
 def test_properties_of_javax_mail_are_heeded(run, certificates, free_port, way):
     properties = {"mail.smtp.proxy.host": "127.0.0.1", "mail.smtp.proxy.port": free_port()}
