@@ -37,6 +37,7 @@ _HOMES = {
     "bulkmail.net.certificate": ("Certificate",),
     "bulkmail.smtp.auth": ("register_auth",),
     "bulkmail.pool.mailer": ("Mailer", "send"),
+    "bulkmail.proxyproperties": ("proxies_from_properties",),
     "bulkmail.message.message": ("Attachment", "Message"),
     "bulkmail.job.job": ("Job",),
 }
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from bulkmail.net.certificate import Certificate as Certificate
     from bulkmail.pool.mailer import Mailer as Mailer
     from bulkmail.pool.mailer import send as send
+    from bulkmail.proxyproperties import proxies_from_properties as proxies_from_properties
     from bulkmail.smtp.auth import register_auth as register_auth
     from bulkmail.smtp.connection import Connection as Connection
     from bulkmail.smtp.envelope import DeliverBy as DeliverBy

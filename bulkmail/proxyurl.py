@@ -58,7 +58,7 @@ def parse_proxy(value: object, what: str) -> Chain:
     if isinstance(value, Mapping):
         raise not_in_this_version(f"{what}: the object form of a proxy")
     if value == "env":
-        raise not_in_this_version(f"{what}: 'env'")
+        raise ConfigError(f"{what}: 'env' stands alone, as the value of option 'proxy', and in no chain or object")
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{what} is {quoted(value)}, expected a URL such as socks5h://user:password@host:1080")
     parts = split_url(value, what, PROXY_PORTS, LATER_PROXY_SCHEMES, "socks5h://host:1080")

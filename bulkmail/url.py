@@ -7,10 +7,11 @@ is a ConfigError with one sentence: the option, what was found, what is expected
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from bulkmail.errors import ConfigError
@@ -43,12 +44,28 @@ from bulkmail.values import (
     whole_number,
 )
 
+if TYPE_CHECKING:
+    from bulkmail.noproxy import NoProxy
+
 RELAY_PORTS: Final = {"smtp": 587, "smtps": 465, "lmtp": 24, "lmtp+unix": 0}
 
 _word = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}").fullmatch
 
 
 # ---- the table of options
+
+FROM_ENVIRONMENT: Final = "env"
+
+
+def _parse_proxy(value: object, what: str) -> Chain | str:
+    """A chain, or "env", which stays as it is until parse_endpoint puts a chain in its place."""
+    return FROM_ENVIRONMENT if value == FROM_ENVIRONMENT else parse_proxy(value, what)
+
+
+def _parse_no_proxy(value: object, what: str) -> NoProxy:
+    from bulkmail.noproxy import parse_no_proxy  # only who has such rules pays for them
+
+    return parse_no_proxy(value, what)
 
 
 def _option(default: Any, parse: Callable[[Any, str], object], hidden: bool = False, **also: str) -> Any:
@@ -96,8 +113,8 @@ class Options:
     batch: int = _option(100, whole_number(1))
     pipelining: bool = _option(True, parse_flag)
     chunking: bool = _option(True, parse_flag)
-    proxy: Chain | None = _option(None, parse_proxy)  # noqa: RUF009
-    no_proxy: None = _option(None, not_yet)
+    proxy: Chain | None = _option(None, _parse_proxy)  # noqa: RUF009
+    no_proxy: NoProxy | None = _option(None, _parse_no_proxy)  # noqa: RUF009
     proxy_protocol: None = _option(None, not_yet)
     wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
     log: bool | None = _option(None, parse_flag, logger="log")
@@ -214,12 +231,13 @@ class Endpoint:
         return shown_url(self.scheme, self.user, self.password, self.host, self.port)
 
 
-def parse_endpoint(url: str, **options: object) -> Endpoint:
+def parse_endpoint(url: str, environ: Mapping[str, str] | None = None, /, **options: object) -> Endpoint:
     """The relay that a URL names. Keywords are options too and win over the URL's query; None is "not given".
 
-    raises  ConfigError  naming the part or the option; never with the password
+    environ  what proxy="env" is read from, now and once; None: the process's own. Nothing else reads it
+    raises   ConfigError  naming the part or the option; never with the password
     """
-    endpoint = _endpoint(url, options)
+    endpoint = _endpoint(url, options, environ)
     _check_endpoint(endpoint)
     return endpoint
 
@@ -229,11 +247,24 @@ def check_relay_url(url: str) -> None:
     _endpoint(url, {})
 
 
-def _endpoint(url: str, options: Mapping[str, object]) -> Endpoint:
+def _endpoint(url: str, options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Endpoint:
     parts = split_url(url, "relay URL", RELAY_PORTS, (), "smtp://user:password@host:587", with_path=("lmtp+unix",))
     values = parse_options(_query(parts.query)) | parse_options(options)
+    if values.get("proxy") == FROM_ENVIRONMENT:
+        values |= _from_environment(os.environ if environ is None else environ, values.get("no_proxy"), parts.path)
     host = parts.host or "localhost"
     return Endpoint(parts.scheme, host, parts.port, parts.path, parts.user, parts.password, Options(**values))
+
+
+def _from_environment(environ: Mapping[str, str], given: NoProxy | None, path: str | None) -> dict[str, Any]:
+    """The options `proxy` and `no_proxy` of proxy="env". path: of a socket of this machine, which has no proxy."""
+    from bulkmail.noproxy import NoProxy
+    from bulkmail.proxyenv import no_proxy_from, proxy_from
+
+    proxy = proxy_from(environ) if path is None else None
+    if proxy is None:
+        return {"proxy": None}
+    return {"proxy": proxy, "no_proxy": (given or NoProxy()) | no_proxy_from(environ)}
 
 
 def _check_endpoint(endpoint: Endpoint) -> None:

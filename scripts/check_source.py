@@ -15,7 +15,7 @@ from pathlib import Path
 MAX_LINES = 500
 
 # docs/architecture.md draws this. A layer may import itself and what stands here, nothing else of bulkmail.
-BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "url", "egress"}
+BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "noproxy", "proxyenv", "url", "egress"}
 LAYERS = {
     "errors": set(),
     "address": {"errors"},
@@ -23,7 +23,10 @@ LAYERS = {
     "loginoptions": {"errors", "urlparts"},
     "values": {"errors", "urlparts"},
     "proxyurl": {"errors", "urlparts", "values"},
-    "url": {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl"},
+    "noproxy": {"errors", "address", "urlparts"},
+    "proxyenv": {"errors", "urlparts", "proxyurl", "noproxy"},
+    "proxyproperties": {"errors", "urlparts", "proxyurl", "noproxy"},
+    "url": {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "noproxy", "proxyenv"},
     "egress": {"errors", "urlparts", "values", "proxyurl", "url"},
     "wire": BASE,
     "message": {"errors", "address", "wire"},

@@ -357,6 +357,7 @@ AnyRecipients = Annotated[
 
 FILE_OPTIONS = ("ca_file", "cert_file", "key_file")  # must be there; wire_log is written
 SHAPES: dict[str, dict[str, Any]] = {
+    "no_proxy": {"type": ["array", "string"], "items": {"type": "string"}},
     "token": {"type": "string"},
     "token_command": {"type": ["array", "string"], "items": {"type": "string"}, "minItems": 1},
     "oauth2": {

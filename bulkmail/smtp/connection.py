@@ -197,9 +197,14 @@ class Connection:
         tokens = None if password is not None else self._tokens
         if token is not None:
             tokens = token_source(token=parse_token(token, "token"))
-        used = await log_in(session, self._endpoint, user, password, tokens)
+        used = await log_in(session, self._reached(session), user, password, tokens)
         assert self._info is not None
         self._info = dataclasses.replace(self._info, auth=used)
+
+    def _reached(self, session: Session) -> Endpoint:
+        """The endpoint with the proxy that this connection has: none, if no_proxy covers the host."""
+        options = dataclasses.replace(self._endpoint.options, proxy=session.label.endpoint.options.proxy)
+        return dataclasses.replace(self._endpoint, options=options)
 
     async def _simple(self, verb: str, expected: tuple[int, ...]) -> Reply:
         session = self._live()

@@ -19,6 +19,7 @@ from bulkmail.errors import (
     TlsError,
 )
 from bulkmail.net import tls as net_tls
+from bulkmail.net.bypass import routed
 from bulkmail.net.certificate import peer_certificate
 from bulkmail.net.resolve import ehlo_name
 from bulkmail.net.steps import OnStep, unwatched
@@ -69,6 +70,8 @@ async def open_session(
     Raises ConnectError, ResolveError, TimedOut, ProxyError, TlsError, AuthError, AuthUnavailable, ProtocolError,
     ConnectionLost; then nothing is left open.
     """
+    if sock is None and transport is None:
+        endpoint = await routed(endpoint, on_step)
     opening = _Opening(endpoint, turn, sock, transport, tokens or token_source(endpoint.options), on_step, egress)
     try:
         return await opening.run(with_login=endpoint.logs_in)

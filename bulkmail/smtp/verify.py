@@ -229,9 +229,7 @@ class _Watch:
     def _dns(self, step: VerifyStep, found: dict[str, Any]) -> None:
         names = step.detail.setdefault("names", {})
         names[found["host"]] = found["addresses"]
-        told = [
-            name if [name] == addresses else f"{name} is {', '.join(addresses)}" for name, addresses in names.items()
-        ]
+        told = [_found_address(name, addresses) for name, addresses in names.items()]
         if self.endpoint.options.proxy and self.endpoint.host not in names:
             told.append(f"the proxy finds {self.endpoint.host}")
         step.summary = "; ".join(told)
@@ -242,6 +240,10 @@ class _Watch:
         step.summary = f"{address} answered" + (f"; {'; '.join(failures)}" if failures else "")
 
     def _proxy(self, step: VerifyStep, found: dict[str, Any]) -> None:
+        if "bypassed" in found:
+            self.endpoint = found["bypassed"]
+            step.ok, step.summary = None, f"no_proxy covers {self.endpoint.host}: the connection is direct"
+            return
         proxy, refusals = str(self.endpoint.options.proxy), [str(refusal) for refusal in found["refusals"]]
         step.detail = {"proxy": proxy, "target": found["target"], "failures": refusals}
         step.summary = "; ".join([f"{proxy} reaches {found['target']}", *refusals])
@@ -313,6 +315,12 @@ class _Watch:
         failed.ok, failed.error = False, error
         failed.remedy = remedy(error, failed.name, self.endpoint, extensions=self.extensions)
         self._drop_again()
+
+
+def _found_address(name: str, addresses: list[str]) -> str:
+    if not addresses:
+        return f"{name} is not found here"
+    return name if [name] == addresses else f"{name} is {', '.join(addresses)}"
 
 
 def _peer(sock: Any) -> str:

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from bulkmail.errors import ConfigError
+from bulkmail.noproxy import NoProxy, parse_no_proxy
 from bulkmail.proxyurl import ProxyUrl, parse_proxy
 from bulkmail.url import OPTIONS, Endpoint, Options, parse_endpoint, parse_options
 from bulkmail.urlparts import masked
@@ -151,7 +152,13 @@ def test_the_defaults_are_those_of_the_documentation():
         ("wire_log", "true", True, True),
         ("wire_log", "wire.log", "wire.log", "wire.log"),
         ("log", "1", True, True),
-        ("no_proxy", "", [], None),
+        ("no_proxy", "", [], NoProxy()),
+        (
+            "no_proxy",
+            ".Example.com|[::1]:25",
+            [".example.com", "[::1]:25"],
+            parse_no_proxy(".example.com,[::1]:25", ""),
+        ),
         ("allow_urls", "false", False, False),
     ],
 )
@@ -254,7 +261,6 @@ def test_no_secret_of_an_option_is_shown():
         ("rate", "-1/s", "expected a rate"),
         ("rate", "1e3/s", "expected a rate"),
         ("proxy", "", "expected a URL such as socks5h://"),
-        ("proxy", "env", "'env' is not in this version yet"),
         ("proxy", ["http://a", "http://b"], "a chain of proxies is not in this version yet"),
         ("proxy", {"proxy": "http://a"}, "the object form of a proxy is not in this version yet"),
         ("proxy", 5, "expected a URL such as"),
@@ -267,7 +273,9 @@ def test_no_secret_of_an_option_is_shown():
         ("token_command", "", "expected a program and its arguments"),
         ("token_command", "x 'secret-token", "leaves it unfinished"),
         ("oauth2", {"client_id": "x"}, "'refresh_token' is missing"),
-        ("no_proxy", "localhost", "is not in this version yet"),
+        ("no_proxy", "http://bob:secret-token@relay", "looks like a URL; expected a name"),
+        ("no_proxy", ["relay", "relay:x"], "entry 2 is 'relay:x', expected a port from 1 to 65535"),
+        ("no_proxy", False, "expected a list of hosts"),
         ("proxy_protocol", "v1", "is not in this version yet"),
         ("allow_urls", True, "is not in this version yet"),
         ("key_file", "key.pem", "without 'cert_file'"),

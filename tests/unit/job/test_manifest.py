@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bulkmail.errors import ConfigError
+from bulkmail.errors import ConfigError, ManifestError
 from bulkmail.job.manifest import Manifest, load_manifest, manifest_schema
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RetrySpec
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe
@@ -171,6 +171,26 @@ def test_every_option_of_a_url_is_a_key_of_a_relay(tmp_path: Path) -> None:
     assert (options.name, options.tls, options.rate) == ("me.example", "require", Rate(10.0, 1.0, "10/s"))
     assert (options.command_timeout, options.verify, options.batch) == (90.0, False, 7)
     assert options.proxy is not None and options.proxy[0].scheme == "socks5h"
+
+
+@pytest.mark.parametrize("value", [["10.0.0.0/8", "*.example"], "10.0.0.0/8|*.example"])
+def test_hosts_without_the_proxy_are_a_list_or_a_string(tmp_path: Path, value: Any) -> None:
+    relay = {"url": "smtp://one.example", "proxy": "socks5h://10.0.0.1", "no_proxy": value}
+    assert str(loaded(tmp_path, relays=relay).relays[0].endpoint.options.no_proxy) == "10.0.0.0/8, *.example"
+    shape = manifest_schema()["$defs"]["Relay"]["properties"]["no_proxy"]
+    assert (shape["type"], shape["items"]) == (["array", "string"], {"type": "string"})
+
+
+def test_a_relay_may_have_the_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("smtp_proxy", "socks5h://ann:hidden-1@p.example")
+    monkeypatch.setenv("no_proxy", "example.org")
+    for relays in ("smtp://one.example?proxy=env", {"url": "smtp://one.example", "proxy": "env"}):
+        options = loaded(tmp_path, relays=relays).relays[0].endpoint.options
+        assert str(options.proxy) == "socks5h://ann:***@p.example:1080" and str(options.no_proxy) == ".example.org"
+    monkeypatch.setenv("smtp_proxy", "gopher://ann:hidden-1@p.example")
+    with pytest.raises(ManifestError, match="environment variable smtp_proxy gopher://") as caught:
+        loaded(tmp_path, relays={"url": "smtp://one.example", "proxy": "env"})
+    assert caught.value.path == "$.relays" and "hidden-1" not in str(caught.value)
 
 
 def test_file_names_are_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ BAD = [
     ({"recipients": {"file": "-", "where": "x"}}, "$.recipients.where", "'where' is not in this version yet"),
     ({"message": MESSAGE | {"attachments": [{"url": "data:,"}]}}, "$.message.attachments[0].url", "not in this"),
     ({"relays": {"url": "smtp://h", "proxy_protocol": "v1"}}, "$.relays.proxy_protocol", "not in this version yet"),
-    ({"relays": {"url": "smtp://h", "proxy": "env"}}, "$.relays.proxy", "not in this version yet"),
+    ({"relays": {"url": "smtp://h", "no_proxy": ["a", "b:c"]}}, "$.relays.no_proxy", "entry 2 is 'b:c', expected a"),
     ({"message": MESSAGE | {"cc": "a@x.org"}}, "$.message.cc", "would get every copy; add them as recipients"),
     ({"message": MESSAGE | {"bcc": "a@x.org"}}, "$.message.bcc", "would get every copy"),
     # missing keys
