@@ -98,7 +98,7 @@ class Options:
     chunking: bool = _option(True, parse_flag)
     proxy: Chain | None = _option(None, parse_proxy)  # noqa: RUF009
     no_proxy: None = _option(None, not_yet)
-    proxy_protocol: None = _option(None, not_yet)
+    proxy_protocol: str | None = _option(None, one_of("v1", "v2"))
     wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
     log: bool | None = _option(None, parse_flag, logger="log")
     allow_files: bool = _option(True, parse_flag, disableFileAccess="allow_files=false")
