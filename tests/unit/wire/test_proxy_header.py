@@ -94,9 +94,7 @@ V6 = (
     .filter(lambda number: number >> 32 not in (0, 0xFFFF))  # with those two, the libc writes the end as IPv4
     .map(lambda number: socket.inet_ntop(socket.AF_INET6, number.to_bytes(16, "big")))
 )
-PAIRS = st.one_of(
-    st.tuples(st.just(socket.AF_INET), V4, V4), st.tuples(st.just(socket.AF_INET6), V6, V6)
-)
+PAIRS = st.one_of(st.tuples(st.just(socket.AF_INET), V4, V4), st.tuples(st.just(socket.AF_INET6), V6, V6))
 
 
 @given(PAIRS, PORTS, PORTS)
