@@ -366,7 +366,7 @@ def test_a_header_that_the_server_takes_for_a_command_shifts_no_reply(run):
             with pytest.raises(ConnectError, match="refused EHLO: 500"):
                 await Connection(server.url, proxy_protocol="v1").connect()
             await server.until(lambda server: server.peers[0].ended)
-            assert b"HELO" not in server.peers[0].said.replace(b"EHLO", b"")
+            assert b"HELO" not in server.peers[0].said
 
     run(main())
 
