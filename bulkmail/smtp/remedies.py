@@ -159,7 +159,11 @@ def _by_step(error: BulkmailError, step: str, endpoint: Endpoint, extensions: Ma
 def _header(error: BulkmailError, step: str, endpoint: Endpoint) -> str | None:
     """Where the failure is what a PROXY header looks like that the server does not expect, or does not get."""
     sent = endpoint.options.proxy_protocol is not None
-    lost = isinstance(error, (ConnectionLost, TimedOut)) and error.reply is None
+    if error.reply is None:
+        lost = isinstance(error, (ConnectionLost, TimedOut))
+    else:  # Postfix says 421 4.3.0 where it gets no header, or one that it does not understand
+        meaning = classify(error.reply, error.command)
+        lost = step == "greeting" and meaning is not None and meaning.kind == "system"
     if step == "tls" and endpoint.implicit_tls:
         unclear = isinstance(error, TlsError) and failure_kind(error.__cause__) in ("clear", "closed", "other")
         return (_HEADER_SENT if sent else _HEADER_WANTED) if lost or unclear else None

@@ -364,7 +364,7 @@ def test_a_header_that_the_server_takes_for_a_command_shifts_no_reply(run):
     async def main():
         async with scripted(script) as server:
             with pytest.raises(ConnectError, match="refused EHLO: 500"):
-                await Connection(server.url, proxy_protocol="v1").connect()
+                await Connection(server.url, proxy_protocol="v1", command_timeout=SOON * 10).connect()
             await server.until(lambda server: server.peers[0].ended)
             assert b"HELO" not in server.peers[0].said
 
@@ -386,6 +386,9 @@ REMEDIES = {
     "silent behind the header": ([hang()], {"proxy_protocol": "v1", "greeting_timeout": SOON}, "greeting", UNEXPECTED),
     "the header is a command": ([send(GREETING), expect(rb"PROXY .*"), expect(rb"EHLO .*"), send(b"502 no\r\n"),
                                  hang()], {"proxy_protocol": "v1"}, "ehlo", UNEXPECTED),
+    "another header": ([send(b"421 4.3.0 mx.example.test Server local error\r\n")], {"proxy_protocol": "v1"},
+                       "greeting", UNEXPECTED),
+    "an error without one": ([send(b"421 4.3.0 mx.example.test Server local error\r\n")], {}, "greeting", WANTED),
     "silent without one": ([hang()], {"greeting_timeout": SOON}, "greeting", WANTED),
     "hung up without one": ([close()], {}, "greeting", WANTED),
 }  # fmt: skip

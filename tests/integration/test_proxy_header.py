@@ -74,3 +74,9 @@ def test_a_postfix_that_expects_no_header_gets_no_message_and_verify_says_why(ru
     report = run(bulkmail.probe(server.url, proxy_protocol=version))
     assert report.failed.name in ("greeting", "ehlo") and f"proxy_protocol={version}" in report.failed.remedy
     assert server.settled() and not server.contents()
+
+
+def test_a_postfix_that_waits_for_a_header_is_one_that_verify_knows(run, start_postfix):
+    server = start_postfix(proxy_header=True)
+    report = run(bulkmail.probe(f"smtp://127.0.0.1:{server.header_port}"))
+    assert report.failed.name == "greeting" and "proxy_protocol=v2" in report.failed.remedy
