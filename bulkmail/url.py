@@ -29,7 +29,6 @@ from bulkmail.proxyurl import Chain, parse_proxy
 from bulkmail.urlparts import decoded, host_and_port, nearest, shown_url, split_url
 from bulkmail.values import (
     Rate,
-    not_yet,
     one_of,
     only_off,
     parse_ehlo_name,
@@ -115,7 +114,7 @@ class Options:
     chunking: bool = _option(True, parse_flag)
     proxy: Chain | None = _option(None, _parse_proxy)  # noqa: RUF009
     no_proxy: NoProxy | None = _option(None, _parse_no_proxy)  # noqa: RUF009
-    proxy_protocol: None = _option(None, not_yet)
+    proxy_protocol: str | None = _option(None, one_of("v1", "v2"))
     wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
     log: bool | None = _option(None, parse_flag, logger="log")
     allow_files: bool = _option(True, parse_flag, disableFileAccess="allow_files=false")

@@ -366,6 +366,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "required": ["client_id", "refresh_token", "token_url"],
         "additionalProperties": False,
     },
+    "proxy_protocol": {"type": "string", "enum": ["v1", "v2"]},
 }
 
 

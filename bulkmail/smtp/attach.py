@@ -13,6 +13,7 @@ from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
 from bulkmail.net.steps import OnStep
 from bulkmail.net.tls_socket import TlsSocketTransport
+from bulkmail.smtp.introduce import introduce
 from bulkmail.smtp.session import Session
 from bulkmail.url import Endpoint
 
@@ -31,6 +32,7 @@ async def attach(session: Session, endpoint: Endpoint, sock: socket.socket, on_s
     """
     identity = _identity(sock)
     try:
+        await introduce(sock, endpoint)
         if isinstance(sock, ssl.SSLSocket):
             TlsSocketTransport(asyncio.get_running_loop(), sock, session)
         else:
@@ -48,6 +50,7 @@ async def attach_transport(session: Session, endpoint: Endpoint, transport: Any)
         raise ConfigError("the given transport is closed")
     transport.set_protocol(session)
     session.connection_made(transport)
+    await introduce(transport, endpoint)
     transport.resume_reading()
     if endpoint.implicit_tls and not session.encrypted:
         await handshake(session, endpoint, endpoint.options)

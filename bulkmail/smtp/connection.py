@@ -32,6 +32,7 @@ from bulkmail.smtp.envelope import (
     wire_content,
     wire_envelope,
 )
+from bulkmail.smtp.introduce import refuse_encrypted
 from bulkmail.smtp.login import log_in
 from bulkmail.smtp.outcome import message_id, receipt
 from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
@@ -68,6 +69,8 @@ class Connection:
         if transport is not None and socket is not None:
             raise ConfigError("Connection takes a socket or a transport, not both")
         self._endpoint: Endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
+        for given in (socket, transport):
+            refuse_encrypted(given, self._endpoint)
         self._tokens = token_source(self._endpoint.options)
         self._given, self._transport = socket, transport
         self._session: Session | None = None

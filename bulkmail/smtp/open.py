@@ -194,7 +194,10 @@ async def _hello(session: Session, options: Any, on_step: OnStep) -> None:
     name = (options.name or await ehlo_name(session.transport.get_extra_info("socket"))).encode("ascii", "replace")
     verb = "LHLO" if session.wire.lmtp else "EHLO"
     reply = await session.call(verb.encode() + b" " + name + b"\r\n", verb)
-    if reply.code in (500, 501, 502, 504, 550) and verb == "EHLO":
+    # A server that expects no PROXY header answers its line by one of these codes too: behind HELO every reply would be
+    # taken for the answer to the command after its own.
+    old = verb == "EHLO" and options.proxy_protocol is None
+    if reply.code in (500, 501, 502, 504, 550) and old:
         first = reply
         reply = await session.call(b"HELO " + name + b"\r\n", "HELO")
         if reply.code != 250:

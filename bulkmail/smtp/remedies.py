@@ -109,6 +109,14 @@ _EHLO = "The server may not like the name that we call ourselves in EHLO: option
 _SENDER = "Another sender may be allowed, or a login (user and password in the URL)."
 _INJECTED = "Somebody on the way may have put that text there: do not trust this line. smtps:// gives no room for it."
 
+_HEADER_SENT = (
+    "Does the server expect the PROXY header that proxy_protocol={version} sends, in this version and from this "
+    "address? Without a load balancer in front it does not: leave the option out."
+)
+_HEADER_WANTED = (
+    "A server behind a load balancer may wait for a PROXY header (HAProxy: accept-proxy): proxy_protocol=v2, or v1."
+)
+
 _PROXY_LOGIN = "Put the proxy's user and password into its URL: {proxy_scheme}://user:password@host:port."
 _PROXY_FORBIDS = "The proxy does not let us reach port {port}: its rules have to allow it (many allow 443 only)."
 _PROXY_FAILS = (
@@ -123,9 +131,13 @@ def remedy(error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: M
     step        where it failed: the name of a VerifyStep
     extensions  what the server has offered so far
     """
-    found = _proxy(error) if isinstance(error, ProxyError) else _by_step(error, step, endpoint, extensions)
-    proxy = endpoint.options.proxy[-1] if endpoint.options.proxy else None
-    return found and found.format(port=endpoint.port, proxy_scheme=proxy.scheme if proxy else "")
+    if isinstance(error, ProxyError):
+        found: str | None = _proxy(error)
+    else:
+        both = _by_step(error, step, endpoint, extensions), _header(error, step, endpoint)
+        found = " ".join(filter(None, both)) or None
+    proxy, version = endpoint.options.proxy, endpoint.options.proxy_protocol
+    return found and found.format(port=endpoint.port, proxy_scheme=proxy[-1].scheme if proxy else "", version=version)
 
 
 def _by_step(error: BulkmailError, step: str, endpoint: Endpoint, extensions: Mapping[str, str]) -> str | None:
@@ -142,6 +154,24 @@ def _by_step(error: BulkmailError, step: str, endpoint: Endpoint, extensions: Ma
     if isinstance(error, AuthError):
         return _no_login(error, extensions)
     return _refused(error, step, endpoint)
+
+
+def _header(error: BulkmailError, step: str, endpoint: Endpoint) -> str | None:
+    """Where the failure is what a PROXY header looks like that the server does not expect, or does not get."""
+    sent = endpoint.options.proxy_protocol is not None
+    if error.reply is None:
+        lost = isinstance(error, (ConnectionLost, TimedOut))
+    else:  # Postfix says 421 4.3.0 where it gets no header, or one that it does not understand
+        meaning = classify(error.reply, error.command)
+        lost = step == "greeting" and meaning is not None and meaning.kind == "system"
+    if step == "tls" and endpoint.implicit_tls:
+        unclear = isinstance(error, TlsError) and failure_kind(error.__cause__) in ("clear", "closed", "other")
+        return (_HEADER_SENT if sent else _HEADER_WANTED) if lost or unclear else None
+    if sent:
+        told = step == "ehlo" or isinstance(error, ProtocolError)
+        reached = isinstance(error, ConnectionLost) if step == "connect" else step in ("greeting", "ehlo")
+        return _HEADER_SENT if reached and (told or lost) else None
+    return _HEADER_WANTED if step == "greeting" and lost else None
 
 
 def _late(error: TimedOut, step: str, endpoint: Endpoint) -> str:

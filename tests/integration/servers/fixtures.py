@@ -1,7 +1,8 @@
 """The servers as pytest fixtures. Each factory may be called several times; everything it started ends with the test.
 
 certificates      a throw-away authority (one a run): ca_file, chain_file, wrong_file
-start_postfix     start_postfix(tls=None, sasl=None, settings={}) -> Postfix
+start_postfix     start_postfix(tls=None, sasl=None, settings={}, proxy_header=False) -> Postfix
+start_haproxy     start_haproxy(backend_port, tls=False, host="127.0.0.1", passes_on=None) -> HaProxy
 start_dovecot     start_dovecot(tls=None, settings={}) -> Dovecot
 start_exim        start_exim(tls=None, login=False) -> Exim
 start_opensmtpd   start_opensmtpd() -> OpenSmtpd
@@ -24,6 +25,7 @@ from .aiosmtpd_server import Aiosmtpd, aiosmtpd
 from .certificates import Certificates, make_certificates
 from .dovecot import Dovecot, dovecot
 from .exim import Exim, exim
+from .haproxy import HaProxy, haproxy
 from .haraka import Haraka, haraka
 from .node import SmtpServer, smtp_server
 from .opensmtpd import OpenSmtpd, opensmtpd
@@ -40,6 +42,18 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def start_postfix(certificates: Certificates) -> Iterator[Callable[..., Postfix]]:
     with ExitStack() as running:
         yield lambda **options: running.enter_context(postfix(certificates=certificates, **options))
+
+
+@pytest.fixture
+def start_haproxy(tmp_path: Path, certificates: Certificates) -> Iterator[Callable[..., HaProxy]]:
+    with ExitStack() as running:
+        count = iter(range(1000))
+
+        def start(backend_port: int, **options: Any) -> HaProxy:
+            folder = tmp_path / f"haproxy-{next(count)}"
+            return running.enter_context(haproxy(folder, backend_port, certificates=certificates, **options))
+
+        yield start
 
 
 @pytest.fixture

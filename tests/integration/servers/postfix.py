@@ -89,6 +89,7 @@ class Postfix(Server):
 
     folder: Path = Path()
     pid: int = 0
+    header_port: int = 0  # where every connection begins with a PROXY header, if that was asked for
 
     @property
     def inbox(self) -> mailbox.Maildir:
@@ -154,7 +155,7 @@ def _settings(folder: Path, tls: str | None, certificates: Certificates | None, 
     return settings
 
 
-def _lay_out(folder: Path, settings: Mapping[str, str], port: int) -> Path:
+def _lay_out(folder: Path, settings: Mapping[str, str], port: int, header_port: int) -> Path:
     """Make the folders with Postfix's owners and modes and write its two files; returns the configuration's folder."""
     folder.chmod(0o755)
     for path, owner, group, mode in QUEUE:
@@ -166,7 +167,10 @@ def _lay_out(folder: Path, settings: Mapping[str, str], port: int) -> Path:
     config = folder / "etc"
     config.mkdir()
     (config / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-    (config / "master.cf").write_text(f"{HOST}:{port} inet n - n - - smtpd\n{SERVICES.lstrip()}")
+    listeners = f"{HOST}:{port} inet n - n - - smtpd\n"
+    if header_port:
+        listeners += f"{HOST}:{header_port} inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy\n"
+    (config / "master.cf").write_text(listeners + SERVICES.lstrip())
     for file in config.iterdir():
         # Postfix waits some seconds before it trusts a file that has just been written.
         os.utime(file, (0, 0))
@@ -190,20 +194,22 @@ def postfix(
     certificates: Certificates | None = None,
     sasl: Path | None = None,
     settings: Mapping[str, str] | None = None,
+    proxy_header: bool = False,
 ) -> Iterator[Postfix]:
     """Run a Postfix that delivers all mail for example.test into one Maildir.
 
-    tls        None, "starttls" or "implicit" (then with `certificates`)
-    sasl       Dovecot's socket for logins: then nobody sends without one
-    settings   further lines of main.cf, which win over ours
+    tls           None, "starttls" or "implicit" (then with `certificates`)
+    sasl          Dovecot's socket for logins: then nobody sends without one
+    settings      further lines of main.cf, which win over ours
+    proxy_header  listen on `header_port` too, for connections that begin with a PROXY header
 
     Its folder is not pytest's: that one is closed to the users postfix and nobody.
     """
     master = _master_program()
     folder = Path(tempfile.mkdtemp(prefix="bulkmail-postfix-"))
     try:
-        port = free_port()
-        config = _lay_out(folder, _settings(folder, tls, certificates, sasl) | dict(settings or {}), port)
+        port, header_port = free_port(), free_port() if proxy_header else 0
+        config = _lay_out(folder, _settings(folder, tls, certificates, sasl) | dict(settings or {}), port, header_port)
         output = folder / "master.out"
         with output.open("wb") as out:
             # A session of its own: at its end the master signals its whole process group.
@@ -217,7 +223,7 @@ def postfix(
         try:
             log = folder / "postfix.log"
             wait_for_greeting(process, port, log if log.exists() else output, implicit_tls=tls == "implicit")
-            yield Postfix(port, tls, folder=folder, pid=process.pid)
+            yield Postfix(port, tls, folder=folder, pid=process.pid, header_port=header_port)
         finally:
             stop(process)
     finally:

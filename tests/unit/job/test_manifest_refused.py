@@ -116,7 +116,6 @@ BAD = [
     ({"limits": {"window": {}}}, "$.limits.window", "'window' is not in this version yet"),
     ({"recipients": {"file": "-", "where": "x"}}, "$.recipients.where", "'where' is not in this version yet"),
     ({"message": MESSAGE | {"attachments": [{"url": "data:,"}]}}, "$.message.attachments[0].url", "not in this"),
-    ({"relays": {"url": "smtp://h", "proxy_protocol": "v1"}}, "$.relays.proxy_protocol", "not in this version yet"),
     ({"relays": {"url": "smtp://h", "no_proxy": ["a", "b:c"]}}, "$.relays.no_proxy", "entry 2 is 'b:c', expected a"),
     ({"message": MESSAGE | {"cc": "a@x.org"}}, "$.message.cc", "would get every copy; add them as recipients"),
     ({"message": MESSAGE | {"bcc": "a@x.org"}}, "$.message.bcc", "would get every copy"),
@@ -201,6 +200,7 @@ BAD = [
     ({"relays": {"url": "smtp://h?tsl=auto"}}, "$.relays.url", "did you mean 'tls'?"),
     ({"relays": {"url": "smtp://h", "tls": "yes"}}, "$.relays.tls", "'yes', expected auto, require"),
     ({"relays": {"url": "smtp://h", "connections": "many"}}, "$.relays.connections", "expected a whole number"),
+    ({"relays": {"url": "smtp://h", "proxy_protocol": "v3"}}, "$.relays.proxy_protocol", "'v3', expected v1 or v2"),
     ({"relays": {"url": "smtps://h", "tls": "never"}}, "$.relays", "TLS from the start"),
     ({"relays": [{"url": "smtp://a", "name": "x"}, {"url": "smtp://b", "name": "x"}]}, "$.relays[1].name", "two"),
 ]
