@@ -60,10 +60,21 @@ def trial(size: int, filler: int) -> int:
 
 
 def command(
-    folder: Path, *, host: str, port: int, connections: int, messages: int, size: int, ca_file: Path | None = None
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    connections: int,
+    messages: int,
+    size: int,
+    ca_file: Path | None = None,
+    options: str = "",
 ) -> list[str]:
-    """Prepare a job in `folder` and return the command that runs it. ca_file: insist on STARTTLS, and trust this."""
-    url = f"smtp://{host}:{port}?" + (f"tls=require&ca_file={ca_file}" if ca_file else "tls=never")
+    """Prepare a job in `folder` and return the command that runs it.
+
+    ca_file  insist on STARTTLS, and trust this; options: further ones of the relay, as its URL has them
+    """
+    url = f"smtp://{host}:{port}?" + (f"tls=require&ca_file={ca_file}" if ca_file else "tls=never") + options
     filler = filler_for(size)
     return send_command(
         write_job(folder, size=size, filler=filler, recipients=messages, url=url, connections=connections)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import bulkmail_send
 from messages import SENDER
+from servers import HAPROXY, MICROSOCKS, find
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parents[1] / ".bench"  # what scripts/bench-setup made
-SERVER_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Load:
     message: Path  # the ready-made message of exactly `size` bytes
     folder: Path  # empty, for whatever the client needs
     ca_file: Path | None = None  # of a server that offers STARTTLS
+    front: int = 0  # port of what the client goes through, where it goes through something
+    rate: int = 0  # messages a second; 0: as fast as it goes
 
     def flags(self) -> list[str]:
         return [
@@ -44,7 +45,8 @@ class Client:
     round_trips   per message, to guess its pace over a long line
     composes   its messages are its own; the others send the ready-made one
     window     messages on their way at a time over a long line where the server offers CHUNKING; 0: it cannot
-    special    it takes part only in scenarios that name it"""
+    special    it takes part only in scenarios that name it
+    front      what it goes through: one of `servers`"""
 
     name: str
     command: Callable[[Load], list[str]]
@@ -53,10 +55,7 @@ class Client:
     composes: bool = False
     window: int = 0
     special: bool = False
-
-
-def find(program: str) -> str | None:
-    return shutil.which(program) or shutil.which(program, path=SERVER_PATH)
+    front: str = ""
 
 
 def smtp_source(load: Load) -> list[str]:
@@ -75,16 +74,25 @@ def nodemailer(*options: str) -> Callable[[Load], list[str]]:
     return lambda load: ["env", modules, "node", str(HERE / "nodemailer_send.js"), *load.flags(), *options]
 
 
-def bulkmail(load: Load, *, tls: bool = False) -> list[str]:
+def bulkmail(load: Load, *, tls: bool = False, port: int = 0, options: str = "") -> list[str]:
     return bulkmail_send.command(
         load.folder,
         host=load.host,
-        port=load.port,
+        port=port or load.port,
         connections=load.connections,
         messages=load.messages,
         size=load.size,
         ca_file=load.ca_file if tls else None,
+        options=options + (f"&rate={load.rate}/s" if load.rate else ""),
     )
+
+
+def bulkmail_by_socks(load: Load) -> list[str]:
+    return bulkmail(load, options=f"&proxy=socks5h://{load.host}:{load.front}")
+
+
+def bulkmail_by_haproxy(load: Load) -> list[str]:
+    return bulkmail(load, port=load.front, options="&proxy_protocol=v2")
 
 
 def library(load: Load, *options: str, tls: bool = False) -> list[str]:
@@ -100,11 +108,14 @@ TASKS = 100
 WINDOW = 32  # a guess to begin with, of what ours has under way on a long line on average
 FLOOR, OURS, LIBRARY, NODEMAILER = "C floor", "bulkmail send", "bulkmail library", "Nodemailer pool"
 OURS_TLS, LIBRARY_TLS = f"{OURS}, TLS", f"{LIBRARY}, TLS"
+OURS_SOCKS, OURS_HAPROXY = f"{OURS}, {MICROSOCKS}", f"{OURS}, {HAPROXY}"
 SINGLES, AIO_SINGLES = f"{LIBRARY}, {TASKS} tasks", f"aiosmtplib on uvloop, {TASKS} tasks"
 CLIENTS = [
     Client(FLOOR, lambda load: [str(TOOLS / "floor"), *load.flags()], (30000, 14000)),
     Client(OURS, bulkmail, (25000, 12000), composes=True, window=WINDOW),
     Client(OURS_TLS, partial(bulkmail, tls=True), (20000, 9000), composes=True, special=True),
+    Client(OURS_SOCKS, bulkmail_by_socks, (20000, 9000), composes=True, special=True, front=MICROSOCKS),
+    Client(OURS_HAPROXY, bulkmail_by_haproxy, (20000, 9000), composes=True, special=True, front=HAPROXY),
     Client(LIBRARY, library, (20000, 10000), window=WINDOW),
     Client(LIBRARY_TLS, partial(library, tls=True), (16000, 8000), special=True),
     Client(SINGLES, lambda load: library(load, "--tasks", str(TASKS)), (16000, 8000), special=True),
@@ -120,6 +131,8 @@ def unavailable(client: Client) -> str | None:
     """Why a client cannot run here; None when it can."""
     if client.name == FLOOR and not (TOOLS / "floor").exists():
         return "not compiled"
+    if client.front and find(client.front.lower()) is None:
+        return f"{client.front} is not installed"
     if client.name == "smtp-source" and not find("smtp-source"):
         return "Postfix is not installed"
     if client.name.startswith("Nodemailer") and not (TOOLS / "node" / "node_modules" / "nodemailer").exists():

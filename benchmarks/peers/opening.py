@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import gc
 import json
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from statistics import median
 
 from children import running
 from recorder import HOST, free_port
+from servers import find, microsocks, until_open
 from tables import row
 
 MOST_SECONDS, MOST_KB = 3.0, 60.0
@@ -34,19 +33,6 @@ MAILS = 5  # for each connection: what is given to some ahead must leave one for
 
 def resident_kb() -> int:
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line).split()[1])
-
-
-def until_open(port: int) -> None:
-    """Wait until something listens there; it says nothing by itself."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection((HOST, port), 1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise SystemExit(f"nothing listens on port {port} after 10 s") from None
-            time.sleep(0.01)
 
 
 def serve(connections: int) -> None:
@@ -96,7 +82,9 @@ def open_all(port: int, proxies: int, connections: int, egresses: int) -> dict[s
         url = f"smtp://{HOST}:{port}?tls=never&name=bench.example"
         async with Watched(url, connections=connections, egress=ways) as mailer:
             before, begun = resident_kb(), time.perf_counter()
-            mails = ((Envelope("a@x.test", [f"u{n}@x.test"]), b"Subject: x\r\n\r\n") for n in range(MAILS * connections))
+            mails = (
+                (Envelope("a@x.test", [f"u{n}@x.test"]), b"Subject: x\r\n\r\n") for n in range(MAILS * connections)
+            )
             count = 0
             async for receipt in mailer.send_many(mails):
                 assert receipt.error is None, receipt.error
@@ -110,13 +98,13 @@ def open_all(port: int, proxies: int, connections: int, egresses: int) -> dict[s
 
 
 def once(connections: int, egresses: int, folder: Path) -> dict[str, float]:
-    microsocks, proxies = shutil.which("microsocks"), free_port()
-    if microsocks is None:
+    proxies = free_port()
+    if find("microsocks") is None:
         raise SystemExit("microsocks is not installed: sudo scripts/install-servers")
     own = [sys.executable, __file__, "--connections", str(connections), "--egresses", str(egresses)]
     log = folder / "sink.log"
     with (
-        running([microsocks, "-i", "0.0.0.0", "-p", str(proxies)], log=folder / "microsocks.log"),
+        running(microsocks(proxies, "0.0.0.0"), log=folder / "microsocks.log"),
         running([*own, "--serve"], log=log) as sink,
     ):
         until_open(proxies)

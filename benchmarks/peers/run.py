@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import opening
 import stream
 from children import cpu_seconds, measure
 from clients import (
@@ -33,6 +34,8 @@ from clients import (
     LIBRARY_TLS,
     NODEMAILER,
     OURS,
+    OURS_HAPROXY,
+    OURS_SOCKS,
     OURS_TLS,
     SINGLES,
     TOOLS,
@@ -42,7 +45,7 @@ from clients import (
 )
 from messages import SENDER, message
 from recorder import HOST, content, recipients, record, sender
-from servers import PEER, SINK, SINK_TLS, Servers
+from servers import PEER, SINK, SINK_TLS, Servers, find
 from tables import Goal, Run, goal_lines, memory_table, scenario_table
 
 SIZES = {"2k": 2048, "20k": 20480}
@@ -57,7 +60,9 @@ class Scenario:
     """server   one of `servers`
     only     the clients that take part; empty: all but the special ones
     goals    what the medians of its rounds have to reach
-    times    a run is so many times as long: start-up must be the lesser part where the cost past it is asked for"""
+    times    a run is so many times as long: start-up must be the lesser part where the cost past it is asked for
+    rate     messages a second for everyone, 0: as fast as it goes. What a message costs falls with the pace, since more
+             of them share a system call; ways of unequal pace are compared at the same one"""
 
     name: str
     size: int
@@ -67,12 +72,14 @@ class Scenario:
     only: tuple[str, ...] = ()
     goals: tuple[Goal, ...] = ()
     times: int = 1
+    rate: int = 0
 
     @property
     def title(self) -> str:
         many = "s" if self.connections > 1 else ""
         line = f"{self.rtt_ms} ms round trip" if self.rtt_ms else "loopback"
-        return f"{self.size // 1024} KB, {self.connections} connection{many}, {line}, {self.server}"
+        pace = f", {self.rate:,} messages/s" if self.rate else ""
+        return f"{self.size // 1024} KB, {self.connections} connection{many}, {line}, {self.server}{pace}"
 
     def takes(self, client: Client) -> bool:
         return client.name in self.only if self.only else not client.special
@@ -95,6 +102,17 @@ SCENARIOS = [
     Scenario("chunk-rtt50", 2048, 20, 50, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=20)),
     Scenario("chunk-rtt100", 2048, 1, 100, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=100)),
     Scenario("singles", 2048, 20, 0, PEER, (FLOOR, SINGLES, AIO_SINGLES), faster((SINGLES, AIO_SINGLES), times=5)),
+    Scenario(
+        "egress",
+        2048,
+        20,
+        0,
+        SINK,
+        (OURS, OURS_SOCKS, OURS_HAPROXY),
+        tuple(Goal(proxied, OURS, "CPU past start-up", most=1.05) for proxied in (OURS_SOCKS, OURS_HAPROXY)),
+        times=8,
+        rate=5_000,
+    ),
     Scenario(
         "tls",
         2048,
@@ -123,15 +141,16 @@ class Effort:
 
 
 STREAM = "stream"
-NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", STREAM)
+OPENING = "opening"
+KNOWN = [*(s.name for s in SCENARIOS), STREAM, OPENING]
+NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", STREAM, OPENING)
 EFFORTS = {
     "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW), stream_mb=128),
     "normal": Effort(
         3, 1.5, {2048: 200_000, 20480: 50_000}, ("2k-c20", "20k-c20", "2k-c1", "20k-c1", "2k-rtt50", *NEW)
     ),
-    "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, (*(s.name for s in SCENARIOS), STREAM), memory=True),
+    "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, tuple(KNOWN), memory=True),
 }
-KNOWN = [*(s.name for s in SCENARIOS), STREAM]
 WHOLE_JOB = {FLOOR, OURS, "smtp-source"}
 
 
@@ -170,6 +189,8 @@ class Harness:
                 self.messages[scenario.size],
                 Path(folder),
                 server.ca_file,
+                self.servers.front(client.front, server.port),
+                scenario.rate,
             )
             command = client.command(load)
             busy = cpu_seconds(server.pid)
@@ -187,14 +208,17 @@ class Harness:
         return run
 
 
-def wrong(client: Client, size: int, ready: Path) -> str | None:
+def wrong(client: Client, size: int, ready: Path, servers: Servers) -> str | None:
     """What is wrong with the messages that a client sends; None when they are right."""
     if reason := unavailable(client):
         return reason
     with tempfile.TemporaryDirectory(prefix="bulkmail-bench-") as folder:
-        cost, dumped = record(
-            lambda port: client.command(Load(HOST, port, 3, PROBE_MESSAGES, size, ready, Path(folder)))
-        )
+
+        def command(port: int) -> list[str]:
+            front = servers.front(client.front, port)
+            return client.command(Load(HOST, port, 3, PROBE_MESSAGES, size, ready, Path(folder), front=front))
+
+        cost, dumped = record(command)
     if cost.status or len(dumped) != PROBE_MESSAGES:
         return f"status {cost.status}, {len(dumped)} of {PROBE_MESSAGES} arrived. {cost.errors.strip()[-300:]}"
     to = [address for mail in dumped for address in recipients(mail)]
@@ -218,6 +242,8 @@ def amount(client: Client, scenario: Scenario, effort: Effort) -> int:
         if scenario.server != PEER and client.window:
             pace = min(pace * client.window, client.guess[0])
         return scenario.connections * max(2, round(pace * max(2.0, effort.seconds * 3) / scenario.connections))
+    if scenario.rate:
+        return round(scenario.rate * effort.seconds * scenario.times)
     if client.name in WHOLE_JOB and scenario.connections > 1 and not scenario.only:
         return effort.whole[scenario.size]
     return max(100, round(client.guess[scenario.size > 4096] * effort.seconds * scenario.times))
@@ -298,7 +324,7 @@ def main() -> int:
         ]
         for size in SIZES.values():
             for client in list(clients):
-                problem = wrong(client, size, harness.messages[size])
+                problem = wrong(client, size, harness.messages[size], harness.servers)
                 say(f"check     {client.name}, {size} bytes: {problem or 'right'}")
                 if problem:
                     clients.remove(client)
@@ -308,6 +334,8 @@ def main() -> int:
                 tables.append(play(harness, scenario, clients, effort))
         if STREAM in names:
             tables.append(stream.compare(effort.stream_mb << 20, STREAM_CHECKED, effort.rounds))
+        if OPENING in names and find("microsocks"):
+            tables.append(opening.compare(1000, 50, effort.rounds))
         if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
             tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
         tables += [f"Note: {note}" for note in notes]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,47 @@ from children import running
 from recorder import HOST, free_port, sink_command, wait_for
 
 PEER, SINK, SINK_TLS = "smtp-sink", "bulkmail sink", "bulkmail sink with STARTTLS"
+MICROSOCKS, HAPROXY = "microsocks", "HAProxy"
+SERVER_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
 HERE = Path(__file__).resolve().parent
+
+
+def find(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path=SERVER_PATH)
+
+
+def until_open(port: int) -> None:
+    """Wait until something listens there, which need not say anything."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection((HOST, port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"nothing listens on port {port} after 10 s") from None
+            time.sleep(0.01)
+
+
+def microsocks(port: int, host: str = HOST) -> list[str]:
+    return [find("microsocks") or "microsocks", "-i", host, "-p", str(port)]
+
+
+# One thread, as the sink has; it takes PROXY headers, and passes bytes on.
+HAPROXY_CONFIGURATION = """
+global
+    nbthread 1
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 10m
+    timeout server 10m
+frontend in
+    bind {host}:{port} accept-proxy
+    default_backend out
+backend out
+    server sink {host}:{to}
+"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +104,21 @@ class Servers:
             _, ready = self._start(relay, f"delay-{port}-{rtt_ms}")
             self.lines[name, rtt_ms] = int(ready.split()[1])
         return self.lines[name, rtt_ms]
+
+    def front(self, name: str, to: int) -> int:
+        """The port of what clients go through on their way to the server at port `to`; 0 where there is nothing."""
+        key = (name, to)
+        if name and key not in self.lines:
+            port = free_port()
+            command = microsocks(port)
+            if name == HAPROXY:
+                configuration = self.folder / f"haproxy-{to}.cfg"
+                configuration.write_text(HAPROXY_CONFIGURATION.format(host=HOST, port=port, to=to))
+                command = [find("haproxy") or "haproxy", "-db", "-f", str(configuration)]
+            self.stack.enter_context(running(command, log=self.folder / f"{name}.log"))
+            until_open(port)
+            self.lines[key] = port
+        return self.lines.get(key, 0)
 
     def _peer(self) -> RunningServer:
         port = free_port()
