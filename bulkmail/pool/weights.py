@@ -29,11 +29,13 @@ class Weights:
         sharing   which are in this round; one that is not is owed nothing for it. None: those with room
         """
         sharing = [room > 0 for room in rooms] if sharing is None else sharing
-        total = sum(weight for weight, shares in zip(self._weights, sharing, strict=True) if shares)
-        credit = self._credit
-        for place, shares in enumerate(sharing):
-            if shares:
-                credit[place] += count * self._weights[place] / total
+        dealt = self.plan(count, rooms, sharing)
+        self.charge(dealt, sharing)
+        return dealt
+
+    def plan(self, count: int, rooms: Sequence[int], sharing: Sequence[bool]) -> list[int]:
+        """As deal() would; nobody is given anything yet."""
+        credit = self._due(count, sharing)
         dealt = [min(room, max(0, int(owed))) for room, owed in zip(rooms, credit, strict=True)]
         left = count - sum(dealt)
         if left < 0:  # it was owed from before: the least owed wait
@@ -48,6 +50,19 @@ class Weights:
             part = min(part, rooms[first] - dealt[first])
             dealt[first] += part
             left -= part
-        for place, given in enumerate(dealt):
-            credit[place] = max(-MOST_OWED, min(MOST_OWED, credit[place] - given))
         return dealt
+
+    def order(self, sharing: Sequence[bool]) -> list[int]:
+        """The places, the one first that should have the next thing."""
+        return sorted(range(len(self._credit)), key=self._due(1, sharing).__getitem__, reverse=True)
+
+    def charge(self, given: Sequence[int], sharing: Sequence[bool]) -> None:
+        """What each was given in this round, which may be less than planned."""
+        due = self._due(sum(given), sharing)
+        self._credit = [max(-MOST_OWED, min(MOST_OWED, owed - had)) for owed, had in zip(due, given, strict=True)]
+
+    def _due(self, count: int, sharing: Sequence[bool]) -> list[float]:
+        """What each should have, once `count` more are given away."""
+        parts = [weight if shares else 0 for weight, shares in zip(self._weights, sharing, strict=True)]
+        total = sum(parts) or 1
+        return [owed + count * part / total for owed, part in zip(self._credit, parts, strict=True)]
