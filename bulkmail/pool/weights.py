@@ -8,6 +8,7 @@ from typing import Final
 # How far one may be ahead of its share, or behind, and have it made up for later: a lane that cannot keep up is not
 # owed for ever what the others carried in its place.
 MOST_OWED: Final = 64.0
+ROUNDING: Final = 1e-6  # thirds do not add up to a whole: what is so near to one counts as one
 
 
 class Weights:
@@ -36,7 +37,7 @@ class Weights:
     def plan(self, count: int, rooms: Sequence[int], sharing: Sequence[bool]) -> list[int]:
         """As deal() would; nobody is given anything yet."""
         credit = self._due(count, sharing)
-        dealt = [min(room, max(0, int(owed))) for room, owed in zip(rooms, credit, strict=True)]
+        dealt = [min(room, max(0, int(owed + ROUNDING))) for room, owed in zip(rooms, credit, strict=True)]
         left = count - sum(dealt)
         if left < 0:  # it was owed from before: the least owed wait
             for place in sorted(range(len(dealt)), key=credit.__getitem__):
@@ -59,7 +60,8 @@ class Weights:
     def charge(self, given: Sequence[int], sharing: Sequence[bool]) -> None:
         """What each was given in this round, which may be less than planned."""
         due = self._due(sum(given), sharing)
-        self._credit = [max(-MOST_OWED, min(MOST_OWED, owed - had)) for owed, had in zip(due, given, strict=True)]
+        left = [round(owed - had, 9) for owed, had in zip(due, given, strict=True)]
+        self._credit = [max(-MOST_OWED, min(MOST_OWED, owed)) for owed in left]
 
     def _due(self, count: int, sharing: Sequence[bool]) -> list[float]:
         """What each should have, once `count` more are given away."""
