@@ -21,7 +21,7 @@ class Notices:
 
     def event(self, relay: Relay, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         """A pool's event: count it, and pass it on."""
-        relay.tally.connections = max(relay.tally.connections, len(lane.pool.sessions))
+        relay.tally.connections = max(relay.tally.connections, sum(len(one.sessions) for one in lane.pool.lanes))
         for tally in relay.tallies(lane):
             if error is not None and name != "disconnected":
                 tally.last_error = str(error)

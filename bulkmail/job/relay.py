@@ -77,13 +77,14 @@ class Relay:
         if self.pool.hopeless():
             return None
         now = time.monotonic()
-        if self._failing_since is None or self._works():
+        growing: float = min(FIRST_PAUSE * 2 ** min(failures - 1, 16), LONGEST_PAUSE)
+        if self._works():
+            self._failing_since = now
+            return growing
+        if self._failing_since is None:
             self._failing_since = now
         left = self._failing_since + self.patience - now
-        if left <= 0:
-            return None
-        growing: float = min(FIRST_PAUSE * 2 ** min(failures - 1, 16), LONGEST_PAUSE)
-        return growing if not self.pool.out else min(growing, left)
+        return min(growing, left) if left > 0 else None
 
     def _works(self) -> bool:
         """Whether there is an egress that has not failed, or a connection open that has settled a message.

@@ -245,7 +245,7 @@ class Scheduler:
         """Stop when those who are left can go by no egress that has worked within its relay's patience."""
         if self._stopping or any(stock.under_way() > stock.held() for stock in self._stocks.values()):
             return
-        waiting = [stock for stock in self._stocks.values() if stock.held() or stock.waiting() or not stock.exhausted]
+        waiting = [stock for stock in self._stocks.values() if stock.due is not None or stock.left()]
         lanes = [lane for lane, stocks in self._open.items() if any(stock in stocks for stock in waiting)]
         usable = [lane for lane in lanes if lane.pool.dead is None]
         if waiting and usable and all(self._lost_patience(lane) for lane in usable):

@@ -107,6 +107,10 @@ class Stock:
             self.claimed.appendleft((work, places[most:]))
         return work, places[:most]
 
+    def left(self) -> bool:
+        """There is somebody, as far as is known, who can be sent to now."""
+        return bool(self.held() or self.waiting() or not self.exhausted)
+
     def idle(self) -> bool:
         """Nothing is in hand that is to be sent or answered."""
         return not (self.ready or self.claimed or self.waiting() or self.under_way())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from bulkmail.address import ascii_domain
+from bulkmail.address import ascii_domain, check_address, domain_of
 from bulkmail.errors import ConfigError
 from bulkmail.urlparts import listed, nearest, quoted
 
@@ -109,11 +109,9 @@ def _pattern(text: str, what: str) -> str:
         return text
     below = text.startswith("*.")
     try:
-        domain = ascii_domain(text.removeprefix("*.").rstrip(".")).lower()
+        domain = domain_of(check_address(f"x@{text.removeprefix('*.').removesuffix('.')}"))
     except ValueError:
-        domain = ""
-    if not domain or "*" in domain or "@" in domain:
-        raise ConfigError(f"{what}: {quoted(text)}, expected a domain, '*.example.com' or '*'")
+        raise ConfigError(f"{what}: {quoted(text)}, expected a domain, '*.example.com' or '*'") from None
     return f"*.{domain}" if below else domain
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from bulkmail.errors import AuthError, BulkmailError, ConnectionLost, ProtocolError, TimedOut
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("bulkmail.smtp")
 TURN_SECONDS = 0.005  # how long finished transactions may wait to be handed over in a batch: below any round trip
 NO_LIMIT = 1 << 60
+SLOW_OPENING = 3.0  # seconds: a connection that takes longer is not waited for where there are other egresses
 KEEP_ALIVE_SECONDS = 60.0  # an idle connection is used so often: servers wait five minutes (RFC 5321 section 4.5.3.2.7)
 
 
@@ -63,7 +65,8 @@ class Lane:
         self.failures = 0
         self.last_error: BaseException | None = None
         self.out_since: float | None = None
-        self.opening: set[asyncio.Task[None]] = set()
+        self.opening: dict[asyncio.Task[None], float] = {}  # when each was begun
+        self.leaving = 0  # sessions that say goodbye: the relay still counts them
         self.idle: dict[Session, None] = {}  # have room and were given nothing
         self.spent: set[Session] = set()  # have had all the messages that one connection may carry
         self.proved = False  # a connection was opened since the last failure
@@ -73,6 +76,7 @@ class Lane:
         # begun since the last failure, which ends an era: once one of these has carried something, all is well
         self._newer: set[Session] = set()
         self._era = 0
+        self._failed_at = 0.0
         self._retry: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -97,6 +101,11 @@ class Lane:
     def state(self) -> str:
         """For people: "ok", "out" (with what is wrong in last_error) or "on trial"."""
         return "ok" if not self.failures else "out" if self.pausing else "on trial"
+
+    def hoping(self) -> bool:
+        """Whether it may still carry what waits: it has a session, or one on the way that is no trial after others."""
+        late = self._failed_at if self.failures > 1 else math.inf
+        return bool(self.sessions) or any(begun <= late for begun in self.opening.values())
 
     def ready(self) -> bool:
         """Whether a session would take work this moment."""
@@ -166,8 +175,27 @@ class Lane:
 
     # -- connections
 
+    def may_open(self, at_once: int, now: float) -> int:
+        """How many connections may be begun now, of several egresses: at most `at_once` are on the way at a time.
+
+        One is the trial of a lane that failed; and one that hangs is not given more.
+        """
+        trial = self.failures > 0 and bool(self.opening or self._newer)
+        hangs = bool(self.opening) and not self.sessions and not self.on_the_way(now)
+        if self.pausing or trial or hangs:
+            return 0
+        return min((at_once if self.proved else 1) - len(self.opening), self.places())
+
+    def places(self) -> int:
+        """Connections that it may have and has not."""
+        return self.limit - self.connections - self.leaving
+
+    def on_the_way(self, now: float) -> int:
+        """Connections being opened, without those that take long: nobody counts on them."""
+        return sum(begun > now - SLOW_OPENING for begun in self.opening.values())
+
     def open(self) -> None:
-        self.opening.add(self._loop.create_task(self._open()))
+        self.opening[self._loop.create_task(self._open())] = self._loop.time()
 
     async def _open(self) -> None:
         era, failure = self._era, None
@@ -177,7 +205,7 @@ class Lane:
         except Exception as error:
             failure = _as_ours(error)
         finally:
-            self.opening -= {asyncio.current_task()}
+            self.opening.pop(asyncio.current_task(), None)  # type: ignore[arg-type]
         if failure is not None:
             self._on_failure(failure)
             return
@@ -249,6 +277,7 @@ class Lane:
             pool.proved = False
         self._newer.clear()
         self._era += 1
+        self._failed_at = self._loop.time()
         self.last_error = error
         pool.source.event(self, "connect_failed", None, error)
         if pool.closing or pool.dead is not None:
@@ -273,7 +302,7 @@ class Lane:
         """QUIT and forget; nothing is under way on it."""
         self._drop(session)
         self.pool.source.event(self, "disconnected", session, None)
-        self.pool.say_goodbye(close_politely(session))
+        self.pool.say_goodbye(self, close_politely(session))
 
     # -- idle connections
 

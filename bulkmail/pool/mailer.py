@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
-from bulkmail.egress import check_ways, parse_egresses
+from bulkmail.egress import Egress, check_ways, parse_egresses
 from bulkmail.errors import (
     BulkmailError,
     ConnectionLost,
@@ -97,7 +97,8 @@ class Mailer:
         self._endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
         self._egresses = parse_egresses(egress, "egress") if egress is not None else ()
         check_ways(self._endpoint, self._egresses)
-        self._outbox = Outbox(parse_pins(domains or {}, "domains", [way.name for way in self._egresses]))
+        self._pins = parse_pins(domains or {}, "domains", [way.name for way in self._egresses])
+        self._outbox = Outbox(self._pins)
         self._url = url
         self._options = options
         self._defaults = dict(defaults or {})
@@ -148,8 +149,19 @@ class Mailer:
             await pool.close(abort=abort)
 
     async def verify(self) -> ServerInfo:
-        """Connect, negotiate TLS, log in, say goodbye. Raises what is wrong."""
-        async with Connection(self._url, **self._options) as connection:
+        """Connect, negotiate TLS, log in, say goodbye; by each egress, one after the other. Raises what is wrong.
+
+        Returns what the server offers by the first of them.
+        """
+        found = [await self._look_at(way) for way in self._egresses or (None,)]
+        return found[0]
+
+    async def _look_at(self, way: Egress | None) -> ServerInfo:
+        options = dict(self._options)
+        if way is not None:
+            options |= {"proxy": way.proxy} if way.proxy is not None else {}
+            options |= {"local_address": way.local_address} if way.local_address is not None else {}
+        async with Connection(self._url, **options) as connection:
             return connection.info
 
     # -- messages
@@ -326,7 +338,7 @@ class Mailer:
     def take(self, lane: Lane, room: int) -> list[Transaction]:
         taken: list[Transaction] = []
         now = asyncio.get_running_loop().time()
-        for queue in self._outbox.open_to(lane.name):
+        for queue in self._outbox.turn(lane.name):
             while queue and len(taken) < room:
                 wanted = len(queue[0].rcpts)
                 if not grant_all((self._limit, lane.pace), wanted, now):
@@ -369,12 +381,10 @@ class Mailer:
         pool = lane.pool
         hopeless = pool.hopeless()
         # one connection that was lost may be chance; nothing that answers is not worth waiting for
-        if (
-            pool.out
-            and not pool.connected
-            and (hopeless or failures >= MAX_TRIES or not isinstance(error, ConnectionLost))
-        ):
+        if hopeless and not pool.connected:
             self._fail_queue(pool.failure(error))
+        elif failures >= MAX_TRIES or not isinstance(error, ConnectionLost):
+            self._fail_stranded(pool, error)
         return None if hopeless else PAUSES[min(failures, len(PAUSES)) - 1]
 
     def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
@@ -382,8 +392,14 @@ class Mailer:
         if isinstance(lane.pool.dead, BulkmailError) and not lane.pool.connected:
             self._fail_queue(lane.pool.dead)
 
-    def _fail_queue(self, error: BulkmailError) -> None:
-        for tx in self._outbox.empty():
+    def _fail_stranded(self, pool: Pool, error: BulkmailError) -> None:
+        """What no egress that works, or has a chance to, may carry."""
+        for route in self._outbox.stranded([lane.name for lane in pool.lanes if not lane.out or lane.hoping()]):
+            lanes = [lane for lane in pool.lanes if self._pins.allows(route, lane.name)]
+            self._fail_queue(pool.failure(error, lanes), route)
+
+    def _fail_queue(self, error: BulkmailError, route: str | None = None) -> None:
+        for tx in self._outbox.empty(route):
             ticket, addresses = tx.tag
             ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from bulkmail.pool.domains import ELSEWHERE, Pins
 from bulkmail.wire.transaction import Transaction
@@ -47,12 +47,24 @@ class Outbox:
         return queue
 
     def open_to(self, egress: str | None) -> list[deque[Transaction]]:
-        """The queues, none of them empty, that this egress may serve: in turn, the one that had its turn last."""
-        found = [(route, queue) for route, queue in self._queues.items() if queue and self._pins.allows(route, egress)]
-        if len(found) > 1:
-            route = found[0][0]
-            self._queues[route] = self._queues.pop(route)
-        return [queue for _, queue in found]
+        """The queues, none of them empty, that this egress may serve; first the one that had its turn longest ago."""
+        return [self._queues[route] for route in self._open_to(egress)]
+
+    def turn(self, egress: str | None) -> list[deque[Transaction]]:
+        """As open_to; the first one has had its turn."""
+        routes = self._open_to(egress)
+        found = [self._queues[route] for route in routes]
+        if len(routes) > 1:
+            self._queues[routes[0]] = self._queues.pop(routes[0])
+        return found
+
+    def _open_to(self, egress: str | None) -> list[str]:
+        return [route for route, queue in self._queues.items() if queue and self._pins.allows(route, egress)]
+
+    def stranded(self, egresses: Collection[str | None]) -> list[str]:
+        """The routes with something in their queues that none of these egresses may serve."""
+        waiting = [route for route, queue in self._queues.items() if queue]
+        return [route for route in waiting if not any(self._pins.allows(route, egress) for egress in egresses)]
 
     def drop(self, unwanted: Callable[[Transaction], bool]) -> int:
         """Forget those; how many there were."""
@@ -61,9 +73,9 @@ class Outbox:
             self._queues[route] = deque(tx for tx in queue if not unwanted(tx))
         return before - len(self)
 
-    def empty(self) -> Iterator[Transaction]:
-        """Each of them, taken out; also those that are put in meanwhile."""
-        while any(self._queues.values()):
-            for queue in list(self._queues.values()):
+    def empty(self, route: str | None = None) -> Iterator[Transaction]:
+        """Each of them (of a route), taken out; also those that are put in meanwhile."""
+        while queues := [queue for name, queue in self._queues.items() if queue and route in (None, name)]:
+            for queue in queues:
                 while queue:
                     yield queue.popleft()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import math
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 from bulkmail.egress import Egress
 from bulkmail.errors import JOB, AuthError, BulkmailError, TlsError
-from bulkmail.pool.lane import Lane
+from bulkmail.pool.lane import SLOW_OPENING, Lane
+from bulkmail.pool.limits import Alarm
 from bulkmail.pool.weights import Weights
 from bulkmail.smtp.auth.tokens import token_source
 from bulkmail.smtp.session import Session
@@ -79,6 +81,7 @@ class Pool:
         weights = [lane.weight for lane in self.lanes]
         self._doors, self._dealt = Weights(weights), Weights(weights)  # of connections, of transactions
         self._noted = False
+        self._slow = Alarm(self._loop, self.wake)
         self._goodbyes: set[asyncio.Task[None]] = set()
         self._quiet: asyncio.Future[None] | None = None
 
@@ -99,95 +102,130 @@ class Pool:
     def pump(self) -> None:
         """Fill what has room, open and close connections."""
         self._noted = False
-        if not self.closing:
-            self._fill()
+        given = 0 if self.closing else self._fill()
         for lane in self.lanes:
             lane.retire_spent()
         if not self.closing and self.dead is None:
-            self._open_more()
+            self._open_more(given)
         if self._quiet is not None and not self._quiet.done() and not self.busy():
             self._quiet.set_result(None)
 
-    def _fill(self) -> None:
-        """Share what the source has among the sessions with room."""
+    def _fill(self) -> int:
+        """Share what the source has among the sessions with room; how much that was."""
         if len(self.lanes) == 1:
             lane = self.lanes[0]
-            if lane.idle:
-                lane.fill(lane.room())
-            return
+            return lane.fill(lane.room()) if lane.idle else 0
         rooms = [lane.room() if lane.idle else 0 for lane in self.lanes]
         room = sum(rooms)
         if not room:
-            return
+            return 0
         waiting = 0
         for lane, some in zip(self.lanes, rooms, strict=True):
             if some and waiting < room:
                 waiting = max(waiting, self.source.backlog(lane))
         usable = [not lane.pausing for lane in self.lanes]
-        for lane, share in zip(self.lanes, self._dealt.deal(min(room, waiting), rooms, usable), strict=True):
-            if share:
-                lane.fill(share)
-        for lane in self.lanes:  # what one may not take (its rate, its recipients) may be another's
-            if lane.idle:
-                lane.fill(lane.room())
+        planned, given = self._dealt.plan(min(room, waiting), rooms, usable), [0] * len(self.lanes)
+        order = self._dealt.order(usable)  # where a rate grants less than planned, whoever asks first has it
+        for place in order:
+            if planned[place]:
+                given[place] = self.lanes[place].fill(planned[place])
+        for place in order:  # what one may not take (its rate, its recipients) may be another's
+            if self.lanes[place].idle:
+                given[place] += self.lanes[place].fill(self.lanes[place].room())
+        self._dealt.charge(given, usable)
+        return sum(given)
 
     # -- connections
 
-    def _open_more(self) -> None:
+    def _open_more(self, given: int) -> None:
         at_once = OPENING_AT_ONCE if self.proved else 1
-        opening = sum(len(lane.opening) for lane in self.lanes)
-        free = min(at_once - opening, self.limit - self.connections - len(self._goodbyes))
         if len(self.lanes) == 1:
             lane = self.lanes[0]
+            free = min(at_once - len(lane.opening), lane.places())
             if free > 0 and not lane.pausing and not lane.ready():
-                for _ in range(min(free, self.source.backlog(lane) - opening)):
+                for _ in range(min(free, self.source.backlog(lane) - len(lane.opening))):
                     lane.open()
             return
+        opening = self._on_the_way()
+        places = self.limit - self.connections - len(self._goodbyes)
+        free = min(at_once - opening, places)
         if free > 0:
-            wanted = self._wanted(opening)
+            wanted = self._wanted(opening, given)
             if any(wanted):
                 for lane, share in zip(self.lanes, self._doors.deal(min(free, sum(wanted)), wanted), strict=True):
                     for _ in range(share):
                         lane.open()
-        elif self.connections >= self.limit:
+        elif places <= 0:
             self._make_room()
+        if self.connections:
+            self._look_again()
 
-    def _wanted(self, opening: int) -> list[int]:
+    def _on_the_way(self) -> int:
+        """Connections being opened; those that hang hold up nobody, once a login has worked."""
+        if not self.proved:
+            return sum(len(lane.opening) for lane in self.lanes)
+        now = self._loop.time()
+        return sum(lane.on_the_way(now) for lane in self.lanes)
+
+    def _look_again(self) -> None:
+        """When a connection on the way has taken too long."""
+        begun = [time for lane in self.lanes for time in lane.opening.values()]
+        now = self._loop.time()
+        soonest = min((time for time in begun if time > now - SLOW_OPENING), default=None)
+        if soonest is not None:
+            self._slow.ring_in(soonest + SLOW_OPENING - now)
+
+    def _wanted(self, opening: int, given: int) -> list[int]:
         """How many connections each lane could use now. Idle ones elsewhere are enough, unless it is owed its share."""
         backlogs = [0 if lane.pausing else self.source.backlog(lane) for lane in self.lanes]
         ready = [lane.ready() for lane in self.lanes]
         most = max(backlogs)
         enough = not most or any(some and waiting for some, waiting in zip(ready, backlogs, strict=True))
         at_once = max(1, OPENING_AT_ONCE // len(self.lanes))
-        wanted = []
+        now, wanted = self._loop.time(), []
         for place, lane in enumerate(self.lanes):
-            room = min((at_once if lane.proved else 1) - len(lane.opening), lane.limit - lane.connections)
-            if lane.pausing or ready[place]:
-                room = 0
-            owed = not lane.connections and self._dealt.owed(place) >= 1
+            room = 0 if ready[place] else lane.may_open(at_once, now)
+            owed = given > 0 and not lane.connections and self._dealt.owed(place) >= 1
             wanted.append(max(0, min(room, int(owed) if enough else backlogs[place] - opening)))
-        return wanted
+        return self._fairly(wanted)
+
+    def _fairly(self, wanted: list[int]) -> list[int]:
+        """None gets more than its share of the places as long as others lack theirs."""
+        if not any(wanted):
+            return wanted
+        fair = self._fair()
+        within = [
+            min(count, max(0, math.ceil(fair.get(lane, 0)) - lane.connections))
+            for lane, count in zip(self.lanes, wanted, strict=True)
+        ]
+        return within if any(within) else wanted
+
+    def _fair(self) -> dict[Lane, float]:
+        """The share of the connections of each lane that is not out."""
+        usable = [lane for lane in self.lanes if not lane.pausing]
+        total = sum(lane.weight for lane in usable)
+        return {lane: min(self.limit * lane.weight / total, lane.limit) for lane in usable}
 
     def _make_room(self) -> None:
         """All connections are in use, and a lane has less than its share: another's is let go, one at a time."""
-        usable = [lane for lane in self.lanes if not lane.pausing]
-        total = sum(lane.weight for lane in usable)
-        fair = {lane: min(self.limit * lane.weight / total, lane.limit) for lane in usable}
-        if any(lane.spent for lane in self.lanes) or all(lane.connections >= int(fair[lane]) for lane in usable):
-            return
+        if self._goodbyes or any(lane.spent for lane in self.lanes):
+            return  # there will be room
+        fair, now = self._fair(), self._loop.time()
+        short = [lane for lane, share in fair.items() if lane.connections < int(share) and lane.may_open(1, now) > 0]
         over = [lane for lane in self.lanes if lane.sessions and lane.connections > math.ceil(fair.get(lane, 0))]
-        if over and any(lane.connections < int(fair[lane]) and self.source.backlog(lane) for lane in usable):
+        if over and any(self.source.backlog(lane) for lane in short):
             max(over, key=lambda lane: lane.connections / lane.weight).let_go()
 
     def give_up(self, error: BulkmailError) -> None:
         self.dead = self.failure(error)
 
-    def failure(self, error: BulkmailError) -> BulkmailError:
-        """`error`, which a lane had last; of several egresses, with what is wrong with each."""
+    def failure(self, error: BulkmailError, lanes: Iterable[Lane] | None = None) -> BulkmailError:
+        """`error`, which a lane had last; of several egresses, with what is wrong with each (of `lanes`)."""
         if len(self.lanes) == 1:
             return error
         every = copy.copy(error)
-        every.args = ("; ".join(f"egress {lane.name}: {lane.last_error}" for lane in self.lanes if lane.out),)
+        out = [lane for lane in (self.lanes if lanes is None else lanes) if lane.out]
+        every.args = ("; ".join(f"egress {lane.name}: {lane.last_error}" for lane in out),)
         return every
 
     def hopeless(self) -> bool:
@@ -196,14 +234,16 @@ class Pool:
         refused = any(isinstance(error, AuthError) and error.permanent for error in errors)
         return refused or (self.out and all(map(_final, errors)))
 
-    def say_goodbye(self, goodbye: Coroutine[Any, Any, None]) -> None:
-        """Run the end of a session that is no lane's any more; until then its place is taken."""
+    def say_goodbye(self, lane: Lane, goodbye: Coroutine[Any, Any, None]) -> None:
+        """Run the end of a session that the lane has given up; until then its place is taken."""
         task = self._loop.create_task(goodbye)
         self._goodbyes.add(task)
-        task.add_done_callback(self._said)
+        lane.leaving += 1
+        task.add_done_callback(functools.partial(self._said, lane))
 
-    def _said(self, task: asyncio.Task[None]) -> None:
+    def _said(self, lane: Lane, task: asyncio.Task[None]) -> None:
         self._goodbyes.discard(task)
+        lane.leaving -= 1
         self.wake()
 
     # -- how it is
@@ -248,6 +288,7 @@ class Pool:
     async def close(self, *, abort: bool = False) -> None:
         """QUIT the idle sessions, hang up on the others (abort: on all), open no more. All that they had is settled."""
         self.closing = True
+        self._slow.cancel()
         opening = [task for lane in self.lanes for task in lane.opening]
         for lane in self.lanes:
             lane.stop_timers()

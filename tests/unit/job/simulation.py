@@ -8,14 +8,15 @@ left either, the run hangs, and that is a failure (`Stalled`). The ledger is the
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from bulkmail.errors import BulkmailError, ConnectError, ConnectionLost, MessageError
+from bulkmail.egress import Egress
+from bulkmail.errors import BulkmailError, ConnectError, ConnectionLost, MessageError, TimedOut
 from bulkmail.job import notices, outcomes, relay, scheduler, tally
 from bulkmail.job.compose import Composer
 from bulkmail.job.ledger import Advance, Counts, Ledger
@@ -25,6 +26,7 @@ from bulkmail.job.scheduler import Scheduler
 from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
 from bulkmail.pool import lane as lane_module
+from bulkmail.pool.domains import Pins
 from bulkmail.pool.limits import Limit
 from bulkmail.pool.pool import Pool
 from bulkmail.smtp.session import Session, Turn
@@ -48,9 +50,9 @@ class Drop:
 DROP, DROP_TAKEN = Drop(), Drop(taken=True)
 
 # (relay's name, phase, about) -> a reply without CRLF, a Drop, or None for the usual answer. Phases: "connect" (about
-# the number of the connection; an error refuses it), "mail" and "rcpt" (an address), "data" and "dot" (a tuple of the
-# recipients so far).
-Answer = Callable[[str, str, Any], "bytes | Drop | BulkmailError | None"]
+# the number of the connection; an error refuses it, a float: it hangs for so long), "mail" and "rcpt" (an address),
+# "data" and "dot" (a tuple of the recipients so far).
+Answer = Callable[[str, str, Any], "bytes | Drop | BulkmailError | float | None"]
 
 
 class FakeWriter:
@@ -105,8 +107,15 @@ class FakeRelay:
     latency: float = 0.01
     pipelining: bool = True
     patience: float = 300.0
+    egresses: Sequence[Egress] = ()
+    pins: dict[str, tuple[str, ...]] = field(default_factory=dict)
     # what it did
     opened: int = 0
+    begun: Counter[str | None] = field(default_factory=Counter, repr=False)  # connections, by egress
+    open: Counter[str | None] = field(default_factory=Counter, repr=False)  # connections now, by egress
+    most: Counter[str | None] = field(default_factory=Counter, repr=False)  # and at their most
+    by: dict[str | None, Counter[str]] = field(default_factory=lambda: defaultdict(Counter), repr=False)  # taken
+    times_by: dict[str | None, list[float]] = field(default_factory=lambda: defaultdict(list), repr=False)
     taken: Counter[str] = field(default_factory=Counter, repr=False)
     times: list[float] = field(default_factory=list, repr=False)  # of each recipient's MAIL, loop time
 
@@ -114,8 +123,10 @@ class FakeRelay:
 class FakeTransport:
     """The other end of one connection: bytes in, replies out after the latency."""
 
-    def __init__(self, simulation: Simulation, relay: FakeRelay, session: Session) -> None:
-        self._simulation, self._relay, self._session = simulation, relay, session
+    def __init__(self, simulation: Simulation, relay: FakeRelay, session: Session, egress: str | None) -> None:
+        self._simulation, self._relay, self._session, self._egress = simulation, relay, session, egress
+        relay.open[egress] += 1
+        relay.most[egress] = max(relay.most[egress], relay.open[egress])
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._replies: deque[tuple[bytes, bool]] = deque()
@@ -137,7 +148,12 @@ class FakeTransport:
         return self._closed
 
     def abort(self) -> None:
-        self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._relay.open[self._egress] -= 1
 
     def writelines(self, pieces: list[bytes]) -> None:
         self.write(b"".join(pieces))
@@ -156,7 +172,8 @@ class FakeTransport:
             elif answer is not None:
                 replies.append(answer + b"\r\n")
                 end = answer.startswith((b"421", b"221"))
-        self._closed = end
+        if end:
+            self._end()
         self._replies.append((b"".join(replies), end))
         self._loop.call_later(self._relay.latency, self._deliver)
 
@@ -168,7 +185,7 @@ class FakeTransport:
             self._session.eof_received()
 
     def _ask(self, phase: str, about: Any) -> bytes | Drop | None:
-        return self._simulation.answer(self._relay.name, phase, about)
+        return self._simulation.ask(self._relay.name, phase, about, self._egress)
 
     def _line(self, line: bytes) -> bytes | Drop | None:
         if self._content:
@@ -193,6 +210,7 @@ class FakeTransport:
         if self._sender is None:
             return b"503 5.5.1 MAIL first"
         self._relay.times.append(self._loop.time())
+        self._relay.times_by[self._egress].append(self._loop.time())
         self._simulation.tried[address] += 1
         answer = self._ask("rcpt", address) or OK
         if answer is OK:
@@ -211,6 +229,7 @@ class FakeTransport:
         answer = self._ask("dot", tuple(self._rcpts)) or QUEUED % len(self._relay.taken)
         if answer is DROP_TAKEN or (isinstance(answer, bytes) and answer.startswith(b"2")):
             self._relay.taken.update(self._rcpts)
+            self._relay.by[self._egress].update(self._rcpts)
         self._sender, self._rcpts = None, []
         return answer
 
@@ -295,6 +314,10 @@ class Simulation:
         self.tally: Tally
         self.writer: FakeWriter
 
+    def ask(self, relay: str, phase: str, about: Any, egress: str | None) -> Any:
+        self.by = egress
+        return self.answer(relay, phase, about)
+
     # -- running
 
     def run(self) -> Simulation:
@@ -331,13 +354,14 @@ class Simulation:
         for fake in self.relays:
             endpoint = parse_endpoint(fake.url)
             rate = endpoint.options.rate
-            spec = RelaySpec(fake.name, endpoint)
+            spec = RelaySpec(fake.name, endpoint, tuple(fake.egresses), Pins(fake.pins) if fake.pins else None)
             made.append(Relay(spec, spec.connections, Limit(rate.per_second if rate else None), fake.patience))
             made[-1].id = self.ledger.name_id(fake.name)
             self.tally.relays[fake.name] = made[-1].tally
         limit = Limit(self.rate)
         # as job.run does it: a transaction is granted whole
-        batch = min([self.batch, *(one.burst for one in (limit, *(relay.limit for relay in made)) if one.rate)])
+        paces = [Limit(way.rate.per_second) for fake in self.relays for way in fake.egresses if way.rate]
+        batch = min([self.batch, *(one.burst for one in (limit, *(one.limit for one in made), *paces) if one.rate)])
         self.scheduler = Scheduler(
             composer=Composer(FakeCompiled(self.shared, self.bad), self.source, batch),  # type: ignore[arg-type]
             relays=made,
@@ -352,14 +376,28 @@ class Simulation:
         source = _Watched(self)
         for one in made:
             paced = limit.rate is not None or one.limit.rate is not None
-            one.pool = Pool(one.spec.endpoint, source, name=one.name, limit=one.connections, paced=paced)
+            one.pool = Pool(
+                one.spec.endpoint,
+                source,
+                name=one.name,
+                limit=one.connections,
+                paced=paced,
+                egresses=one.spec.egresses,
+            )
+            for lane in one.pool.lanes:
+                one.egress_ids[lane.name] = self.ledger.name_id(lane.name) if lane.name else 0
 
     async def _open_session(self, endpoint: Endpoint, turn: Turn, **given: object) -> Session:
         fake = next(one for one in self.relays if parse_endpoint(one.url).host == endpoint.host)
         fake.opened += 1
-        number = fake.opened
+        number, egress = fake.opened, given.get("egress")
+        assert egress is None or isinstance(egress, str)
+        fake.begun[egress] += 1
         await asyncio.sleep(fake.latency)
-        refused = self.answer(fake.name, "connect", number)
+        refused = self.ask(fake.name, "connect", number, egress)
+        if isinstance(refused, float):  # it hangs for so long
+            await asyncio.sleep(refused)
+            refused = TimedOut("no greeting", phase="greeting")
         if isinstance(refused, BulkmailError):
             raise refused
         if refused is not None:
@@ -367,7 +405,7 @@ class Simulation:
         session = Session(
             asyncio.get_running_loop(), turn, endpoint.options.command_timeout, endpoint.options.data_timeout
         )
-        session.connection_made(FakeTransport(self, fake, session))
+        session.connection_made(FakeTransport(self, fake, session, egress))
         session.data_received(b"220 ready\r\n")
         await session.greeting(30.0)
         session.wire.pipelining = fake.pipelining
@@ -440,12 +478,19 @@ class _Watched:
 
 
 def filled(recipients: int, chunk: int = 1000) -> MemoryLedger:
-    ledger = MemoryLedger()
+    return filled_by_route({"*": recipients}, chunk)
+
+
+def filled_by_route(recipients: Mapping[str, int], chunk: int = 1000) -> MemoryLedger:
+    """So many of each route; their numbers follow each other."""
+    ledger, first = MemoryLedger(), 1
     with ledger.fill() as filler:
-        for first in range(1, recipients + 1, chunk):
-            size = min(chunk, recipients + 1 - first)
-            filler.add_chunk("*", rows(first, size), size)
-        filler.set_total(recipients)
+        for route, count in recipients.items():
+            for left in range(count, 0, -chunk):
+                size = min(chunk, left)
+                filler.add_chunk(route, rows(first, size), size)
+                first += size
+        filler.set_total(first - 1)
     return ledger
 
 
