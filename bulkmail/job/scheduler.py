@@ -25,7 +25,7 @@ from bulkmail.job.outcomes import EVERYONE, Outcomes
 from bulkmail.job.pacing import Pacing
 from bulkmail.job.relay import Relay
 from bulkmail.job.settle import Work, settle_delivered
-from bulkmail.job.stock import COMMIT_RECIPIENTS, SHARED_AHEAD, Places, Stock
+from bulkmail.job.stock import COMMIT_RECIPIENTS, Places, Stock, claim_for
 from bulkmail.job.tally import Tally
 from bulkmail.job.writer import Writer
 from bulkmail.pool.lane import Lane
@@ -287,15 +287,8 @@ class Scheduler:
         """Claim the next recipients of each route that is short of them, and commit that with whatever else is due."""
         if self._committing or self._stopping:
             return
-        size, now, rate = self.composer.per_transaction, self._loop.time(), self._pacing.rate()
-        bound = COMMIT_RECIPIENTS if size == 1 else SHARED_AHEAD * size
-        most = bound // len(self._stocks)
-        picked: list[tuple[Work, Places]] = []
-        for stock in self._stocks.values():
-            if stock.short():
-                claimed, changed = stock.claim(now, rate, most)
-                picked += claimed
-                self._dirty.update(changed)
+        picked, changed = claim_for(self._stocks.values(), self._loop.time(), self._pacing.rate())
+        self._dirty.update(changed)
         self._lease_if_low()
         if picked:
             self._commit(picked)

@@ -6,6 +6,7 @@ Routes do not wait for each other: what is bounded is bounded for each.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from bulkmail.job.settle import Work
@@ -19,6 +20,7 @@ PACED_SECONDS: Final = 0.05  # a job with a rate claims this much of it ahead, a
 LEASE_BELOW: Final = 2 * COMMIT_RECIPIENTS
 
 Places = list[int]
+Claim = tuple[Work, Places]
 
 
 class Stock:
@@ -33,9 +35,9 @@ class Stock:
     """
 
     def __init__(self, route: str, size: int) -> None:
-        self.route, self._size = route, size
+        self.route, self.size = route, size
         self.works: dict[int, Work] = {}
-        self.claimed: deque[tuple[Work, Places]] = deque()
+        self.claimed: deque[Claim] = deque()
         self.ready: deque[Transaction] = deque()
         self.exhausted = False
         self.due: float | None = None
@@ -45,7 +47,7 @@ class Stock:
 
     def held(self) -> int:
         """Recipients that are claimed, committed, and not handed to a pool."""
-        ready = sum(len(tx.rcpts) for tx in self.ready) if self._size > 1 else len(self.ready)
+        ready = sum(len(tx.rcpts) for tx in self.ready) if self.size > 1 else len(self.ready)
         return ready + sum(len(places) for _, places in self.claimed)
 
     def waiting(self) -> int:
@@ -63,14 +65,14 @@ class Stock:
         """Whether more should be claimed."""
         return bool(self.wanted) or self.held() < self._ahead / 2
 
-    def claim(self, now: float, rate: float | None, most: int) -> tuple[list[tuple[Work, Places]], list[Work]]:
+    def claim(self, now: float, rate: float | None, most: int) -> tuple[list[Claim], list[Work]]:
         """Claim the next recipients: (what was claimed, the chunks that changed).
 
         rate  recipients a second that limits allow, or None
         most  recipients that may be claimed and on no connection
         """
-        want = -(-(self._look_ahead(now, rate, most) - self.held()) // self._size) * self._size  # whole transactions
-        picked: list[tuple[Work, Places]] = []
+        want = -(-(self._look_ahead(now, rate, most) - self.held()) // self.size) * self.size  # whole transactions
+        picked: list[Claim] = []
         changed = []
         for work in self.works.values():
             if want <= 0:
@@ -86,15 +88,15 @@ class Stock:
     def _look_ahead(self, now: float, rate: float | None, most: int) -> int:
         """How many recipients should be ready: as many as the pools take in AHEAD_SECONDS, within bounds."""
         passed, self._claimed_at = max(now - self._claimed_at, 0.001), now
-        bound = max(self._size, most)
+        bound = max(self.size, most)
         if rate is not None:
-            bound = min(bound, max(self._size, int(rate * PACED_SECONDS)))
-        wanted = max(self.wanted, self.taken * AHEAD_SECONDS / passed, self._size)
+            bound = min(bound, max(self.size, int(rate * PACED_SECONDS)))
+        wanted = max(self.wanted, self.taken * AHEAD_SECONDS / passed, self.size)
         self.wanted = self.taken = 0
         self._ahead = int(min(bound, wanted))
         return self._ahead
 
-    def next_to_compose(self, room: int) -> tuple[Work, Places] | None:
+    def next_to_compose(self, room: int) -> Claim | None:
         """Claimed positions that are to be composed until `room` transactions are ready, or None.
 
         No sooner than they are asked for: a message is then still in the processor's cache when it is written.
@@ -102,7 +104,7 @@ class Stock:
         if not self.claimed or len(self.ready) >= room:
             return None
         work, places = self.claimed.popleft()
-        most = (room - len(self.ready)) * self._size
+        most = (room - len(self.ready)) * self.size
         if len(places) > most:
             self.claimed.appendleft((work, places[most:]))
         return work, places[:most]
@@ -114,3 +116,26 @@ class Stock:
     def idle(self) -> bool:
         """Nothing is in hand that is to be sent or answered."""
         return not (self.ready or self.claimed or self.waiting() or self.under_way())
+
+
+def claim_for(all_of_them: Iterable[Stock], now: float, rate: float | None) -> tuple[list[Claim], list[Work]]:
+    """Claim the next recipients of each route that is short of them: (what was claimed, the chunks that changed).
+
+    Together they hold no more than the bound. Half of it is each route's for good: one that waits for its egress leaves
+    the others theirs.
+    """
+    stocks = [stock for stock in all_of_them if stock.works or not stock.exhausted]
+    size = max((stock.size for stock in stocks), default=1)
+    bound = COMMIT_RECIPIENTS if size == 1 else SHARED_AHEAD * size
+    reserve = bound // (2 * len(stocks)) if len(stocks) > 1 else 0
+    free = bound - sum(max(stock.held(), reserve) for stock in stocks)
+    picked: list[Claim] = []
+    changed: list[Work] = []
+    for stock in stocks:
+        if stock.short():
+            own = max(stock.held(), reserve)
+            claimed, touched = stock.claim(now, rate, own + max(free, 0))
+            picked += claimed
+            changed += touched
+            free -= max(0, stock.held() + sum(len(places) for _, places in claimed) - own)
+    return picked, changed
