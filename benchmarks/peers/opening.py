@@ -96,7 +96,9 @@ def open_all(port: int, proxies: int, connections: int, egresses: int) -> dict[s
         url = f"smtp://{HOST}:{port}?tls=never&name=bench.example"
         async with Watched(url, connections=connections, egress=ways) as mailer:
             before, begun = resident_kb(), time.perf_counter()
-            mails = ((Envelope("a@x.test", [f"u{n}@x.test"]), b"Subject: x\r\n\r\n") for n in range(MAILS * connections))
+            mails = (
+                (Envelope("a@x.test", [f"u{n}@x.test"]), b"Subject: x\r\n\r\n") for n in range(MAILS * connections)
+            )
             count = 0
             async for receipt in mailer.send_many(mails):
                 assert receipt.error is None, receipt.error
