@@ -62,7 +62,7 @@ def parse_egress(value: object, what: str, name: str | None = None) -> Egress:
     _check_keys(rest, what)
     chain = None
     if rest and rest != {"proxy": DIRECT}:
-        chain = parse_proxy(rest, what)
+        chain = parse_proxy(rest if len(rest) > 1 else rest["proxy"], what)
     local = parse_local_address(own["local_address"], f"{what}: 'local_address'") if "local_address" in own else None
     return Egress(
         name or _name(own.get("name"), what) or _shown(chain, local),
