@@ -230,7 +230,7 @@ def check_relay_url(url: str) -> None:
 
 
 def _endpoint(url: str, options: Mapping[str, object]) -> Endpoint:
-    parts = split_url(url, "relay URL", RELAY_PORTS, (), "smtp://user:password@host:587", with_path=("lmtp+unix",))
+    parts = split_url(url, "relay URL", RELAY_PORTS, "smtp://user:password@host:587", with_path=("lmtp+unix",))
     values = parse_options(_query(parts.query)) | parse_options(options)
     host = parts.host or "localhost"
     return Endpoint(parts.scheme, host, parts.port, parts.path, parts.user, parts.password, Options(**values))

@@ -15,14 +15,15 @@ from pathlib import Path
 MAX_LINES = 500
 
 # docs/architecture.md draws this. A layer may import itself and what stands here, nothing else of bulkmail.
-BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "url"}
+BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyhandlers", "proxyurl", "url"}
 LAYERS = {
     "errors": set(),
     "address": {"errors"},
     "urlparts": {"errors", "address"},
     "loginoptions": {"errors", "urlparts"},
     "values": {"errors", "urlparts"},
-    "proxyurl": {"errors", "urlparts", "values"},
+    "proxyhandlers": {"errors", "urlparts"},
+    "proxyurl": {"errors", "urlparts", "values", "proxyhandlers"},
     "url": {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl"},
     "wire": BASE,
     "message": {"errors", "address", "wire"},

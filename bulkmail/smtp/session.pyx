@@ -112,8 +112,11 @@ cdef class Session:
         # with a high-water mark of 0, pause_writing() and resume_writing() say exactly whether the transport holds bytes
         # of ours: while it holds none, _gather() may write past it
         transport.set_write_buffer_limits(high=0)
-        if transport.get_extra_info("ssl_object") is None:
+        tls = transport.get_extra_info("ssl_object")
+        if tls is None:
             self._fd = transport.get_extra_info("socket").fileno()
+        elif not self.tunnelled:
+            self.tls = tls
 
     def data_received(self, bytes data):
         cdef double now = self._loop.time()
@@ -128,8 +131,8 @@ cdef class Session:
 
     @property
     def encrypted(self):
-        """Whether TLS is under the connection."""
-        return self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
+        """Whether there is TLS with the server; TLS with a proxy is none."""
+        return self.tls is not None or self.secured
 
     def eof_received(self):
         self._fail(self._loss("the server closed the connection"), self._unsent())
@@ -479,7 +482,7 @@ cdef class Session:
         if transport is None:
             # asyncio, when the connection is lost in the very moment that the handshake is done
             raise ConnectionResetError("the connection was lost")
-        self.transport = transport
+        self.transport, self.tls = transport, transport.get_extra_info("ssl_object")
         if self.wire.reader.pending() or self.wire.replies:
             raise ProtocolError("the server sent text before the TLS handshake was done", command="STARTTLS")
         self.wire.extensions = {}
