@@ -217,10 +217,22 @@ async def _over_tls(
         if transport is None:
             # asyncio, when the connection is lost in the very moment that the handshake is done
             raise ConnectionResetError("the connection was lost")
+    except TypeError as error:
+        line.close()
+        raise tls_failure(error) from None
     except BaseException:
         line.close()
         raise
     made.connection_made(transport)
+
+
+def tls_failure(error: TypeError) -> BaseException:
+    """Why TLS over TLS failed. asyncio of Python 3.11 trips over the failure itself: its SSLProtocol._abort() takes no
+    argument and is given one, so that a TypeError comes out, with what happened as its context."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return found or error
 
 
 def _spoke_first() -> ssl.SSLError:

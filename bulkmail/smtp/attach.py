@@ -10,7 +10,7 @@ from typing import Any
 from bulkmail.errors import BulkmailError, ConfigError, ConnectionLost, TimedOut
 from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
-from bulkmail.net.line import Line, SocketLine, TlsLine, encrypted, identity, let_go
+from bulkmail.net.line import Line, SocketLine, TlsLine, encrypted, identity, let_go, tls_failure
 from bulkmail.net.steps import OnStep
 from bulkmail.net.tls_socket import TlsSocketTransport
 from bulkmail.smtp.session import Session
@@ -72,8 +72,9 @@ async def handshake(session: Session, endpoint: Endpoint, options: Any) -> None:
         raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error.__cause__
     except BulkmailError:
         raise
-    except OSError as error:  # ssl.SSLError is one
-        raise net_tls.tls_error(error, endpoint.host, options) from error
+    except (OSError, TypeError) as error:  # ssl.SSLError is an OSError
+        cause = tls_failure(error) if isinstance(error, TypeError) else error
+        raise net_tls.tls_error(cause, endpoint.host, options) from cause
 
 
 async def _over_socket(session: Session, endpoint: Endpoint, line: SocketLine, on_step: OnStep) -> None:

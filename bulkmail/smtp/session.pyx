@@ -109,10 +109,11 @@ cdef class Session:
 
     def connection_made(self, transport):
         self.transport = transport
-        # with a high-water mark of 0, pause_writing() and resume_writing() say exactly whether the transport holds bytes
-        # of ours: while it holds none, _gather() may write past it
-        transport.set_write_buffer_limits(high=0)
         tls = transport.get_extra_info("ssl_object")
+        # pause_writing() and resume_writing() are to say exactly whether the transport holds bytes of ours: while it holds
+        # none, _gather() may write past it. TLS transports pause at their high-water mark, the others above it: with a mark
+        # of 0 the former would pause when they are empty, and not come back.
+        transport.set_write_buffer_limits(high=0 if tls is None else 1)
         if tls is None:
             self._fd = transport.get_extra_info("socket").fileno()
         elif not self.tunnelled:
