@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
 from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.proxyurl import Chain
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
 from bulkmail.urlparts import host_and_port
 from bulkmail.values import parse_rate
@@ -201,9 +202,19 @@ def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoi
             whole[name] = str(folder / value)
             if name != "wire_log" and not os.access(folder / value, os.R_OK):
                 problems.add(path, f"option {name!r} of the URL: cannot read the file {folder / value}")
+    if endpoint.options.proxy is not None:
+        whole["proxy"] = _whole_chain(endpoint.options.proxy, path, folder, problems)
     if endpoint.options.token_command is not None:
         whole["token_command"] = _program(endpoint.options.token_command, path, folder, problems)
     return replace(endpoint, options=replace(endpoint.options, **whole))
+
+
+def _whole_chain(chain: Chain, path: str, folder: Path, problems: Problems) -> Chain:
+    whole = chain.with_files_in(folder)
+    for hop in whole:
+        if hop.ca_file is not None and not os.access(hop.ca_file, os.R_OK):
+            problems.add(path, f"the 'ca_file' of proxy {hop}: cannot read the file {hop.ca_file}")
+    return whole
 
 
 def _program(argv: tuple[str, ...], path: str, folder: Path, problems: Problems) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from bulkmail.message import headers
 from bulkmail.message.mime import load_attachment
 from bulkmail.message.raw import prepare
 from bulkmail.message.spec import AttachmentSpec
+from bulkmail.proxyurl import MAX_HOPS
 from bulkmail.url import OPTIONS, check_relay_url, parse_endpoint
 from bulkmail.urlparts import quoted
 from bulkmail.values import Rate, parse_rate, parse_seconds
@@ -355,7 +356,21 @@ AnyRecipients = Annotated[
 # ---- relays ----------------------------------------------------------------------------------------------------------
 
 FILE_OPTIONS = ("ca_file", "cert_file", "key_file")  # must be there; wire_log is written
+_PROXY_OBJECT = {
+    "type": "object",
+    "properties": {
+        "proxy": {"type": "string"},
+        "ca_file": {"type": "string"},
+        "server_name": {"type": "string"},
+        "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+        "timeout": {"type": ["number", "string"]},
+    },
+    "required": ["proxy"],
+    "additionalProperties": False,
+}
+_PROXY = [{"type": "string", "examples": ["socks5h://user:password@host:1080"]}, _PROXY_OBJECT]
 SHAPES: dict[str, dict[str, Any]] = {
+    "proxy": {"anyOf": [*_PROXY, {"type": "array", "items": {"anyOf": _PROXY}, "minItems": 1, "maxItems": MAX_HOPS}]},
     "token": {"type": "string"},
     "token_command": {"type": ["array", "string"], "items": {"type": "string"}, "minItems": 1},
     "oauth2": {

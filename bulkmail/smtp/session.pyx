@@ -432,7 +432,10 @@ cdef class Session:
     # -- the end
 
     def _unsent(self):
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+        try:
+            return 0 if self.transport is None else self.transport.get_write_buffer_size()
+        except AttributeError:
+            return 0     # asyncio's TLS transport, closed twice by the loop when TLS over it failed: nothing was under way
 
     def abort(self, error):
         """End at once; what is under way is settled as not taken or in doubt."""

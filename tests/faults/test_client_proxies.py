@@ -136,9 +136,9 @@ def test_requiretls_counts_tls_with_the_relay_only(run, certificates):
         async with (
             scripted([*hello("REQUIRETLS"), serve()]) as server,
             way(["https"], server.port, certificates) as (_, hops),
+            Connection(f"smtp://{HOST}", proxy=hops) as connection,
         ):
-            async with Connection(f"smtp://{HOST}", proxy=hops) as connection:
-                return connection.extensions, connection.info
+            return connection.extensions, connection.info
 
     extensions, info = run(main())
     assert "REQUIRETLS" not in extensions and info.tls is None and info.cipher is None and info.certificate is None
@@ -203,10 +203,13 @@ def test_a_relay_that_says_goodbye_at_once_behind_an_https_proxy(run, certificat
 def test_a_relay_that_goes_behind_the_dot_leaves_doubt(run, certificates, schemes):
     async def main():
         script = [*hello("PIPELINING"), serve(at("dot", close()))]
-        async with scripted(script) as server, way(schemes, server.port, certificates) as (_, hops):
-            async with Connection(f"smtp://{HOST}", proxy=hops) as connection:
-                with pytest.raises(InDoubt):
-                    await connection.send(ANN, b"hi\r\n")
+        async with (
+            scripted(script) as server,
+            way(schemes, server.port, certificates) as (_, hops),
+            Connection(f"smtp://{HOST}", proxy=hops) as connection,
+        ):
+            with pytest.raises(InDoubt):
+                await connection.send(ANN, b"hi\r\n")
 
     run(main())
 
