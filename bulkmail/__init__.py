@@ -35,6 +35,9 @@ _HOMES = {
     "bulkmail.smtp.connection": ("Connection",),
     "bulkmail.smtp.verify": ("VerifyReport", "VerifyStep", "probe"),
     "bulkmail.net.certificate": ("Certificate",),
+    "bulkmail.net.proxies.handlers": ("Proxied", "Target"),
+    "bulkmail.proxyhandlers": ("register_proxy",),
+    "bulkmail.proxyurl": ("ProxyUrl",),
     "bulkmail.smtp.auth": ("register_auth",),
     "bulkmail.pool.mailer": ("Mailer", "send"),
     "bulkmail.proxyproperties": ("proxies_from_properties",),
@@ -83,9 +86,13 @@ if TYPE_CHECKING:
     from bulkmail.message.message import Attachment as Attachment
     from bulkmail.message.message import Message as Message
     from bulkmail.net.certificate import Certificate as Certificate
+    from bulkmail.net.proxies.handlers import Proxied as Proxied
+    from bulkmail.net.proxies.handlers import Target as Target
     from bulkmail.pool.mailer import Mailer as Mailer
     from bulkmail.pool.mailer import send as send
+    from bulkmail.proxyhandlers import register_proxy as register_proxy
     from bulkmail.proxyproperties import proxies_from_properties as proxies_from_properties
+    from bulkmail.proxyurl import ProxyUrl as ProxyUrl
     from bulkmail.smtp.auth import register_auth as register_auth
     from bulkmail.smtp.connection import Connection as Connection
     from bulkmail.smtp.envelope import DeliverBy as DeliverBy

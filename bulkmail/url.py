@@ -247,7 +247,7 @@ def check_relay_url(url: str) -> None:
 
 
 def _endpoint(url: str, options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Endpoint:
-    parts = split_url(url, "relay URL", RELAY_PORTS, (), "smtp://user:password@host:587", with_path=("lmtp+unix",))
+    parts = split_url(url, "relay URL", RELAY_PORTS, "smtp://user:password@host:587", with_path=("lmtp+unix",))
     values = parse_options(_query(parts.query)) | parse_options(options)
     if values.get("proxy") == FROM_ENVIRONMENT:
         values |= _from_environment(os.environ if environ is None else environ, values.get("no_proxy"), parts.path)

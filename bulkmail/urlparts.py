@@ -38,7 +38,7 @@ _MAY_HOLD_AT = frozenset(("proxy", "ca_file", "cert_file", "key_file", "wire_log
 class UrlParts:
     """Scheme in lower case, user and password percent-decoded, host "" if there is none, query as it was written.
 
-    path: of a scheme that names a socket by its path instead of a host, decoded; else None
+    path: of a scheme that names a socket by its path instead of a host, decoded; of a free one as written; or None
     """
 
     scheme: str
@@ -54,15 +54,15 @@ def split_url(
     url: object,
     what: str,
     ports: Mapping[str, int],
-    later: tuple[str, ...],
     example: str,
     with_path: tuple[str, ...] = (),
+    free: tuple[str, ...] = (),
 ) -> UrlParts:
     """The parts of a URL whose scheme is one of `ports` (scheme -> default port).
 
     what     how errors call it, such as "relay URL"
-    later    schemes that are known and refused as "not in this version yet"
     with_path   schemes that are followed by the path of a socket, and by no host
+    free        schemes that may have a path, which is somebody else's to read
     raises   ConfigError  never with the password or what may be a piece of it
     """
     if not isinstance(url, str):
@@ -73,17 +73,18 @@ def split_url(
     if not separator or not _scheme(scheme):
         raise ConfigError(f"{shown}: expected a URL such as {example}")
     scheme = scheme.lower()
-    _check_scheme(scheme, shown, ports, later)
+    _check_scheme(scheme, shown, ports)
     authority, path, query = _sections(rest)
     if _unprintable(url) or _raw_credentials(path, query):
         raise ConfigError(f"{shown}: a space, '/', '?', '#' or '@' in user, password or option must be percent-encoded")
     if scheme in with_path:
         return UrlParts(scheme, None, None, "", ports[scheme], query, _socket_path(authority, path, shown))
-    if path not in ("", "/"):
+    if path not in ("", "/") and scheme not in free:
         raise ConfigError(f"{shown}: nothing but options (?name=value) can follow the host")
     user, password, host_port = _login(authority, shown)
     host, port = _host_and_port(host_port, shown)
-    return UrlParts(scheme, user, password, host, ports[scheme] if port is None else port, query)
+    port = ports[scheme] if port is None else port
+    return UrlParts(scheme, user, password, host, port, query, path if scheme in free else None)
 
 
 def _socket_path(authority: str, path: str, shown: str) -> str:
@@ -108,9 +109,7 @@ def _login(authority: str, shown: str) -> tuple[str | None, str | None, str]:
     )
 
 
-def _check_scheme(scheme: str, shown: str, ports: Iterable[str], later: tuple[str, ...]) -> None:
-    if scheme in later:
-        raise not_in_this_version(f"{shown}: '{scheme}://'")
+def _check_scheme(scheme: str, shown: str, ports: Iterable[str]) -> None:
     if scheme not in ports:
         known = [f"{name}://" for name in ports]
         raise ConfigError(f"{shown}: unknown scheme, expected {listed(known)}{nearest(scheme + '://', known)}")

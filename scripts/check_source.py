@@ -15,18 +15,20 @@ from pathlib import Path
 MAX_LINES = 500
 
 # docs/architecture.md draws this. A layer may import itself and what stands here, nothing else of bulkmail.
-BASE = {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "noproxy", "proxyenv", "url", "egress"}
+PROXIES = {"proxyhandlers", "proxyurl", "noproxy", "proxyenv"}
+BASE = {"errors", "address", "urlparts", "values", "loginoptions", "url", "egress"} | PROXIES
 LAYERS = {
     "errors": set(),
     "address": {"errors"},
     "urlparts": {"errors", "address"},
     "loginoptions": {"errors", "urlparts"},
     "values": {"errors", "urlparts"},
-    "proxyurl": {"errors", "urlparts", "values"},
+    "proxyhandlers": {"errors", "urlparts"},
+    "proxyurl": {"errors", "urlparts", "values", "proxyhandlers"},
     "noproxy": {"errors", "address", "urlparts"},
     "proxyenv": {"errors", "urlparts", "proxyurl", "noproxy"},
     "proxyproperties": {"errors", "urlparts", "proxyurl", "noproxy"},
-    "url": {"errors", "address", "urlparts", "values", "loginoptions", "proxyurl", "noproxy", "proxyenv"},
+    "url": {"errors", "address", "urlparts", "values", "loginoptions"} | PROXIES,
     "egress": {"errors", "urlparts", "values", "proxyurl", "url"},
     "wire": BASE,
     "message": {"errors", "address", "wire"},

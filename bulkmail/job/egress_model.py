@@ -4,58 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from bulkmail.egress import MAX_NAME, OWN_KEYS, PROXY_KEYS, Egress, parse_egress
+from bulkmail.proxyurl import MAX_HOPS
 from bulkmail.urlparts import listed, quoted
 
-_URL = {"type": "string", "examples": ["socks5h://user:password@10.0.0.1:1080", "http://proxy:3128", "direct"]}
-_HOP = {
+_URL = {"type": "string", "examples": ["socks5h://user:password@10.0.0.1:1080", "http://proxy:3128"]}
+_KEYS = {
     "proxy": _URL,
     "ca_file": {"type": "string"},
     "server_name": {"type": "string"},
     "headers": {"type": "object", "additionalProperties": {"type": "string"}},
-    "timeout": {"type": ["string", "number"]},
+    "timeout": {"type": ["number", "string"]},
 }
-_CHAIN = {"type": "array", "minItems": 1, "items": {"anyOf": [_URL, {"type": "object", "properties": _HOP}]}}
+_OBJECT = {"type": "object", "properties": _KEYS, "required": ["proxy"], "additionalProperties": False}
+_CHAIN = {"type": "array", "items": {"anyOf": [_URL, _OBJECT]}, "minItems": 1, "maxItems": MAX_HOPS}
+PROXY_SCHEMA: dict[str, Any] = {"anyOf": [_URL, _OBJECT, _CHAIN]}
 _OWN = {
     "local_address": {"type": "string"},
     "weight": {"type": "integer", "minimum": 1},
     "max_connections": {"type": "integer", "minimum": 1},
     "rate": {"type": "string", "examples": ["300/s"]},
 }
-_SCHEMA = {
-    "anyOf": [
-        _URL,
-        _CHAIN,
-        {
-            "type": "object",
-            "properties": _HOP | _OWN | {"proxy": {"anyOf": [_URL, _CHAIN]}},
-            "additionalProperties": False,
-        },
-    ]
+_EGRESS = {
+    "type": "object",
+    "properties": _KEYS | _OWN | {"proxy": {"anyOf": [_URL, _CHAIN]}},
+    "additionalProperties": False,
 }
+_SCHEMA = {"anyOf": [_URL, _CHAIN, _EGRESS]}
 
 
-def whole_files(value: Any, info: ValidationInfo) -> Any:
-    """A proxy or egress with the names of its files relative to the manifest."""
-    from bulkmail.job.models import loading_of
-
-    if isinstance(value, list):
-        return [whole_files(one, info) for one in value]
-    if not isinstance(value, dict):
-        return value
-    found = {key: whole_files(one, info) if key == "proxy" else one for key, one in value.items()}
-    if isinstance(found.get("ca_file"), str):
-        found["ca_file"] = str(loading_of(info).file(found["ca_file"]))
-    return found
-
-
-def _egress(value: Any, info: ValidationInfo) -> Egress:
+def _egress(value: Any) -> Egress:
     if not isinstance(value, (str, list, dict)):
         known = listed([*PROXY_KEYS, *OWN_KEYS])
         raise ValueError(f"{quoted(value)}, expected a proxy's URL, a list of them, or an object with {known}")
-    return parse_egress(whole_files(value, info), "the egress")
+    return parse_egress(value, "the egress")
 
 
 def _name(name: str) -> str:

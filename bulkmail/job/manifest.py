@@ -18,6 +18,7 @@ from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
 from bulkmail.message.spec import ListUnsubscribe, MessageSpec
 from bulkmail.pool.domains import parse_pins
+from bulkmail.proxyurl import Chain
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
 from bulkmail.urlparts import host_and_port, listed, nearest, quoted
 from bulkmail.values import parse_rate
@@ -178,6 +179,7 @@ def _recipients(model: Path | Literal["-"] | list[Any] | models.Recipients) -> R
 
 def _relays(given: Any, egresses: dict[str, Egress], folder: Path, problems: Problems) -> tuple[RelaySpec, ...]:
     relays = given if isinstance(given, list) else [given]
+    egresses = {name: _whole_egress(way, f"$.egress.{name}", folder, problems) for name, way in egresses.items()}
     paths = [f"$.relays[{i}]" for i in range(len(relays))] if isinstance(given, list) else ["$.relays"]
     endpoints = [_endpoint(relay, path, folder, problems) for relay, path in zip(relays, paths, strict=True)]
     names = [None if isinstance(relay, str) else relay.name for relay in relays]
@@ -231,9 +233,23 @@ def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoi
             whole[name] = str(folder / value)
             if name != "wire_log" and not os.access(folder / value, os.R_OK):
                 problems.add(path, f"option {name!r} of the URL: cannot read the file {folder / value}")
+    if endpoint.options.proxy is not None:
+        whole["proxy"] = _whole_chain(endpoint.options.proxy, path, folder, problems)
     if endpoint.options.token_command is not None:
         whole["token_command"] = _program(endpoint.options.token_command, path, folder, problems)
     return replace(endpoint, options=replace(endpoint.options, **whole))
+
+
+def _whole_egress(way: Egress, path: str, folder: Path, problems: Problems) -> Egress:
+    return way if way.proxy is None else replace(way, proxy=_whole_chain(way.proxy, path, folder, problems))
+
+
+def _whole_chain(chain: Chain, path: str, folder: Path, problems: Problems) -> Chain:
+    whole = chain.with_files_in(folder)
+    for hop in whole:
+        if hop.ca_file is not None and not os.access(hop.ca_file, os.R_OK):
+            problems.add(path, f"the 'ca_file' of proxy {hop}: cannot read the file {hop.ca_file}")
+    return whole
 
 
 def _program(argv: tuple[str, ...], path: str, folder: Path, problems: Problems) -> tuple[str, ...]:

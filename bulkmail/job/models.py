@@ -31,7 +31,7 @@ from pydantic import (
     model_validator,
 )
 
-from bulkmail.job.egress_model import Egresses, Names, NamesByDomain
+from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDomain
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
@@ -358,6 +358,7 @@ AnyRecipients = Annotated[
 FILE_OPTIONS = ("ca_file", "cert_file", "key_file")  # must be there; wire_log is written
 SHAPES: dict[str, dict[str, Any]] = {
     "no_proxy": {"type": ["array", "string"], "items": {"type": "string"}},
+    "proxy": PROXY_SCHEMA,
     "token": {"type": "string"},
     "token_command": {"type": ["array", "string"], "items": {"type": "string"}, "minItems": 1},
     "oauth2": {

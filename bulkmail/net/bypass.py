@@ -26,7 +26,7 @@ async def routed(endpoint: Endpoint, on_step: OnStep = unwatched) -> Endpoint:
     if not await bypassed(options.no_proxy, endpoint.host, endpoint.port, options.dns_timeout, on_step):
         return endpoint
     direct = dataclasses.replace(endpoint, options=dataclasses.replace(options, proxy=None))
-    on_step("proxy", {"bypassed": direct})
+    on_step("bypass", {"endpoint": direct})
     return direct
 
 

@@ -1,65 +1,50 @@
-"""A connected socket to a host, directly or through a proxy, within deadlines.
+"""A connected line to a host, directly or through a chain of proxies, within deadlines.
 
-Every way out of here gives the caller a socket or leaves none open: a refusal, a deadline, a cancellation at any await.
+Every way out of here gives the caller a line or leaves none open: a refusal, a deadline, a cancellation at any await.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import sys
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ProxyError, ResolveError, TimedOut
+from bulkmail.errors import BulkmailError, ConnectError, ProxyError, ResolveError, TimedOut
 from bulkmail.net import proxies
-from bulkmail.net.resolve import Address, resolve
+from bulkmail.net.bridge import plain_socket
+from bulkmail.net.direct import connect, look_up, reason
+from bulkmail.net.line import Line, SocketLine, TlsLine
+from bulkmail.net.race import race
 from bulkmail.net.steps import OnStep, unwatched
 from bulkmail.proxyurl import ProxyUrl
 from bulkmail.url import Options
-from bulkmail.urlparts import as_ip, host_and_port
-
-STAGGER = 0.25  # seconds before the next address is tried beside the last, RFC 8305 section 5
-
-Failures = list[tuple[Address, OSError]]
+from bulkmail.urlparts import host_and_port
 
 
-class _SourceError(OSError):
-    """The local_address cannot be used; args are (errno, the whole reason)."""
-
-
-async def dial(
-    host: str,
-    port: int,
-    *,
-    options: Options,
-    loop: asyncio.AbstractEventLoop | None = None,
-    on_step: OnStep = unwatched,
-) -> socket.socket:
-    """A non-blocking TCP socket, connected to the host through options.proxy if there is one.
+async def reach(host: str, port: int, *, options: Options, on_step: OnStep = unwatched) -> Line:
+    """A line to the host, through the proxies of options.proxy if there are any.
 
     What the host says first is still unread, also behind a proxy.
 
     raises  ResolveError, ConnectError  naming every address that was tried and why it failed
             TimedOut(phase="dns" | "connect"), after options.dns_timeout and options.connect_timeout
-            ProxyError, TimedOut(phase="proxy")  whatever goes wrong with a proxy; connect_timeout is for all of its way
-            ConfigError  a local_address that this machine does not understand
+            ProxyError, TimedOut(phase="proxy")  whatever goes wrong with a proxy; connect_timeout is for all of the way
+            ConfigError  a local_address or ca_file that cannot be used
     """
-    loop = loop or asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
     if options.proxy is not None:
-        (proxy,) = options.proxy
-        return await _through_proxy(proxy, host, port, options, loop, on_step)
-    addresses = await _resolve(host, port, options.dns_timeout, on_step)
+        way = _Way(options.proxy, options, loop.time() + options.connect_timeout, loop)
+        return await way.tunnel(len(options.proxy), host, port, on_step)
+    addresses = await look_up(host, port, options.dns_timeout, on_step)
     deadline = loop.time() + options.connect_timeout
-    return await _connect(host_and_port(host, port), addresses, options, deadline, loop, on_step)
+    sock = await connect(host_and_port(host, port), addresses, options.local_address, deadline, loop, on_step)
+    return SocketLine(sock, loop)
 
 
-async def _resolve(host: str, port: int, timeout: float, on_step: OnStep) -> list[Address]:
-    on_step("dns", None)
-    addresses = await resolve(host, port, timeout=timeout)
-    on_step("dns", {"host": host, "addresses": [str(address) for address in addresses]})
-    return addresses
+async def dial(host: str, port: int, *, options: Options, on_step: OnStep = unwatched) -> socket.socket:
+    """The same for who needs a plain socket: a line that is none gets one, which leads into it."""
+    return await plain_socket(await reach(host, port, options=options, on_step=on_step))
 
 
 async def dial_unix(path: str, *, options: Options, on_step: OnStep = unwatched) -> socket.socket:
@@ -78,7 +63,7 @@ async def dial_unix(path: str, *, options: Options, on_step: OnStep = unwatched)
         raise TimedOut(f"{path}: no connection within {options.connect_timeout:g} s", phase="connect") from None
     except OSError as error:
         sock.close()
-        raise ConnectError(f"{path}: cannot connect: {_reason(error)}") from error
+        raise ConnectError(f"{path}: cannot connect: {reason(error)}") from error
     except BaseException:
         sock.close()
         raise
@@ -86,189 +71,129 @@ async def dial_unix(path: str, *, options: Options, on_step: OnStep = unwatched)
     return sock
 
 
-async def _through_proxy(
-    proxy: ProxyUrl, host: str, port: int, options: Options, loop: asyncio.AbstractEventLoop, on_step: OnStep
-) -> socket.socket:
-    targets = [host]
-    if proxies.resolves_here(proxy):
-        targets = [str(address) for address in await _resolve(host, port, options.dns_timeout, on_step)]
-    refusals: list[proxies.TargetRefused] = []
-    deadline = loop.time() + options.connect_timeout
-    for target in targets:
-        sock = await _to_proxy(proxy, options, deadline, loop, on_step)
-        on_step("proxy", None)
+class _Way:
+    """One dial through a chain. A tunnel through n proxies is a tunnel to the n-th through the n - 1 before it, then
+    that proxy's handshake; through none it is a connection.
+
+    deadline  loop.time() when all of it ends
+    """
+
+    def __init__(
+        self, hops: Sequence[ProxyUrl], options: Options, deadline: float, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._hops, self._options, self._deadline, self._loop = hops, options, deadline, loop
+
+    async def tunnel(self, count: int, host: str, port: int, on_step: OnStep) -> Line:
+        """To host:port through the first `count` proxies, at least one."""
+        hop = self._hops[count - 1]
+        if proxies.is_custom(hop):
+            return await self._by_handler(count, host, port, on_step)
+        targets = await self._targets(hop, host, port, on_step)
+        # The first attempt is told step by step; another one only begins when the proxy is known to answer.
+        line, deadline = await self._to_proxy(count, on_step)
+        on_step(self._step(count), None)
+        line = await proxies.enter(hop, line, deadline, self._loop)
+        spare = [(line, deadline)]
+        refusals: list[tuple[str, proxies.TargetRefused]] = []
+
+        async def attempt(target: str) -> Line:
+            line, deadline = spare.pop() if spare else await self._entered(count)
+            try:
+                await proxies.handshake(hop, target, port, line, deadline=deadline, loop=self._loop)
+            except BaseException:
+                line.close()
+                raise
+            return line
+
         try:
-            await proxies.handshake(proxy, target, port, sock, deadline=deadline, loop=loop)
-        except proxies.TargetRefused as refusal:
-            sock.close()
-            refusals.append(refusal)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            on_step("proxy", {"target": host_and_port(target, port), "refusals": refusals})
-            return sock
+            won = await race(targets, attempt, proxies.TargetRefused, refusals)
+        finally:
+            for unused, _ in spare:
+                unused.close()
+        if won is None:
+            raise _all_refused(hop, [refusal for _, refusal in refusals])
+        reached = targets[0] if len(targets) == 1 else host
+        self._arrived(count, reached, port, won, [refusal for _, refusal in refusals], on_step)
+        return won
+
+    async def _entered(self, count: int) -> tuple[Line, float]:
+        line, deadline = await self._to_proxy(count, unwatched)
+        return await proxies.enter(self._hops[count - 1], line, deadline, self._loop), deadline
+
+    async def _to_proxy(self, count: int, on_step: OnStep) -> tuple[Line, float]:
+        """A line to the count-th proxy, and when the time is over that is allowed to it."""
+        hop = self._hops[count - 1]
+        deadline = self._deadline_of(hop)
+        line = await self._before(count, hop.host, hop.port, deadline, on_step)
+        # The way to a later one is its predecessor's work, and is on the predecessor's time.
+        return line, deadline if count == 1 else self._deadline_of(hop)
+
+    async def _before(self, count: int, host: str, port: int, deadline: float, on_step: OnStep) -> Line:
+        """A line to host:port, where the count-th proxy is; what fails is a proxy's failure."""
+        hop = self._hops[count - 1]
+        try:
+            if count > 1:
+                return await self.tunnel(count - 1, host, port, on_step)
+            addresses = await look_up(host, port, self._dns_timeout(deadline), on_step)
+            local = self._options.local_address
+            sock = await connect(f"proxy {hop}", addresses, local, deadline, self._loop, on_step)
+            return SocketLine(sock, self._loop)
+        except TimedOut as error:
+            raise TimedOut(_for_proxy(hop, error), phase="proxy") from error
+        except (ResolveError, ConnectError) as error:
+            raise ProxyError(_for_proxy(hop, error), proxy=str(hop)) from error
+
+    async def _by_handler(self, count: int, host: str, port: int, on_step: OnStep) -> Line:
+        hop, step = self._hops[count - 1], self._step(count)
+        deadline = self._deadline_of(hop)
+
+        async def dial(host: str, port: int) -> socket.socket:
+            line = await self._before(count, host, port, deadline, on_step)
+            on_step(step, None)
+            return await plain_socket(line)
+
+        on_step(step, None)
+        local, behind = self._options.local_address, count > 1
+        target = proxies.Target(host, port, local, deadline, dial, self._loop)
+        line = await proxies.by_handler(hop, target, must_dial=behind, last=count == len(self._hops), loop=self._loop)
+        self._arrived(count, host, port, line, [], on_step)
+        return line
+
+    async def _targets(self, hop: ProxyUrl, host: str, port: int, on_step: OnStep) -> list[str]:
+        """What to ask a proxy for: the name, or the addresses to try."""
+        if not proxies.resolves_here(hop):
+            return [host]
+        addresses = await look_up(host, port, self._dns_timeout(self._deadline), on_step)
+        return proxies.reachable(hop, host, addresses)
+
+    def _dns_timeout(self, deadline: float) -> float:
+        return max(0.0, min(self._options.dns_timeout, deadline - self._loop.time()))
+
+    def _deadline_of(self, hop: ProxyUrl) -> float:
+        return self._deadline if hop.timeout is None else min(self._deadline, self._loop.time() + hop.timeout)
+
+    def _step(self, count: int) -> str:
+        return f"proxy {count}" if len(self._hops) > 1 else "proxy"
+
+    def _arrived(
+        self, count: int, host: str, port: int, line: Line, refusals: Sequence[ProxyError], on_step: OnStep
+    ) -> None:
+        hop = self._hops[count - 1]
+        found: dict[str, Any] = {"proxy": str(hop), "target": host_and_port(host, port), "refusals": refusals}
+        if hop.scheme == "https" and isinstance(line, TlsLine):
+            found["tls"] = line.version
+        on_step(self._step(count), found)
+
+
+def _all_refused(proxy: ProxyUrl, refusals: Sequence[ProxyError]) -> ProxyError:
     if len(refusals) == 1:
-        raise refusals[0]
+        return refusals[0]
     every = "; ".join(str(refusal) for refusal in refusals)
-    raise ProxyError(every, proxy=str(proxy), reply_code=refusals[-1].reply_code) from refusals[-1]
-
-
-async def _to_proxy(
-    proxy: ProxyUrl, options: Options, deadline: float, loop: asyncio.AbstractEventLoop, on_step: OnStep
-) -> socket.socket:
-    """A socket to the proxy itself; what fails is the proxy's failure."""
-    try:
-        timeout = min(options.dns_timeout, deadline - loop.time())
-        addresses = await _resolve(proxy.host, proxy.port, timeout, on_step)
-        return await _connect(f"proxy {proxy}", addresses, options, deadline, loop, on_step)
-    except TimedOut as error:
-        raise TimedOut(_for_proxy(proxy, error), phase="proxy") from error
-    except (ResolveError, ConnectError) as error:
-        raise ProxyError(_for_proxy(proxy, error), proxy=str(proxy)) from error
+    error = ProxyError(every, proxy=str(proxy), reply_code=refusals[-1].reply_code)
+    error.__cause__ = refusals[-1]
+    return error
 
 
 def _for_proxy(proxy: ProxyUrl, error: BulkmailError) -> str:
     text = str(error)
     return text if text.startswith("proxy ") else f"proxy {proxy}: {text}"
-
-
-async def _connect(
-    name: str,
-    addresses: Sequence[Address],
-    options: Options,
-    deadline: float,
-    loop: asyncio.AbstractEventLoop,
-    on_step: OnStep,
-) -> socket.socket:
-    """Race the addresses until one is connected, all have failed, or the deadline (loop.time()) passes."""
-    on_step("connect", None)
-    usable = _reachable_from(options.local_address, addresses)
-    if not usable:
-        raise ConnectError(f"{name}: no address of it can be reached from local_address {options.local_address}")
-    failures: Failures = []
-    try:
-        async with asyncio.timeout_at(deadline):
-            sock = await _race(usable, options.local_address, failures, loop)
-    except TimeoutError:
-        raise TimedOut(
-            f"{name}: no connection within {options.connect_timeout:g} s: {_told(failures, usable)}", phase="connect"
-        ) from None
-    if sock is None:
-        raise ConnectError(f"{name}: cannot connect: {_told(failures)}") from failures[-1][1]
-    on_step("connect", {"socket": sock, "failures": [_told([failure]) for failure in failures]})
-    return sock
-
-
-async def _race(
-    addresses: Sequence[Address], local: str | None, failures: Failures, loop: asyncio.AbstractEventLoop
-) -> socket.socket | None:
-    """The first socket to be connected, or None with all in `failures`. The others are closed.
-
-    RFC 8305 section 5: the next address is tried when the last one fails, or after STAGGER beside it.
-    """
-    waiting = deque(addresses)
-    running: dict[asyncio.Task[socket.socket], Address] = {}
-    try:
-        while waiting or running:
-            if waiting:
-                address = waiting.popleft()
-                running[loop.create_task(_attempt(address, local, loop))] = address
-            done, _ = await asyncio.wait(
-                running, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                address = running.pop(task)
-                error = task.exception()
-                if error is None:
-                    return task.result()
-                if not isinstance(error, OSError):
-                    raise error
-                failures.append((address, error))
-        return None
-    finally:
-        _abandon(running)
-
-
-def _abandon(running: Iterable[asyncio.Task[socket.socket]]) -> None:
-    """End attempts nobody waits for. One under way closes its socket itself, in the loop's next turns.
-
-    Nothing is awaited here: a cancellation that came meanwhile would lose the socket of the winner.
-    """
-    for task in running:
-        was_under_way = task.cancel()
-        if not was_under_way and task.exception() is None:
-            task.result().close()
-
-
-async def _attempt(address: Address, local: str | None, loop: asyncio.AbstractEventLoop) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a peer that vanished is found out while idle
-        if local is not None:
-            _bind(sock, local)
-        await loop.sock_connect(sock, address.sockaddr)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _told(failures: Failures, tried: Sequence[Address] = ()) -> str:
-    """ "192.0.2.1: Connection refused; 2001:db8::1: no answer": each failure, then what of `tried` has none."""
-    failed = [address for address, _ in failures]
-    told = [f"{address}: {_reason(error)}" for address, error in failures]
-    return "; ".join(told + [f"{address}: no answer" for address in tried if address not in failed])
-
-
-def _reason(error: OSError) -> str:
-    # asyncio and uvloop word them differently; the system's own words are the same under both.
-    if isinstance(error, _SourceError) or not error.errno:
-        return str(error.args[-1] if error.args else type(error).__name__)
-    return os.strerror(error.errno)
-
-
-# ---- local_address
-
-
-def _reachable_from(local: str | None, addresses: Sequence[Address]) -> Sequence[Address]:
-    source = as_ip(local) if local is not None else None
-    if local is not None and source is None:
-        _check_interface(local)
-    if source is None:
-        return addresses
-    family = socket.AF_INET if source.version == 4 else socket.AF_INET6
-    return [address for address in addresses if address.family == family]
-
-
-def _check_interface(name: str) -> None:
-    if not sys.platform.startswith("linux"):
-        raise ConfigError(f"option 'local_address' is '{name}', expected an IP address (interface names need Linux)")
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        known = ", ".join(sorted(interface for _, interface in socket.if_nameindex()))
-        raise ConfigError(
-            f"option 'local_address' is '{name}', expected an IP address or an interface of this machine ({known})"
-        ) from None
-
-
-def _bind(sock: socket.socket, local: str) -> None:
-    try:
-        if as_ip(local) is None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, local.encode() + b"\0")
-        else:
-            _bind_address(sock, local)
-    except OSError as error:
-        raise _SourceError(error.errno, f"local_address {local} cannot be used: {error.strerror}") from error
-
-
-def _bind_address(sock: socket.socket, local: str) -> None:
-    if sys.platform.startswith("linux"):
-        # Leaves the choice of the port to connect(), so that one source address can have 28,000 connections
-        # to each target and not in all. ip(7); the constant is not in every version of the socket module.
-        sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
-    found = socket.getaddrinfo(local, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    sock.bind(found[0][4])

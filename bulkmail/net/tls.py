@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from bulkmail.errors import ConfigError, TlsError
 from bulkmail.url import Options
@@ -48,10 +50,15 @@ def server_hostname(options: Options, host: str) -> str:
 
 def tls_error(exc: BaseException, host: str, options: Options) -> TlsError:
     """What a failed handshake or a failed TLS connection with `host` was, in one sentence."""
-    reason = _SENTENCES[failure_kind(exc)].format(name=server_hostname(options, host), said=_said(exc))
-    error = TlsError(f"{host}: TLS failed: {reason}")
+    error = TlsError(f"{host}: TLS failed: {failure(exc, server_hostname(options, host))}")
     error.__cause__ = exc
     return error
+
+
+def failure(exc: BaseException, name: str, other_words: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The reason in words. name: that the certificate should have had; other_words: by failure_kind(), to prefer."""
+    kind = failure_kind(exc)
+    return other_words.get(kind, _SENTENCES[kind]).format(name=name, said=_said(exc))
 
 
 @lru_cache(maxsize=MAX_CONTEXTS)
@@ -77,7 +84,9 @@ def _trusting(ca_file: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"option 'ca_file': {ca_file} holds no certificate in PEM form ({_words(error)})") from error
+        raise ConfigError(
+            f"option 'ca_file': {ca_file} holds no certificate in PEM form ({words_of(error)})"
+        ) from error
     except OSError as error:
         raise ConfigError(f"option 'ca_file': {ca_file} cannot be read: {error.strerror}") from error
 
@@ -88,7 +97,7 @@ def _load_own_certificate(context: ssl.SSLContext, cert_file: str, key_file: str
     try:
         context.load_cert_chain(cert_file, key_file, password=_no_pass_phrase)
     except ssl.SSLError as error:
-        reason = _words(error)
+        reason = words_of(error)
         if error.reason == "KEY_VALUES_MISMATCH":
             reason = "the key is not the certificate's"
         where = f"{cert_file} with key_file {key_file}" if key_file else f"{cert_file} (which must hold the key too)"
@@ -169,11 +178,11 @@ def failure_kind(exc: BaseException | None) -> str:
 
 def _said(exc: BaseException) -> str:
     if isinstance(exc, ssl.SSLError):
-        return getattr(exc, "verify_message", None) or _words(exc)
+        return getattr(exc, "verify_message", None) or words_of(exc)
     return str(exc) or type(exc).__name__
 
 
-def _words(error: ssl.SSLError) -> str:
+def words_of(error: ssl.SSLError) -> str:
     """ "WRONG_VERSION_NUMBER" -> "wrong version number" """
     reason: str | None = getattr(error, "reason", None)
     return reason.replace("_", " ").lower() if reason else str(error.args[-1] if error.args else error)

@@ -34,7 +34,7 @@ class TlsSocketTransport(asyncio.Transport):
         return known.get(name, default)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high:
+        if high is not None and high > 1:
             raise ConfigError("the write buffer of a TLS socket has a high-water mark of 0")
 
     def get_write_buffer_limits(self) -> tuple[int, int]:

@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from typing import Any
 
-from bulkmail.errors import ConfigError, ConnectionLost, TimedOut
+from bulkmail.errors import BulkmailError, ConfigError, ConnectionLost, TimedOut
 from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
+from bulkmail.net.line import Line, SocketLine, TlsLine, encrypted, identity, let_go, tls_failure
 from bulkmail.net.steps import OnStep
 from bulkmail.net.tls_socket import TlsSocketTransport
-from bulkmail.smtp.introduce import introduce
+from bulkmail.smtp.introduce import introduce, refuse_encrypted
 from bulkmail.smtp.session import Session
 from bulkmail.url import Endpoint
 
 
-async def dial(endpoint: Endpoint, on_step: OnStep) -> socket.socket:
-    """A connected socket. Raises what net.dial raises."""
+async def dial(endpoint: Endpoint, on_step: OnStep) -> Line:
+    """A connected line. Raises what net.dial raises."""
     if endpoint.path is None:
-        return await net_dial.dial(endpoint.host, endpoint.port, options=endpoint.options, on_step=on_step)
-    return await net_dial.dial_unix(endpoint.path, options=endpoint.options, on_step=on_step)
+        return await net_dial.reach(endpoint.host, endpoint.port, options=endpoint.options, on_step=on_step)
+    sock = await net_dial.dial_unix(endpoint.path, options=endpoint.options, on_step=on_step)
+    return SocketLine(sock, asyncio.get_running_loop())
 
 
-async def attach(session: Session, endpoint: Endpoint, sock: socket.socket, on_step: OnStep) -> None:
-    """Put a transport over a connected socket, TLS included where it begins with that.
+def given(sock: socket.socket) -> SocketLine:
+    """The line of a connected socket that its owner gave. A `ssl.SSLSocket` has had its handshake."""
+    return SocketLine(sock, asyncio.get_running_loop(), secured=isinstance(sock, ssl.SSLSocket))
 
-    A `ssl.SSLSocket` has had its handshake. Raises ConnectionLost, TimedOut, TlsError; then the socket is closed.
+
+async def attach(session: Session, endpoint: Endpoint, line: Line, on_step: OnStep) -> None:
+    """Put a transport over a connected line, TLS included where it begins with that.
+
+    Raises ConnectionLost, TimedOut, TlsError; then the line is closed.
     """
-    identity = _identity(sock)
+    if isinstance(line, TlsLine):
+        await _over_proxy_tls(session, endpoint, line, on_step)
+        return
+    before = identity(line.sock)
+    session.secured = line.secured
     try:
-        await introduce(sock, endpoint)
-        if isinstance(sock, ssl.SSLSocket):
-            TlsSocketTransport(asyncio.get_running_loop(), sock, session)
+        if line.secured:
+            refuse_encrypted(line.sock, endpoint, encrypted=True)
+        await introduce(line.sock, endpoint)
+        if isinstance(line.sock, ssl.SSLSocket):
+            TlsSocketTransport(asyncio.get_running_loop(), line.sock, session)
         else:
-            await _over_socket(session, endpoint, sock, on_step)
+            await _over_socket(session, endpoint, line, on_step)
     except BaseException:
-        _let_go(sock, identity, session.transport is None)
+        let_go(line.sock, before, session.transport is None)
         raise
 
 
@@ -57,19 +69,24 @@ async def attach_transport(session: Session, endpoint: Endpoint, transport: Any)
 
 
 async def handshake(session: Session, endpoint: Endpoint, options: Any) -> None:
-    """TLS over what is in clear so far. Raises ssl.SSLError, OSError, TimedOut, ProtocolError."""
+    """TLS over what is in clear so far. Raises TlsError, TimedOut, ProtocolError, ConnectionLost, ConfigError."""
     context = net_tls.client_context(options, endpoint.host)
     try:
         await session.start_tls(context, net_tls.server_hostname(options, endpoint.host), options.connect_timeout)
     except TimedOut as error:
         raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error.__cause__
+    except BulkmailError:
+        raise
+    except (OSError, TypeError) as error:  # ssl.SSLError is an OSError
+        cause = tls_failure(error) if isinstance(error, TypeError) else error
+        raise net_tls.tls_error(cause, endpoint.host, options) from cause
 
 
-async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket, on_step: OnStep) -> None:
+async def _over_socket(session: Session, endpoint: Endpoint, line: SocketLine, on_step: OnStep) -> None:
     loop, options = asyncio.get_running_loop(), endpoint.options
-    if not endpoint.implicit_tls:
+    if line.secured or not endpoint.implicit_tls:
         try:
-            await loop.create_connection(lambda: session, sock=sock)
+            await loop.create_connection(lambda: session, sock=line.sock)
         except OSError as error:
             raise ConnectionLost(f"the connection was lost: {error}") from error
         return
@@ -80,7 +97,7 @@ async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket
         async with asyncio.timeout(options.connect_timeout):
             await loop.create_connection(
                 lambda: session,
-                sock=sock,
+                sock=line.sock,
                 ssl=context,
                 server_hostname=name,
                 ssl_handshake_timeout=2 * options.connect_timeout,  # the loop's own, 60 seconds, must not come first
@@ -91,21 +108,29 @@ async def _over_socket(session: Session, endpoint: Endpoint, sock: socket.socket
         raise net_tls.tls_error(error, endpoint.host, options) from error
 
 
-def _identity(sock: socket.socket) -> int:
-    """A number that no other open file has, or 0: it is closed, or the system (Windows) has no such number."""
+async def _over_proxy_tls(session: Session, endpoint: Endpoint, line: TlsLine, on_step: OnStep) -> None:
+    """Over TLS with a proxy, which is none with the relay: that of smtps:// is put over it, and STARTTLS may be."""
     try:
-        return os.fstat(sock.fileno()).st_ino
-    except OSError:
-        return 0
-
-
-def _let_go(sock: socket.socket, identity: int, ours: bool) -> None:
-    """Close a socket that was given to create_connection in vain; ours: no transport has it.
-
-    uvloop may have closed the descriptor without telling the socket object (a reset or a cancellation before it has
-    taken the object over). Its close would then hit whatever file has got that number since.
-    """
-    if identity and sock.fileno() >= 0 and _identity(sock) != identity:
-        sock.detach()
-    elif ours:
-        sock.close()
+        await introduce(line.transport, endpoint)
+    except BaseException:
+        line.close()
+        raise
+    if not endpoint.implicit_tls:
+        session.tunnelled = True
+        line.hand_over(session)
+        return
+    options = endpoint.options
+    on_step("tls", None)
+    name = net_tls.server_hostname(options, endpoint.host)
+    try:
+        context = net_tls.client_context(options, endpoint.host)
+        async with asyncio.timeout(options.connect_timeout):
+            inner = await encrypted(line, context, name, options.connect_timeout, asyncio.get_running_loop())
+    except TimeoutError as error:
+        raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
+    except BulkmailError:
+        line.close()
+        raise
+    except OSError as error:
+        raise net_tls.tls_error(error, endpoint.host, options) from error
+    inner.hand_over(session)

@@ -41,12 +41,15 @@ async def introduce(line: Any, endpoint: Endpoint) -> None:
         raise ConnectionLost(f"{endpoint.place}: the connection was lost before the PROXY header: {reason}") from error
 
 
-def refuse_encrypted(line: Any, endpoint: Endpoint) -> None:
-    """Raise ConfigError for a socket or a transport that has TLS already and options that want a header before it."""
+def refuse_encrypted(line: Any, endpoint: Endpoint, *, encrypted: bool = False) -> None:
+    """Raise ConfigError for a socket or a transport that has TLS already and options that want a header before it.
+
+    encrypted: it leads into TLS, by its maker's word
+    """
     if endpoint.options.proxy_protocol is None or line is None:
         return
     ask = getattr(line, "get_extra_info", None)
-    if isinstance(line, ssl.SSLSocket) or (ask is not None and ask("ssl_object") is not None):
+    if encrypted or isinstance(line, ssl.SSLSocket) or (ask is not None and ask("ssl_object") is not None):
         raise ConfigError(
             "option 'proxy_protocol' is given with a connection that has TLS already, expected one in clear: "
             "the PROXY header goes before TLS"

@@ -64,7 +64,7 @@ def _prepared(
 ) -> tuple[list[str], auth.Credentials]:
     """The mechanisms to try and what they are given, once it is clear that it may be sent."""
     options = endpoint.options
-    tls = session.transport.get_extra_info("ssl_object")
+    tls = session.tls
     offered = tuple((session.wire.extensions.get("AUTH") or "").upper().split())
     near = _is_near(session, endpoint)
     verified = tls is not None and options.verify and options.tls != "opportunistic"
@@ -77,7 +77,7 @@ def _prepared(
         confidence=near or verified,
         bound=bound is not None,
     )
-    if tls is None and not options.allow_plaintext_auth and not near:
+    if not session.encrypted and not options.allow_plaintext_auth and not near:
         raise AuthUnavailable(
             f"the connection to {endpoint.host} is not encrypted, so the credentials were not sent; "
             "use tls=require or smtps://, or allow_plaintext_auth=true"
@@ -103,7 +103,7 @@ def _is_near(session: Session, endpoint: Endpoint) -> bool:
 
 def _said_who(session: Session, endpoint: Endpoint) -> bool:
     """Whether something outside of SMTP told the server who we are: our certificate, or a unix socket's peer id."""
-    certified = endpoint.options.cert_file is not None and session.transport.get_extra_info("ssl_object") is not None
+    certified = endpoint.options.cert_file is not None and session.tls is not None
     return certified or endpoint.path is not None
 
 

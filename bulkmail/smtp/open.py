@@ -21,9 +21,10 @@ from bulkmail.errors import (
 from bulkmail.net import tls as net_tls
 from bulkmail.net.bypass import routed
 from bulkmail.net.certificate import peer_certificate
+from bulkmail.net.line import Line
 from bulkmail.net.resolve import ehlo_name
 from bulkmail.net.steps import OnStep, unwatched
-from bulkmail.smtp.attach import attach, attach_transport, dial, handshake
+from bulkmail.smtp.attach import attach, attach_transport, dial, given, handshake
 from bulkmail.smtp.auth.tokens import TokenSource, token_source
 from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import ServerInfo
@@ -114,13 +115,13 @@ class _Opening:
         cid, trace = make_trace(options.wire_log)
         session = None
         try:
-            sock = self.sock
-            if sock is None and self.transport is None:
-                sock = await dial(endpoint, self.on_step)
+            line: Line | None = given(self.sock) if self.sock is not None else None
+            if line is None and self.transport is None:
+                line = await dial(endpoint, self.on_step)
             loop = asyncio.get_running_loop()
             session = Session(loop, self.turn, options.command_timeout, options.data_timeout, trace)
-            if sock is not None:
-                await attach(session, endpoint, sock, self.on_step)
+            if line is not None:
+                await attach(session, endpoint, line, self.on_step)
             else:
                 await attach_transport(session, endpoint, self.transport)
             info = await _negotiate(session, endpoint, self.tokens, self.on_step, with_login=with_login)
@@ -141,7 +142,8 @@ class _Opening:
             session.abort(error if isinstance(error, BulkmailError) else ConnectionLost("the connection was abandoned"))
         if isinstance(error, BulkmailError):
             log(logging.INFO, endpoint, cid, "connect", "no connection to %s: %s", endpoint.place, error)
-        if isinstance(error, ConnectionLost) and isinstance(error.__cause__, ssl.SSLError):
+        ours = session is not None and session.tls is not None  # as opposed to TLS with a proxy
+        if ours and isinstance(error, ConnectionLost) and isinstance(error.__cause__, ssl.SSLError):
             # with TLS 1.3 a server refuses a client's certificate when the client thinks that all is well
             raise net_tls.tls_error(error.__cause__, endpoint.host, endpoint.options) from error.__cause__
 
@@ -173,13 +175,19 @@ async def _negotiate(
 def server_info(session: Session, greeting: str, used: str | None) -> ServerInfo:
     peer = session.transport.get_extra_info("peername")
     host = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")
-    tls = session.transport.get_extra_info("ssl_object")
-    return ServerInfo(greeting, dict(session.wire.extensions), host, tls.version() if tls else None, used)
+    return ServerInfo(greeting, dict(session.wire.extensions), host, tls_version(session), used)
+
+
+def tls_version(session: Session) -> str | None:
+    """ "TLSv1.3"; "TLS" where another vouches for it and nobody knows more; None in clear."""
+    if session.tls is not None:
+        return str(session.tls.version())
+    return "TLS" if session.encrypted else None
 
 
 def full_info(session: Session, known: ServerInfo) -> ServerInfo:
     """`known` with what the server offers now and what TLS says of it, which is read only for whoever asks."""
-    tls = session.transport.get_extra_info("ssl_object")
+    tls = session.tls
     return dataclasses.replace(
         known,
         extensions=dict(session.wire.extensions),
@@ -217,7 +225,7 @@ async def _hello(session: Session, options: Any, on_step: OnStep) -> None:
 
 def _verified(session: Session) -> bool:
     """Whether the connection is encrypted to a server whose certificate was verified."""
-    tls = session.transport.get_extra_info("ssl_object")
+    tls = session.tls
     return tls is not None and tls.context.verify_mode != ssl.CERT_NONE
 
 
@@ -247,11 +255,10 @@ async def _start_tls(session: Session, endpoint: Endpoint, on_step: OnStep) -> N
         await handshake(session, endpoint, options)
     except ProtocolError:
         raise
-    except (ssl.SSLError, OSError, BulkmailError) as error:
-        failure = error if isinstance(error, BulkmailError) else net_tls.tls_error(error, endpoint.host, options)
+    except BulkmailError as failure:
         if policy == "opportunistic":
-            raise _BrokenHandshake(failure) from error
-        raise failure  # noqa: B904  its cause is set, or it is this very error
+            raise _BrokenHandshake(failure) from failure
+        raise
     on_step("tls", {"session": session})
     try:
         await _hello(session, options, on_step)  # RFC 3207 section 4.2: what was said before TLS is forgotten

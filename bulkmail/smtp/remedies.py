@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 from collections.abc import Mapping
 
 from bulkmail.errors import (
@@ -123,6 +124,15 @@ _PROXY_FAILS = (
     "The proxy works, and does not reach the server: is the host right, as seen from the proxy, and port {port}?"
 )
 _PROXY_ITSELF = "Is the proxy's host, port and scheme right, and does it run?"
+_PROXY_IDENT = "The proxy asks this machine who we are (identd): it wants another user id, or another kind of login."
+_PROXY_CERTIFICATE = {
+    "name": "Use the name that the proxy's certificate carries as its host, or give the proxy's object a server_name.",
+    "authority": "Is it a private authority? Give the proxy's object a ca_file with its certificate (PEM).",
+}
+_PROXY_TLS = (
+    "Does the proxy speak TLS on that port? One that does not is http://. "
+    "Its certificate has to be valid for the name or address in its URL."
+)
 
 
 def remedy(error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: Mapping[str, str]) -> str | None:
@@ -136,8 +146,17 @@ def remedy(error: BulkmailError, step: str, endpoint: Endpoint, *, extensions: M
     else:
         both = _by_step(error, step, endpoint, extensions), _header(error, step, endpoint)
         found = " ".join(filter(None, both)) or None
-    proxy, version = endpoint.options.proxy, endpoint.options.proxy_protocol
-    return found and found.format(port=endpoint.port, proxy_scheme=proxy[-1].scheme if proxy else "", version=version)
+    scheme, version = _proxy_scheme(error, step, endpoint), endpoint.options.proxy_protocol
+    return found and found.format(port=endpoint.port, proxy_scheme=scheme, version=version)
+
+
+def _proxy_scheme(error: BulkmailError, step: str, endpoint: Endpoint) -> str:
+    """Of the proxy that failed, in a chain by its name or its place."""
+    hops = endpoint.options.proxy or ()
+    for place, hop in enumerate(hops):
+        if getattr(error, "proxy", None) == str(hop) or step == f"proxy {place + 1}":
+            return hop.scheme
+    return hops[-1].scheme if hops else ""
 
 
 def _by_step(error: BulkmailError, step: str, endpoint: Endpoint, extensions: Mapping[str, str]) -> str | None:
@@ -230,8 +249,12 @@ def _refused(error: BulkmailError, step: str, endpoint: Endpoint) -> str | None:
 
 
 def _proxy(error: ProxyError) -> str:
-    """By the status of HTTP, or the reply code of SOCKS 5 (RFC 1928 section 6)."""
+    """By the status of HTTP, or the reply code of SOCKS 5 (RFC 1928 section 6) or 4."""
     text = str(error)
+    if isinstance(error.__cause__, ssl.SSLError):
+        return _PROXY_CERTIFICATE.get(failure_kind(error.__cause__), _PROXY_TLS)
+    if error.reply_code in (92, 93):
+        return _PROXY_IDENT
     if error.reply_code in (401, 407, 255) or "password" in text:
         return _PROXY_LOGIN
     if error.reply_code in (403, 405, 2):

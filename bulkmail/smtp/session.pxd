@@ -15,6 +15,9 @@ cdef class Session:
     cdef readonly Client wire
     cdef readonly Turn turn
     cdef readonly object transport
+    cdef readonly object tls            # ssl object of TLS with the server, or None; whoever asks for TLS asks here
+    cdef public bint secured            # encrypted by the word of who connected it, TLS of ours or not
+    cdef public bint tunnelled          # the TLS that its transport has from the start is a proxy's
     cdef readonly object error          # why it ended, or None while it lives
     cdef readonly object closed         # future: resolved when it ended
     cdef public object label            # whatever the owner keeps with it

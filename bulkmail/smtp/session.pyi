@@ -24,6 +24,9 @@ class Session(asyncio.Protocol):
     wire: Client
     turn: Turn
     transport: Any
+    tls: Any
+    secured: bool
+    tunnelled: bool
     error: BaseException | None
     closed: asyncio.Future[BaseException]
     label: Any

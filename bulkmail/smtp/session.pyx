@@ -109,11 +109,15 @@ cdef class Session:
 
     def connection_made(self, transport):
         self.transport = transport
-        # with a high-water mark of 0, pause_writing() and resume_writing() say exactly whether the transport holds bytes
-        # of ours: while it holds none, _gather() may write past it
-        transport.set_write_buffer_limits(high=0)
-        if transport.get_extra_info("ssl_object") is None:
+        tls = transport.get_extra_info("ssl_object")
+        # pause_writing() and resume_writing() are to say exactly whether the transport holds bytes of ours: while it holds
+        # none, _gather() may write past it. TLS transports pause at their high-water mark, the others above it: with a mark
+        # of 0 the former would pause when they are empty, and not come back.
+        transport.set_write_buffer_limits(high=0 if tls is None else 1)
+        if tls is None:
             self._fd = transport.get_extra_info("socket").fileno()
+        elif not self.tunnelled:
+            self.tls = tls
 
     def data_received(self, bytes data):
         cdef double now = self._loop.time()
@@ -128,8 +132,8 @@ cdef class Session:
 
     @property
     def encrypted(self):
-        """Whether TLS is under the connection."""
-        return self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
+        """Whether there is TLS with the server; TLS with a proxy is none."""
+        return self.tls is not None or self.secured
 
     def eof_received(self):
         self._fail(self._loss("the server closed the connection"), self._unsent())
@@ -428,7 +432,10 @@ cdef class Session:
     # -- the end
 
     def _unsent(self):
-        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+        try:
+            return 0 if self.transport is None else self.transport.get_write_buffer_size()
+        except AttributeError:
+            return 0     # asyncio's TLS transport, closed twice by the loop when TLS over it failed: nothing was under way
 
     def abort(self, error):
         """End at once; what is under way is settled as not taken or in doubt."""
@@ -479,7 +486,7 @@ cdef class Session:
         if transport is None:
             # asyncio, when the connection is lost in the very moment that the handshake is done
             raise ConnectionResetError("the connection was lost")
-        self.transport = transport
+        self.transport, self.tls = transport, transport.get_extra_info("ssl_object")
         if self.wire.reader.pending() or self.wire.replies:
             raise ProtocolError("the server sent text before the TLS handshake was done", command="STARTTLS")
         self.wire.extensions = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from bulkmail.errors import BulkmailError, ConfigError, TlsError
 from bulkmail.net.certificate import Certificate, peer_certificate
+from bulkmail.net.proxies import is_custom
 from bulkmail.smtp.envelope import ServerInfo
 from bulkmail.smtp.open import close_politely, full_info, open_session
 from bulkmail.smtp.remedies import remedy
@@ -31,7 +32,8 @@ SHOWN_NAMES = 5  # of a certificate: those of hosting companies have a hundred
 class VerifyStep:
     """One step.
 
-    name      "dns", "connect", "proxy", "greeting", "ehlo", "tls", "ehlo_again", "login" or "sender"
+    name      "dns", "connect", "proxy" (of a chain "proxy 1", "proxy 2", ...), "greeting", "ehlo", "tls", "ehlo_again",
+              "login" or "sender"
     ok        True, False, or None: it was skipped (then `summary` says why) or not reached
     seconds   how long it took
     summary   what was found, in words
@@ -136,7 +138,7 @@ async def probe(url: str, *, sender: str | None = None, **options: Any) -> Verif
         raise
     except BulkmailError as error:
         watch.fail(error)
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        if isinstance(error, TlsError) and isinstance(error.__cause__, ssl.SSLCertVerificationError):
             watch.refused_certificate(await _look(endpoint))
     finally:
         if session is not None:
@@ -159,7 +161,7 @@ async def _look(endpoint: Endpoint) -> Any:
     def on_step(name: str, found: dict[str, Any] | None) -> None:
         nonlocal tls
         if name == "tls" and found is not None and "session" in found:
-            tls = found["session"].transport.get_extra_info("ssl_object")
+            tls = found["session"].tls
             raise _Seen
 
     options = dataclasses.replace(
@@ -179,9 +181,14 @@ def _idle_turn() -> Turn:
 
 def _planned(endpoint: Endpoint, sender: str | None) -> list[str]:
     names = ["dns"] if endpoint.path is None else []
-    names += ["connect"] + (["proxy"] if endpoint.options.proxy else [])
+    names += ["connect", *_proxy_steps(endpoint)]
     names += ["tls", "greeting", "ehlo"] if endpoint.implicit_tls else ["greeting", "ehlo", "tls"]
     return [*names, "login"] + (["sender"] if sender is not None else [])
+
+
+def _proxy_steps(endpoint: Endpoint) -> list[str]:
+    count = len(endpoint.options.proxy or ())
+    return ["proxy"] if count == 1 else [f"proxy {number + 1}" for number in range(count)]
 
 
 class _Watch:
@@ -198,19 +205,27 @@ class _Watch:
         self.began = 0.0
         self.extensions: dict[str, str] = {}
         self.broken: BulkmailError | None = None
+        first = endpoint.options.proxy[0] if endpoint.options.proxy else None
+        if first is not None and is_custom(first):
+            for name in ("dns", "connect"):  # unless it asks us to
+                self._find(name).summary = f"the handler of {first.scheme}:// sees to it"
         if not endpoint.logs_in:
             self._find("login").summary = "the URL has no user"
 
     def __call__(self, name: str, found: dict[str, Any] | None) -> None:
+        if name == "bypass" and found is not None:
+            self._bypass(found["endpoint"])
+            return
         step = self._step(name)
         if found is None:
             self.current, self.began = step, self.clock()
             return
+        kind = name.partition(" ")[0]
         if self.current is step:
-            step.seconds = (step.seconds if name in ("dns", "connect", "proxy") else 0) + self.clock() - self.began
+            step.seconds = (step.seconds if kind in ("dns", "connect", "proxy") else 0) + self.clock() - self.began
         self.current, self.last = None, step
         step.ok = True
-        getattr(self, f"_{name}")(step, found)
+        getattr(self, f"_{kind}")(step, found)
 
     def _find(self, name: str) -> VerifyStep:
         return next(step for step in self.steps if step.name == name)
@@ -239,14 +254,19 @@ class _Watch:
         step.detail = {"address": address, "failures": failures}
         step.summary = f"{address} answered" + (f"; {'; '.join(failures)}" if failures else "")
 
+    def _bypass(self, direct: Endpoint) -> None:
+        for name in _proxy_steps(self.endpoint):
+            self._find(name).summary = f"no_proxy covers {direct.host}: the connection is direct"
+        for step in self.steps:
+            if step.name in ("dns", "connect") and step.ok is None:
+                step.summary = ""
+        self.endpoint = direct
+
     def _proxy(self, step: VerifyStep, found: dict[str, Any]) -> None:
-        if "bypassed" in found:
-            self.endpoint = found["bypassed"]
-            step.ok, step.summary = None, f"no_proxy covers {self.endpoint.host}: the connection is direct"
-            return
-        proxy, refusals = str(self.endpoint.options.proxy), [str(refusal) for refusal in found["refusals"]]
-        step.detail = {"proxy": proxy, "target": found["target"], "failures": refusals}
-        step.summary = "; ".join([f"{proxy} reaches {found['target']}", *refusals])
+        proxy, refusals, tls = found["proxy"], [str(refusal) for refusal in found["refusals"]], found.get("tls")
+        step.detail = {"proxy": proxy, "target": found["target"], "failures": refusals} | ({"tls": tls} if tls else {})
+        by = f" ({tls} with it)" if tls else ""
+        step.summary = "; ".join([f"{proxy}{by} reaches {found['target']}", *refusals])
 
     def _greeting(self, step: VerifyStep, found: dict[str, Any]) -> None:
         step.detail = {"code": found["reply"].code, "text": found["reply"].text}
@@ -265,7 +285,7 @@ class _Watch:
         elif "skipped" in found:
             step.ok, step.summary = None, f"in clear text: {found['skipped']}"
         else:
-            self._encrypted(step, found["session"].transport.get_extra_info("ssl_object"))
+            self._encrypted(step, found["session"].tls)
 
     def _in_clear(self, step: VerifyStep, error: BulkmailError) -> None:
         self.broken = error
@@ -280,6 +300,10 @@ class _Watch:
         self.steps[:] = [step for step in self.steps if step.name != "ehlo_again" or step.ok is not None]
 
     def _encrypted(self, step: VerifyStep, tls: Any) -> None:
+        if tls is None:
+            step.summary = "by the word of the proxy's handler"
+            step.warnings = ["how it is encrypted, and whether the certificate was verified, only the handler knows"]
+            return
         version, cipher, certificate = tls.version(), tls.cipher()[0], peer_certificate(tls)
         step.detail = tls_details(version, cipher, certificate)
         step.summary = f"{version}, {cipher}; " + (certificate_text(certificate) if certificate else "no certificate")

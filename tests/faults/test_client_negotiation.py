@@ -297,13 +297,13 @@ def test_connect_cancelled_at_each_await(run, certificates, implicit, monkeypatc
                     await connection.noop()
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-                assert [sock.fileno() for sock in dialled] == [-1] * len(dialled)
+                assert [line.sock.fileno() for line in dialled] == [-1] * len(dialled)
                 dialled.clear()
             await server.until(lambda s: not any(peer.alive() for peer in s.peers))
             return turns
 
-    real_dial = attach.net_dial.dial
-    monkeypatch.setattr(attach.net_dial, "dial", dial)
+    real_dial = attach.net_dial.reach
+    monkeypatch.setattr(attach.net_dial, "reach", dial)
     assert run(main()) > 15
 
 

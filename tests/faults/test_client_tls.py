@@ -241,12 +241,12 @@ def test_after_a_broken_handshake_no_socket_object_holds_a_closed_descriptor(run
         dialled.append(await real_dial(*args, **options))
         return dialled[-1]
 
-    real_dial = attach.net_dial.dial
-    monkeypatch.setattr(attach.net_dial, "dial", dial)
+    real_dial = attach.net_dial.reach
+    monkeypatch.setattr(attach.net_dial, "reach", dial)
     script = broken if scheme == "smtps" else [*ASK, send(READY), *broken]
     run(failure(script, url=lambda url: url.replace("smtp:", f"{scheme}:"), connect_timeout=SOON))
-    (sock,) = dialled
-    assert sock.fileno() == -1
+    (line,) = dialled
+    assert line.sock.fileno() == -1
 
 
 def test_a_server_in_clear_where_tls_is_expected(run):

@@ -136,7 +136,7 @@ def test_opportunistic_with_a_server_that_hangs_up_after_the_handshake(run, cert
 
 
 def test_what_other_addresses_said(run, monkeypatch):
-    import bulkmail.net.dial as dialling
+    import bulkmail.net.direct as direct
     from bulkmail.net.resolve import Address
 
     async def main():
@@ -145,7 +145,7 @@ def test_what_other_addresses_said(run, monkeypatch):
             async def resolve(host, port, *, timeout):
                 return [Address(socket.AF_INET, ("127.0.0.2", port)), Address(socket.AF_INET, ("127.0.0.1", port))]
 
-            monkeypatch.setattr(dialling, "resolve", resolve)
+            monkeypatch.setattr(direct, "resolve", resolve)
             return await probe(server.url.replace("127.0.0.1", "mx.example.test"))
 
     report = run(main())

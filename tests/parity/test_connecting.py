@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from bulkmail.errors import BulkmailError, ConfigError, ConnectError, ConnectionLost, EnvelopeRefused, ProtocolError
-from bulkmail.net import dial
+from bulkmail.net import direct
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
 from faults.scripted import (
@@ -45,8 +45,8 @@ def test_closed_while_the_name_is_looked_up_it_opens_nothing(run, monkeypatch):
             await answer.wait()
             return await real(*args, **options)
 
-        real = dial.resolve
-        monkeypatch.setattr(dial, "resolve", resolve)
+        real = direct.resolve
+        monkeypatch.setattr(direct, "resolve", resolve)
         async with scripted(WELL) as server:
             connection = Connection(server.url)
             task = asyncio.ensure_future(connection.connect())

@@ -53,7 +53,7 @@ def test_every_form_of_one(value, egress):
     [
         (None, "egress is None, expected a URL such as socks5h://user:password@host:1080"),
         (5, "egress is 5, expected a URL such as socks5h://user:password@host:1080"),
-        ("", "egress is '', expected a URL such as socks5h://user:password@host:1080"),
+        ("", "egress is empty, expected a URL such as socks5h://user:password@host:1080"),
         ({"proxy": None, "weight": 2}, "egress is None, expected a URL such as socks5h://user:password@host:1080"),
         ({"weigth": 2}, "egress: unknown key 'weigth', did you mean 'weight'?"),
         ({"proxi": URL}, "egress: unknown key 'proxi', did you mean 'proxy'?"),

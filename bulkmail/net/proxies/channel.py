@@ -6,11 +6,12 @@ it read here would be lost.
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
+import ssl
 
 from bulkmail.errors import ProxyError
+from bulkmail.net.line import Line
+from bulkmail.net.tls import words_of
 from bulkmail.proxyurl import ProxyUrl
 
 _blank_line = re.compile(rb"\r?\n\r?\n").search
@@ -21,22 +22,21 @@ class TargetRefused(ProxyError):
 
 
 class Channel:
-    """The socket to a proxy during the handshake.
+    """The line to a proxy during the handshake.
 
-    Owns      nothing: the socket is the caller's.
-    Promises  leaves every byte after the answer in the socket.
+    Owns      nothing: the line is the caller's.
+    Promises  leaves every byte after the answer in the line.
     Errors    ProxyError for a reset, an end of stream or a bound passed, naming the proxy and `step`.
     """
 
-    def __init__(self, proxy: ProxyUrl, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, proxy: ProxyUrl, line: Line) -> None:
         self.proxy = proxy
         self.step = "starting"  # what is being done, in words for errors
-        self._sock = sock
-        self._loop = loop
+        self._line = line
 
     async def write(self, data: bytes) -> None:
         try:
-            await self._loop.sock_sendall(self._sock, data)
+            await self._line.send(data)
         except OSError as error:
             raise self._lost(error) from error
 
@@ -63,7 +63,7 @@ class Channel:
                 raise self.error(f"it does not speak HTTP, it said {seen[:40]!a}")
             blank = _blank_line(seen, searched)
             end = blank.end() if blank else len(seen)
-            head += self._take(end - len(head))
+            head += self._line.take(end - len(head))
             if blank and len(head) == end:
                 return bytes(head)
             if len(head) > limit:
@@ -74,7 +74,7 @@ class Channel:
 
     async def _receive(self, count: int) -> bytes:
         try:
-            data = await self._loop.sock_recv(self._sock, count)
+            data = await self._line.receive(count)
         except OSError as error:
             raise self._lost(error) from error
         if not data:
@@ -82,17 +82,11 @@ class Channel:
         return data
 
     def _peek(self, count: int) -> bytes:
-        """What has arrived, left in the socket; b"" if nothing."""
         try:
-            return self._sock.recv(count, socket.MSG_PEEK)
-        except BlockingIOError:
-            return b""
+            return self._line.peek(count)
         except OSError as error:
             raise self._lost(error) from error
 
-    def _take(self, count: int) -> bytes:
-        """At most `count` bytes that a peek has seen, now out of the socket."""
-        return self._sock.recv(count) if count else b""
-
     def _lost(self, error: OSError) -> ProxyError:
-        return self.error(f"the connection to it was lost: {error.strerror or error}")
+        words = words_of(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+        return self.error(f"the connection to it was lost: {words}")

@@ -1,4 +1,4 @@
-"""http://: the CONNECT method (RFC 9110 section 9.3.6), with Basic credentials (RFC 7617).
+"""http:// and https://: the CONNECT method (RFC 9110 section 9.3.6), with Basic credentials (RFC 7617).
 
 The answer's head is framed here: python-socks takes whatever arrives with one read, and with it the greeting.
 """
@@ -51,7 +51,8 @@ def _request(proxy: ProxyUrl, target: str) -> bytes:
     if proxy.user is not None:
         login = f"{proxy.user}:{proxy.password or ''}".encode()
         lines.append(f"Proxy-Authorization: Basic {b64encode(login).decode()}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
+    lines += [f"{name}: {value}" for name, value in proxy.headers]
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def _refusal(proxy: ProxyUrl, channel: Channel, status: int, phrase: bytes, head: bytes) -> ProxyError:

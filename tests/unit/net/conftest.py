@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-import bulkmail.net.dial as dialling
+import bulkmail.net.direct as direct
 from unit.net.fake_proxies import at, unanswering
 
 
@@ -24,7 +24,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
 
     watched = types.SimpleNamespace(**vars(socket))
     watched.socket = Recorded
-    monkeypatch.setattr(dialling, "socket", watched)
+    monkeypatch.setattr(direct, "socket", watched)
     return made
 
 
@@ -39,7 +39,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict], None]:
                 raise found
             return [at(address, port) if isinstance(address, str) else address for address in found]
 
-        monkeypatch.setattr(dialling, "resolve", resolve)
+        monkeypatch.setattr(direct, "resolve", resolve)
 
     return install
 

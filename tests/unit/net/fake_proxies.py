@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from bulkmail.net import proxies
+from bulkmail.net.line import SocketLine
 from bulkmail.net.resolve import Address
 from bulkmail.proxyurl import ProxyUrl, parse_proxy
 from bulkmail.url import Options, parse_options
@@ -41,6 +42,15 @@ class Peer:
         got = b""
         while not got.endswith(end):
             piece = await self._loop.sock_recv(self._sock, 1)
+            if not piece:
+                raise EOFError(got)
+            got += piece
+        return got
+
+    async def exactly(self, size: int) -> bytes:
+        got = b""
+        while len(got) < size:
+            piece = await self._loop.sock_recv(self._sock, size - len(got))
             if not piece:
                 raise EOFError(got)
             got += piece
@@ -96,7 +106,8 @@ async def shake(url: str | ProxyUrl, script: Script, *, host: str = TARGET, seco
 
         playing = asyncio.create_task(play())
         try:
-            await proxies.handshake(proxy, host, PORT, ours, deadline=loop.time() + seconds, loop=loop)
+            line = SocketLine(ours, loop)
+            await proxies.handshake(proxy, host, PORT, line, deadline=loop.time() + seconds, loop=loop)
             await playing
             return await read_to_end(ours)
         finally:

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-import bulkmail.net.dial as dialling
+import bulkmail.net.direct as direct
+import bulkmail.net.race as racing
 from bulkmail.errors import ConfigError, ConnectError, ResolveError, TimedOut
 from bulkmail.net.dial import dial
 from bulkmail.url import Options
@@ -62,7 +63,7 @@ def test_no_answer_in_time(run, names, opened, silent_port):
 
 @linux_only
 def test_the_next_address_is_tried_beside_a_slow_one(run, names, opened, silent_port, monkeypatch):
-    monkeypatch.setattr(dialling, "STAGGER", 0.02)
+    monkeypatch.setattr(racing, "STAGGER", 0.02)
     slow = at("127.0.0.1", silent_port)
 
     async def main():
@@ -78,7 +79,7 @@ def test_the_next_address_is_tried_beside_a_slow_one(run, names, opened, silent_
 
 
 def test_the_next_address_is_tried_at_once_when_one_fails(run, names, monkeypatch, dead_port):
-    monkeypatch.setattr(dialling, "STAGGER", 60)
+    monkeypatch.setattr(racing, "STAGGER", 60)
 
     async def main():
         async with listening(greet) as good:
@@ -104,14 +105,14 @@ def test_of_two_that_succeed_together_one_is_closed(run, names, opened, monkeypa
     both = asyncio.Event()
 
     async def attempt(address, local, loop):
-        sock = dialling.socket.socket(address.family, socket.SOCK_STREAM)
+        sock = direct.socket.socket(address.family, socket.SOCK_STREAM)
         if address.sockaddr[1] == 2:
             both.set()
         await both.wait()
         return sock
 
-    monkeypatch.setattr(dialling, "STAGGER", 0.01)
-    monkeypatch.setattr(dialling, "_attempt", attempt)
+    monkeypatch.setattr(racing, "STAGGER", 0.01)
+    monkeypatch.setattr(direct, "_attempt", attempt)
     names({"mx.example": [at("127.0.0.1", 1), at("127.0.0.1", 2)]})
 
     async def main():
@@ -185,7 +186,7 @@ def test_an_interface_that_does_not_exist(run):
 
 @linux_only
 def test_a_cancellation_in_the_race_closes_every_attempt(run, names, opened, silent_port, monkeypatch):
-    monkeypatch.setattr(dialling, "STAGGER", 0.01)
+    monkeypatch.setattr(racing, "STAGGER", 0.01)
     names({"mx.example": [at("127.0.0.1", silent_port)] * 5})
 
     async def main():
