@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SERVER_NAMES = ("localhost", "127.0.0.1", "mx.example.test")
+PROXY_NAMES = ("localhost", "127.0.0.1", "::1", "proxy.example.test")
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """ca_file: what a client trusts. chain_file: a server's key and certificate for SERVER_NAMES, as Postfix wants it.
+    """ca_file: what a client trusts. chain_file: a server's key and certificate for its names, as Postfix wants it.
     wrong_file: the same for a server that calls itself other.test. client_file: a client's key and certificate."""
 
     ca_file: Path
@@ -28,14 +30,14 @@ class Certificates:
         return ssl.create_default_context(cafile=str(self.ca_file))
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path, names: Sequence[str] = SERVER_NAMES) -> Certificates:
     """A new authority and its two servers, as PEM files in `folder`."""
     import trustme
 
     authority = trustme.CA()
     made = Certificates(*(folder / f"{name}.pem" for name in ("ca", "server", "wrong", "client")))
     authority.cert_pem.write_to_path(str(made.ca_file))
-    authority.issue_cert(*SERVER_NAMES).private_key_and_cert_chain_pem.write_to_path(str(made.chain_file))
+    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(made.chain_file))
     authority.issue_cert("other.test").private_key_and_cert_chain_pem.write_to_path(str(made.wrong_file))
     authority.issue_cert("client.example.test").private_key_and_cert_chain_pem.write_to_path(str(made.client_file))
     for file in (made.chain_file, made.wrong_file, made.client_file):

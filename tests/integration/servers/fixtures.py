@@ -10,6 +10,8 @@ start_haraka      start_haraka(tls=None, login=False, size=50 << 20) -> Haraka
 start_smtp_server start_smtp_server(tls=None, lmtp=False, login=False, **options) -> SmtpServer (npm's)
 start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
 start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
+proxies           proxies.squid(login=False, tls=False), .tinyproxy(), .dante(), .microsocks(), .ssh(),
+                  .tls_front(proxy) -> Proxy; they last for the run, so only the first test to ask for one waits for it
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import pytest
 
 from .aiosmtpd_server import Aiosmtpd, aiosmtpd
-from .certificates import Certificates, make_certificates
+from .certificates import PROXY_NAMES, Certificates, make_certificates
 from .dovecot import Dovecot, dovecot
 from .exim import Exim, exim
 from .haproxy import HaProxy, haproxy
@@ -30,6 +32,7 @@ from .haraka import Haraka, haraka
 from .node import SmtpServer, smtp_server
 from .opensmtpd import OpenSmtpd, opensmtpd
 from .postfix import Postfix, postfix
+from .proxies import Proxies
 from .smtp_sink import SmtpSink, smtp_sink
 
 
@@ -118,3 +121,17 @@ def start_aiosmtpd(certificates: Certificates) -> Iterator[Callable[..., Aiosmtp
             return running.enter_context(aiosmtpd(tls=tls, context=context, **options))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def running_proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    certificates = make_certificates(tmp_path_factory.mktemp("proxy-certificates"), PROXY_NAMES)
+    with ExitStack() as running:
+        yield Proxies(tmp_path_factory.mktemp("proxies"), certificates, running)
+
+
+@pytest.fixture
+def proxies(running_proxies: Proxies) -> Iterator[Proxies]:
+    said = running_proxies.said()
+    yield running_proxies
+    running_proxies.print_since(said)

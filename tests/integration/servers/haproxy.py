@@ -1,4 +1,4 @@
-"""A real HAProxy of the test's own, in front of a server: it takes only connections that begin with a PROXY header."""
+"""A real HAProxy of the test's own, in front of a server or a proxy: it reads PROXY headers, takes TLS off, or both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ defaults
     timeout client 60s
     timeout server 60s
 frontend front
-    bind {listen} accept-proxy{tls}
+    bind {listen}{header}{tls}
     default_backend back
 backend back
     server mail {host}:{backend_port}{passes_on}
@@ -35,6 +35,7 @@ class HaProxy(Server):
     """A running HAProxy. Its log has a line for each connection that has ended."""
 
     log_file: Path = Path()
+    pid: int = 0
 
     @property
     def url(self) -> str:
@@ -54,12 +55,14 @@ def haproxy(
     tls: bool = False,
     host: str = HOST,
     passes_on: str | None = None,
+    accept_proxy: bool = True,
 ) -> Iterator[HaProxy]:
     """Run a HAProxy that hands its connections on to the backend.
 
-    tls        it ends TLS, which begins behind the header
-    host       where it listens: 127.0.0.1 or ::1
-    passes_on  "send-proxy" or "send-proxy-v2": the backend gets a header of its own, with the ends of the one received
+    tls           it ends TLS, which begins behind the header
+    host          where it listens: 127.0.0.1 or ::1
+    passes_on     "send-proxy" or "send-proxy-v2": the backend gets a header of its own, with the ends of the one received
+    accept_proxy  it takes only connections that begin with a PROXY header
     """
     program, port = require("haproxy"), free_port()
     folder.mkdir()
@@ -67,6 +70,7 @@ def haproxy(
     config.write_text(
         CONFIG.format(
             listen=f"{host}:{port}",
+            header=" accept-proxy" if accept_proxy else "",
             tls=f" ssl crt {certificates.chain_file}" if tls else "",
             host=HOST,
             backend_port=backend_port,
@@ -80,7 +84,7 @@ def haproxy(
         )
     try:
         wait_until(lambda: _listens(host, port), str(process.args), lambda: _ended(process, log))
-        yield HaProxy(port, "implicit" if tls else None, host=host, log_file=log)
+        yield HaProxy(port, "implicit" if tls else None, host=host, log_file=log, pid=process.pid)
     finally:
         stop(process)
 
