@@ -1,5 +1,5 @@
-"""A proxy is killed in the middle of a job that leaves by three: nobody is lost, nobody is sent to twice, and the others
-carry on at once.
+"""A proxy is killed in the middle of a job that leaves by three: nobody is lost, nobody is sent to twice, and the
+others carry on at once.
 
 The truth is what a server that knows nothing of us wrote down. Incident it answers: a mailer with many ways out that
 stood still while one of them was gone, or sent again what had been taken by it.
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from crash.test_send_kill import CONNECTIONS, HELD, Sink, send, states, write_job
+from integration.servers.common import wait_until
 from integration.servers.microsocks import microsocks
 
 RECIPIENTS = 20_000  # as write_job has them
@@ -86,8 +87,28 @@ def write_egress_job(folder, sink, ports):
     return write_job(folder, sink.port, message=message, relays=[relay], egress=ways, retry=retry)
 
 
+@contextmanager
+def sending(manifest, *options):
+    """The job as a process, which is gone at the end whatever happens."""
+    process = send(manifest, "--events", "events.jsonl", *options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def events_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def throttled(path):
+    return {event["egress"] for event in map(json.loads, complete_lines(path)) if event["event"] == "throttled"}
+
+
+def complete_lines(path):
+    return path.read_text().rpartition("\n")[0].splitlines()
 
 
 def check(sink, summary, journal, events, killed):
@@ -112,9 +133,8 @@ def test_egresses_die_in_the_middle_and_one_comes_back(tmp_path, sink):
         ways = [running.enter_context(proxy(tmp_path / name)) for name in EGRESSES]
         (port_a, kill_a), (port_b, kill_b), (port_c, _) = ways
         manifest = write_egress_job(tmp_path, sink, [port_a, port_b, port_c])
-        process = send(manifest, "--events", "events.jsonl", "--rate", "4000/s")
-        progress = Progress(sink, process)
-        try:
+        with sending(manifest, "--rate", "4000/s") as process:
+            progress = Progress(sink, process)
             progress.until(3000)
             kill_a()
             progress.until(6000)
@@ -122,10 +142,6 @@ def test_egresses_die_in_the_middle_and_one_comes_back(tmp_path, sink):
             progress.until(9000)
             running.enter_context(proxy(tmp_path / "b again", port_b))
             summary = progress.until_it_ends()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
     events = events_of(tmp_path / "events.jsonl")
     check(sink, summary, tmp_path / "kill.journal", events, {"a", "b"})
     carried = Counter(event["egress"] for event in events if event["event"] == "delivered")
@@ -135,3 +151,23 @@ def test_egresses_die_in_the_middle_and_one_comes_back(tmp_path, sink):
         states_of = [event["event"] for event in events if event.get("scope") == f"egress {name}"]
         assert states_of[-1] == ends, f"{name}: {states_of}"
     assert progress.gap < LONGEST_GAP
+
+
+def test_all_egresses_die_and_one_comes_back(tmp_path, sink):
+    """Nothing can be sent for a while; the job waits, and goes on by the one that works."""
+    with ExitStack() as running:
+        ways = [running.enter_context(proxy(tmp_path / name)) for name in EGRESSES]
+        manifest = write_egress_job(tmp_path, sink, [port for port, _ in ways])
+        with sending(manifest) as process:
+            progress = Progress(sink, process)
+            progress.until(5000)
+            for _, kill in ways:
+                kill()
+            wait_until(lambda: throttled(tmp_path / "events.jsonl") == set(EGRESSES), "every egress is out")
+            running.enter_context(proxy(tmp_path / "c again", ways[2][0]))
+            summary = progress.until_it_ends()
+    events = events_of(tmp_path / "events.jsonl")
+    check(sink, summary, tmp_path / "kill.journal", events, EGRESSES)
+    delivered = Counter(event["egress"] for event in events if event["event"] == "delivered")
+    assert delivered["c"] > RECIPIENTS / 2
+    print(f"delivered by {dict(delivered)}, in doubt {summary['in_doubt']}, longest gap {progress.gap * 1000:.0f} ms")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from bulkmail.job.scheduler import COMMIT_RECIPIENTS, SHARED_AHEAD
+from bulkmail.job.stock import COMMIT_RECIPIENTS, SHARED_AHEAD
 from integration.cli_program import bulkmail, start
 
 RECIPIENTS = 20_000

@@ -61,7 +61,7 @@ def haproxy(
 
     tls           it ends TLS, which begins behind the header
     host          where it listens: 127.0.0.1 or ::1
-    passes_on     "send-proxy" or "send-proxy-v2": the backend gets a header of its own, with the ends of the one received
+    passes_on     "send-proxy" or "send-proxy-v2": the backend gets a header of its own, with the ends received
     accept_proxy  it takes only connections that begin with a PROXY header
     """
     program, port = require("haproxy"), free_port()

@@ -1,7 +1,6 @@
 """`ssh -D`: SOCKS 4, 4a and 5 out of an sshd of the test's own, which lets in the current user by a throw-away key.
 
-ssh answers a SOCKS request before it knows whether the target can be reached: what fails then is a connection that
-ends before its greeting, and not a refusal by the proxy.
+Where the target cannot be reached ssh says nothing: it closes the connection.
 """
 
 from __future__ import annotations
