@@ -69,14 +69,15 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
         self._loop, self._call = loop, call
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # of the timer: uvloop's do not always know
 
     def ring_in(self, seconds: float) -> None:
         due = self._loop.time() + max(seconds, LEAST_WAIT)
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._ring)
+        self._timer, self._due = self._loop.call_at(due, self._ring), due
 
     def cancel(self) -> None:
         if self._timer is not None:

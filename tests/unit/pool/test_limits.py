@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkmail.pool.limits import Limit
+from bulkmail.pool.limits import Alarm, Limit, grant_all
 
 RATES = st.one_of(st.floats(0.001, 10), st.floats(10, 100_000), st.integers(1, 5000).map(float))
 # (seconds until the next request, how many it wants, whether what was granted is given back)
@@ -106,3 +107,32 @@ def test_a_clock_that_steps_back_grants_nothing_twice():
     limit = Limit(10, burst=5)
     assert limit.grant(5, 100.0) == 5
     assert limit.grant(5, 50.0) == 0
+
+
+def test_an_alarm_rings_once_at_the_earliest_of_its_times(run, monkeypatch):
+    """Also where the earliest is now, for which uvloop makes another kind of timer."""
+    monkeypatch.setattr("bulkmail.pool.limits.LEAST_WAIT", 0.0)
+
+    async def main():
+        rung = asyncio.Event()
+        calls = []
+        alarm = Alarm(asyncio.get_running_loop(), lambda: (calls.append(1), rung.set()))
+        for seconds in (60, 0, 0, 30):
+            alarm.ring_in(seconds)
+        await asyncio.wait_for(rung.wait(), 10)
+        alarm.ring_in(0)  # it can be set again
+        rung.clear()
+        await asyncio.wait_for(rung.wait(), 10)
+        alarm.ring_in(0)
+        alarm.cancel()
+        await asyncio.sleep(0.01)
+        return len(calls)
+
+    assert run(main()) == 2
+
+
+def test_of_several_limits_one_that_refuses_costs_the_others_nothing():
+    free, tight = Limit(10.0, 5), Limit(1.0, 1)
+    assert grant_all((free, tight), 1, 100.0)
+    assert not grant_all((free, tight), 1, 100.0)
+    assert free.room(100.0) == 4 and tight.room(100.0) == 0
