@@ -156,7 +156,7 @@ class Pool:
                     for _ in range(share):
                         lane.open()
         elif places <= 0:
-            self._make_room()
+            self._make_room(given)
         if self.connections:
             self._look_again()
 
@@ -185,9 +185,13 @@ class Pool:
         now, wanted = self._loop.time(), []
         for place, lane in enumerate(self.lanes):
             room = 0 if ready[place] else lane.may_open(at_once, now)
-            owed = given > 0 and not lane.connections and self._dealt.owed(place) >= 1
+            owed = given > 0 and not lane.connections and self._owed(lane)
             wanted.append(max(0, min(room, int(owed) if enough else backlogs[place] - opening)))
         return self._fairly(wanted)
+
+    def _owed(self, lane: Lane) -> bool:
+        """Whether others have carried something in its place."""
+        return self._dealt.owed(self.lanes.index(lane)) >= 1
 
     def _fairly(self, wanted: list[int]) -> list[int]:
         """None gets more than its share of the places as long as others lack theirs."""
@@ -206,14 +210,14 @@ class Pool:
         total = sum(lane.weight for lane in usable)
         return {lane: min(self.limit * lane.weight / total, lane.limit) for lane in usable}
 
-    def _make_room(self) -> None:
+    def _make_room(self, given: int) -> None:
         """All connections are in use, and a lane has less than its share: another's is let go, one at a time."""
         if self._goodbyes or any(lane.spent for lane in self.lanes):
             return  # there will be room
         fair, now = self._fair(), self._loop.time()
         short = [lane for lane, share in fair.items() if lane.connections < int(share) and lane.may_open(1, now) > 0]
         over = [lane for lane in self.lanes if lane.sessions and lane.connections > math.ceil(fair.get(lane, 0))]
-        if over and any(self.source.backlog(lane) for lane in short):
+        if over and any(self.source.backlog(lane) or (given and self._owed(lane)) for lane in short):
             max(over, key=lambda lane: lane.connections / lane.weight).let_go()
 
     def give_up(self, error: BulkmailError) -> None:
