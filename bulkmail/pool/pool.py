@@ -182,10 +182,10 @@ class Pool:
         most = max(backlogs)
         enough = not most or any(some and waiting for some, waiting in zip(ready, backlogs, strict=True))
         at_once = max(1, OPENING_AT_ONCE // len(self.lanes))
-        now, wanted = self._loop.time(), []
+        now, fair, wanted = self._loop.time(), self._fair(), []
         for place, lane in enumerate(self.lanes):
             room = 0 if ready[place] else lane.may_open(at_once, now)
-            owed = given > 0 and not lane.connections and self._owed(lane)
+            owed = given > 0 and lane.connections < max(1, int(fair.get(lane, 0))) and self._owed(lane)
             wanted.append(max(0, min(room, int(owed) if enough else backlogs[place] - opening)))
         return self._fairly(wanted)
 
