@@ -10,7 +10,7 @@ import orjson
 from .trouble import plain
 
 STATES = ("delivered", "failed", "deferred", "in_doubt", "pending", "suppressed")
-RELAY_COUNTS = ("delivered", "deferred", "failed", "connections")
+RELAY_COUNTS = ("delivered", "deferred", "failed", "connections", "failures")
 
 
 def emit_json(value: Any) -> None:
@@ -22,7 +22,8 @@ def summary_text(summary: dict[str, Any]) -> str:
     """The summary of `send` and `status` (keys as in --json) for people; states with nobody in them are left out."""
     lines = [headline(summary)]
     lines += [f"  {state.replace('_', ' '):<11}{summary[state]:>13,}" for state in STATES if summary.get(state)]
-    lines += [relay_line(name, counts) for name, counts in (summary.get("relays") or {}).items()]
+    for name, counts in (summary.get("relays") or {}).items():
+        lines += relay_lines(name, counts)
     if summary.get("journal"):
         lines.append(f"  journal    {plain(summary['journal'])}")
     return "\n".join(lines)
@@ -40,11 +41,25 @@ def headline(summary: dict[str, Any]) -> str:
     return text
 
 
-def relay_line(name: str, counts: dict[str, Any]) -> str:
-    """One relay's counts, and its last error if it had one."""
-    shown = ", ".join(f"{key} {counts[key]:,}" for key in RELAY_COUNTS if counts.get(key))
-    line = f"  relay {plain(name)}: {shown or 'nothing yet'}"
-    return f"{line}; last error: {plain(counts['last_error'])}" if counts.get("last_error") else line
+def relay_lines(name: str, counts: dict[str, Any]) -> list[str]:
+    """One relay's counts, and its last error if it had one; then a line for each of its egresses."""
+    lines = [f"  relay {plain(name)}: {_figures(counts)}{_said(counts, 'last error')}"]
+    return lines + [egress_line(egress, its) for egress, its in (counts.get("egress") or {}).items()]
+
+
+def egress_line(name: str, counts: dict[str, Any]) -> str:
+    """ "egress a: ok; delivered 120, connections 4", "egress b: out; failures 3; why: …"."""
+    state = counts.get("state")  # of a run that is over there is none
+    line = f"    egress {plain(name)}: {f'{state}; ' if state else ''}{_figures(counts)}"
+    return line + _said(counts, "last error" if state in (None, "ok") else "why")
+
+
+def _figures(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {counts[key]:,}" for key in RELAY_COUNTS if counts.get(key)) or "nothing yet"
+
+
+def _said(counts: dict[str, Any], what: str) -> str:
+    return f"; {what}: {plain(counts['last_error'])}" if counts.get("last_error") else ""
 
 
 def rate(per_second: float) -> str:

@@ -11,6 +11,8 @@ from bulkmail.job.detail import tally
 from bulkmail.job.ledger import Counts
 
 _SUMMED = ("delivered", "deferred", "failed")
+_NO_RELAY = dict.fromkeys(_SUMMED, 0) | {"connections": 0, "last_error": None}
+_NO_EGRESS = _NO_RELAY | {"failures": 0, "state": None}
 
 
 def read_counts(db: sqlite3.Connection, live: bool) -> Counts:
@@ -30,17 +32,30 @@ def read_totals(db: sqlite3.Connection) -> dict[str, Any]:
 
 
 def read_relays(db: sqlite3.Connection, live: bool) -> dict[str, dict[str, Any]]:
-    """Each relay's figures, added up over the runs; connections only of a run that is alive."""
+    """Each relay's figures and those of its egresses, added up over the runs; `connections` and an egress's `state` are
+    those of a run that is alive, else 0 and None."""
     relays: dict[str, dict[str, Any]] = {}
-    rows = db.execute("SELECT progress, ended FROM run WHERE progress IS NOT NULL ORDER BY fence").fetchall()
-    for progress, ended in rows:
+    last = "fence = (SELECT max(fence) FROM run)"
+    rows = db.execute(f"SELECT progress, {last} FROM run WHERE progress IS NOT NULL ORDER BY fence").fetchall()
+    for progress, newest in rows:
+        now = live and bool(newest)
         for name, figures in orjson.loads(progress).get("relays", {}).items():
-            total = relays.setdefault(name, dict.fromkeys(_SUMMED, 0) | {"connections": 0, "last_error": None})
-            for key in _SUMMED:
-                total[key] += figures.get(key, 0)
-            total["connections"] = figures.get("connections", 0) if live and ended is None else 0
-            total["last_error"] = figures.get("last_error") or total["last_error"]
+            relay = relays.setdefault(name, dict(_NO_RELAY))
+            _add(relay, figures, now)
+            for egress, its in figures.get("egress", {}).items():
+                total = relay.setdefault("egress", {}).setdefault(egress, dict(_NO_EGRESS))
+                _add(total, its, now)
     return relays
+
+
+def _add(total: dict[str, Any], figures: dict[str, Any], now: bool) -> None:
+    """The figures of one more run. now: it is alive."""
+    for key in (*_SUMMED, *(["failures"] if "failures" in total else [])):
+        total[key] += figures.get(key, 0)
+    total["connections"] = figures.get("open", figures.get("connections", 0)) if now else 0
+    if "state" in total:
+        total["state"] = figures.get("state") if now else None
+    total["last_error"] = figures.get("last_error") or total["last_error"]
 
 
 def read_seconds(db: sqlite3.Connection, now: float | None) -> float:

@@ -18,15 +18,24 @@ class Notices:
 
     def __init__(self, on_event: Callable[[dict[str, Any]], None] | None) -> None:
         self._on_event = on_event
+        self._news = False
+
+    def take_news(self) -> bool:
+        """Whether figures of connections have changed since this was asked last: whoever reads the journal is to see
+        them, also while nothing is sent."""
+        news, self._news = self._news, False
+        return news
 
     def event(self, relay: Relay, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         """A pool's event: count it, and pass it on."""
-        relay.tally.connections = max(relay.tally.connections, sum(len(one.sessions) for one in lane.pool.lanes))
+        self._news = True
         for tally in relay.tallies(lane):
             if error is not None and name != "disconnected":
                 tally.last_error = str(error)
+            lanes = [lane] if isinstance(tally, EgressTally) else lane.pool.lanes
+            tally.open = sum(len(one.sessions) for one in lanes)
+            tally.connections = max(tally.connections, tally.open)
             if isinstance(tally, EgressTally):
-                tally.connections = max(tally.connections, len(lane.sessions))
                 tally.failures += name == "connect_failed"
                 tally.state = "out" if name == "connect_failed" else lane.state
         if name != "resumed":

@@ -229,6 +229,8 @@ class Run:
             )
             for lane in relay.pool.lanes:
                 relay.egress_ids[lane.name] = self._journal.name_id(lane.name)
+                if lane.egress is not None:
+                    relay.tally.of(lane.egress.name)  # figures of each, also of those that are never used
         return scheduler
 
     async def _close_pools(self) -> None:

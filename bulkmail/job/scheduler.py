@@ -280,6 +280,8 @@ class Scheduler:
 
     def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         self._notices.event(self._by_pool[lane.pool], lane, name, session, error)
+        if not self.done.done():
+            self._flush_soon()
 
     # -- claims and commits
 
@@ -303,7 +305,7 @@ class Scheduler:
         self._commit()
 
     def _commit(self, picked: Iterable[tuple[Work, Places]] = ()) -> None:
-        if self._committing:
+        if self._committing or self.done.done():
             return
         advance = self._collect()
         if advance is None:
@@ -317,8 +319,8 @@ class Scheduler:
         idle = all(stock.exhausted and not stock.ready and not stock.under_way() for stock in self._stocks.values())
         retries, moved = self._outcomes.take_retries(self._loop.time(), idle or self._stopping)
         self._dirty |= moved
-        troubles = self._outcomes.take_troubles()
-        if not (self._dirty or troubles or len(self._details)):
+        troubles, news = self._outcomes.take_troubles(), self._notices.take_news()
+        if not (self._dirty or troubles or len(self._details) or news):
             return None
         self._serial += 1
         advance = Advance(

@@ -13,14 +13,16 @@ from bulkmail.job.ledger import STATES, Counts
 class EgressTally:
     """What one egress of a relay did in this run.
 
-    connections  the most that were open at one time; failures: connections that could not be opened, or that carried
-                 nothing; state: "ok", "out" or "on trial"
+    connections  the most that were open at one time; open: how many are now
+    failures     connections that could not be opened, or that carried nothing
+    state        "ok", "out" or "on trial"
     """
 
     delivered: int = 0
     deferred: int = 0
     failed: int = 0
     connections: int = 0
+    open: int = 0
     failures: int = 0
     state: str = "ok"
     last_error: str | None = None
@@ -28,12 +30,13 @@ class EgressTally:
 
 @dataclass
 class RelayTally:
-    """What one relay did in this run. connections: the most that were open at one time; egress: each by its name."""
+    """What one relay did in this run. connections, open: as of an egress; egress: each by its name."""
 
     delivered: int = 0
     deferred: int = 0
     failed: int = 0
     connections: int = 0
+    open: int = 0
     last_error: str | None = None
     egress: dict[str, EgressTally] = field(default_factory=dict)
 
@@ -47,6 +50,14 @@ class RelayTally:
         """`egress` only where there is one."""
         own = {name: value for name, value in vars(self).items() if name != "egress"}
         return own | ({"egress": {name: dict(vars(one)) for name, one in self.egress.items()}} if self.egress else {})
+
+    def shown(self, running: bool) -> dict[str, Any]:
+        """For people and `--json`: `connections` are those open now while it runs, and then the most at one time."""
+        figures = self.as_dict()
+        for one in (figures, *figures.get("egress", {}).values()):
+            now = one.pop("open")
+            one["connections"] = now if running else one["connections"]
+        return figures
 
 
 @dataclass
@@ -91,6 +102,6 @@ class Tally:
             "bytes": counts.bytes,
             "seconds": round(seconds, 3),
             "messages_per_second": round(self.sent / seconds, 1) if seconds > 0 else 0.0,
-            "relays": {name: relay.as_dict() for name, relay in self.relays.items()},
+            "relays": {name: relay.shown(self.state == "running") for name, relay in self.relays.items()},
             "journal": self.journal,
         }
