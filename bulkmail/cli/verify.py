@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bulkmail.errors import ConfigError
+from bulkmail.url import FROM_ENVIRONMENT
 
 from . import output, trouble
 
@@ -21,6 +22,7 @@ REFUSED = 1
     epilog="""\b
 Example:
   bulkmail verify smtp://news:secret@relay.example.com --from news@example.com
+  bulkmail verify smtp://relay.example.com --proxy http://office:3128 --proxy socks5h://user:secret@10.0.0.1
 \b
 TLS, login and time limits are options of the URL: smtp://relay?tls=require&auth=login&connect_timeout=10s
 \b
@@ -30,20 +32,28 @@ Exit status:
   2  bad usage, URL or address""",
 )
 @click.argument("url")
-@click.option("--proxy", metavar="URL", help="Connect through this proxy: socks5h://host:1080, http://host:3128.")
+@click.option(
+    "--proxy",
+    "proxies",
+    metavar="URL",
+    multiple=True,
+    help="Connect through this proxy: socks5h://user:password@host:1080, http://host:3128. Given several times: "
+    "a chain, the nearest first. 'env': the one that the environment names.",
+)
 @click.option("--from", "sender", metavar="ADDRESS", help="Ask also whether this sender is allowed (MAIL, then RSET).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def verify(url: str, proxy: str | None, sender: str | None, as_json: bool) -> int:
+def verify(url: str, proxies: tuple[str, ...], sender: str | None, as_json: bool) -> int:
     """Connect to URL, negotiate TLS, log in if it has a user. Nothing is sent or changed.
 
-    Prints a line for each step (DNS, connect, proxy, greeting, EHLO, TLS, login, sender) with its time and what was
+    Prints a line for each step (DNS, connect, each proxy, greeting, EHLO, TLS, login, sender) with its time and what was
     found, what would help against the one that failed, and what the server offers.
     """
     from bulkmail.net.loop import run
     from bulkmail.smtp.verify import probe
 
     sender = check_sender(sender)
-    report = run(probe(url, sender=sender, proxy=proxy, log=False))  # what a log would say of it is in the report
+    options = {"proxy": chain(proxies)} if proxies else {}
+    report = run(probe(url, sender=sender, log=False, **options))  # what a log would say of it is in the report
     if as_json:
         output.emit_json(as_dict(report, sender))
     else:
@@ -53,6 +63,15 @@ def verify(url: str, proxy: str | None, sender: str | None, as_json: bool) -> in
     assert report.failed.error is not None
     trouble.tell(report.failed.error)
     return REFUSED
+
+
+def chain(proxies: tuple[str, ...]) -> str | list[str]:
+    """Of --proxy: one URL, "env", or a chain of URLs."""
+    if len(proxies) == 1:
+        return proxies[0]
+    if FROM_ENVIRONMENT in proxies:
+        raise ConfigError("--proxy env stands alone: what the environment names is no part of a chain")
+    return list(proxies)
 
 
 def check_sender(sender: str | None) -> str | None:

@@ -99,3 +99,12 @@ def test_bad_usage(tmp_path):
     refused(verify(tmp_path, "smtp://127.0.0.1?tsl=require"), "tsl", "tls")
     refused(verify(tmp_path, "smtp://127.0.0.1", "--from", "nobody"), "nobody")
     refused(verify(tmp_path, "smtp://127.0.0.1", "--proxy", "gopher://x:1"), "gopher")
+
+
+def test_the_proxy_that_the_environment_names(free_port, tmp_path):
+    port = free_port()
+    proxy = f"http://news:s3cret@127.0.0.1:{port}"
+    done = bulkmail("verify", "smtp://relay.test", "--proxy", "env", "--json", cwd=tmp_path, SMTP_PROXY=proxy)
+    assert done.returncode == 1 and "s3cret" not in done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert (result["code"], states(result)["proxy"]) == ("EPROXY", "not reached") and str(port) in done.stderr

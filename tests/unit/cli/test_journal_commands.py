@@ -57,6 +57,35 @@ def test_the_summary_in_words():
     ]
 
 
+def egresses():
+    calm = {"deferred": 0, "failed": 0, "failures": 0, "last_error": None}
+    return {
+        "a": calm | {"delivered": 1200, "connections": 4, "state": "ok"},
+        "b": calm | {"delivered": 7, "connections": 0, "failures": 3, "state": "out", "last_error": "socks5h://u:***@b"},
+        "c": calm | {"delivered": 0, "connections": 1, "failures": 1, "state": "on trial", "last_error": "\x1b[2Jreset"},
+        "d": calm | {"delivered": 5, "connections": 1, "failures": 1, "state": "ok", "last_error": "421 busy"},
+        "e": calm | {"delivered": 0, "connections": 0, "state": None},
+    }
+
+
+def test_each_egress_has_a_line_with_its_state_and_why_it_is_out():
+    main = SUMMARY["relays"]["main"] | {"last_error": None, "egress": egresses()}
+    lines = summary_text(SUMMARY | {"relays": {"main": main}}).splitlines()
+    assert lines[-7:-1] == [
+        "  relay main: delivered 1,200, deferred 4, connections 5",
+        "    egress a: ok; delivered 1,200, connections 4",
+        "    egress b: out; delivered 7, failures 3; why: socks5h://u:***@b",
+        r"    egress c: on trial; connections 1, failures 1; why: \x1b[2Jreset",
+        "    egress d: ok; delivered 5, connections 1, failures 1; last error: 421 busy",
+        "    egress e: nothing yet",
+    ]
+
+
+def test_watching_draws_over_the_egresses_lines_too():
+    shown = SUMMARY | {"relays": {"main": SUMMARY["relays"]["main"] | {"egress": egresses()}}}
+    assert status_module.show(shown, False, 0) == len(summary_text(shown).splitlines()) == 12
+
+
 def test_words_for_numbers():
     assert [duration(s) for s in (0.04, 59.94, 60, 3599, 93785)] == ["0.0 s", "59.9 s", "1:00", "59:59", "26:03:05"]
     assert [rate(r) for r in (0.25, 9.9, 10, 12345.6)] == ["0.2/s", "9.9/s", "10/s", "12,346/s"]

@@ -319,6 +319,62 @@ def test_status_adds_up_runs(path: Path) -> None:
     assert summary["relays"]["spare"]["delivered"] == 4
 
 
+def egress_figures(**figures: Any) -> dict[str, Any]:
+    """What a run's progress has of one egress."""
+    zero = dict.fromkeys(("delivered", "deferred", "failed", "connections", "open", "failures"), 0)
+    return zero | {"state": "ok", "last_error": None} | figures
+
+
+def progress_of(egresses: dict[str, Any], **relay: Any) -> dict[str, Any]:
+    return {"relays": {"main": {"delivered": 0, "connections": 9, "last_error": None} | relay | {"egress": egresses}}}
+
+
+def test_status_of_a_run_that_is_alive_has_what_is_open_now_and_why_an_egress_is_out(path: Path) -> None:
+    story = Story(path)
+    out = egress_figures(delivered=1, connections=5, failures=2, state="out", last_error="refused")
+    figures = {"a": egress_figures(delivered=2, connections=6, open=3), "b": out, "c": egress_figures()}
+    story.commit(story.chunk, b"DDD", progress=progress_of(figures, open=3))
+    main = status(path)["relays"]["main"]
+    assert main["connections"] == 3
+    assert main["egress"] == {
+        "a": {
+            "delivered": 2, "deferred": 0, "failed": 0, "connections": 3, "last_error": None, "failures": 0, "state": "ok"
+        },
+        "b": {
+            "delivered": 1, "deferred": 0, "failed": 0, "connections": 0, "last_error": "refused", "failures": 2,
+            "state": "out",
+        },
+        "c": dict.fromkeys(("delivered", "deferred", "failed", "connections", "failures"), 0)
+        | {"last_error": None, "state": "ok"},
+    }  # fmt: skip
+    story.journal.close()
+
+
+def test_status_between_runs_has_egresses_counted_up_and_nothing_open(path: Path) -> None:
+    story = Story(path)
+    lost = egress_figures(delivered=1, deferred=1, open=2, failures=2, state="out", last_error="refused")
+    story.commit(story.chunk, b"Dd", progress=progress_of({"a": lost, "b": egress_figures(failed=1, open=1)}, open=3))
+    story.journal.close()  # without finish(): it died
+    with Journal.open(path) as journal:
+        assert status(path)["relays"]["main"]["connections"] == 0, "those of the run that died"
+        assert status(path)["relays"]["main"]["egress"]["a"]["state"] is None
+        journal.recover()
+        journal.finish("finished", None, progress_of({"a": egress_figures(delivered=4, failures=1), "z": lost}))
+    main = status(path)["relays"]["main"]
+    assert {name: (one["delivered"], one["failed"], one["failures"]) for name, one in main["egress"].items()} == {
+        "a": (5, 0, 3),
+        "b": (0, 1, 0),
+        "z": (1, 0, 2),
+    }
+    assert {(one["connections"], one["state"]) for one in main["egress"].values()} == {(0, None)}
+    assert main["egress"]["a"]["last_error"] == "refused" and main["egress"]["b"]["last_error"] is None
+
+
+def test_a_relay_without_egresses_has_no_word_of_them(path: Path) -> None:
+    every_state(path).journal.close()
+    assert "egress" not in status(path)["relays"]["main"]
+
+
 def test_seconds_are_those_of_the_runs_not_of_the_pause_between(path: Path) -> None:
     new_journal(path, now=1000.0).close()
     journal = Journal.open(path, now=5000.0)

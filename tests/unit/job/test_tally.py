@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bulkmail.errors import ConnectError
 from bulkmail.job.journal import Journal
 from bulkmail.job.ledger import Counts, JournalFault
-from bulkmail.job.tally import RelayTally, Tally
+from bulkmail.job.tally import EgressTally, RelayTally, Tally
 from unit.job.journal_tools import new_journal, rows
 from unit.job.simulation import DROP, DROP_TAKEN, START, FakeRelay, Simulation, address, filled
 
@@ -148,6 +148,22 @@ def test_the_summary_has_the_keys_of_the_contract():
     keys = "job state recipients delivered failed deferred in_doubt pending suppressed attempts bytes seconds"
     assert set(tally.summary()) == {*keys.split(), "messages_per_second", "relays", "journal"}
     assert set(tally.summary()["relays"]["main"]) == {"delivered", "deferred", "failed", "connections", "last_error"}
+
+
+def test_connections_are_those_open_now_while_it_runs_and_then_the_most_there_were():
+    relay = RelayTally(connections=7, open=2)
+    relay.egress["a"] = EgressTally(connections=4, open=1)
+    tally = Tally("news", "j", Counts(), relays={"main": relay})
+
+    def shown():
+        main = tally.summary()["relays"]["main"]
+        assert "open" not in main and "open" not in main["egress"]["a"]
+        return main["connections"], main["egress"]["a"]["connections"]
+
+    assert shown() == (2, 1)
+    tally.end("stopped")
+    assert shown() == (7, 4)
+    assert relay.open == 2 and tally.progress()["relays"]["main"]["egress"]["a"]["open"] == 1
 
 
 def test_seconds_stand_still_once_it_has_ended():
