@@ -45,8 +45,8 @@ Exit status:
 def verify(url: str, proxies: tuple[str, ...], sender: str | None, as_json: bool) -> int:
     """Connect to URL, negotiate TLS, log in if it has a user. Nothing is sent or changed.
 
-    Prints a line for each step (DNS, connect, each proxy, greeting, EHLO, TLS, login, sender) with its time and what was
-    found, what would help against the one that failed, and what the server offers.
+    Prints a line for each step (DNS, connect, each proxy, greeting, EHLO, TLS, login, sender) with its time and what
+    was found, what would help against the one that failed, and what the server offers.
     """
     from bulkmail.net.loop import run
     from bulkmail.smtp.verify import probe

@@ -64,10 +64,10 @@ class _Ticket:
         whole.rejected += part.rejected
         if part.accepted or whole.reply is None:
             whole.reply = part.reply
+            whole.tls, whole.relay, whole.egress = part.tls, part.relay, part.egress
         whole.error = None if whole.accepted else part.error
         whole.envelope_seconds += part.envelope_seconds
         whole.data_seconds += part.data_seconds
-        whole.tls, whole.relay, whole.egress = part.tls, part.relay, part.egress
         self.parts -= 1
         if self.parts == 0:
             self.finish(whole)

@@ -61,8 +61,10 @@ def egresses():
     calm = {"deferred": 0, "failed": 0, "failures": 0, "last_error": None}
     return {
         "a": calm | {"delivered": 1200, "connections": 4, "state": "ok"},
-        "b": calm | {"delivered": 7, "connections": 0, "failures": 3, "state": "out", "last_error": "socks5h://u:***@b"},
-        "c": calm | {"delivered": 0, "connections": 1, "failures": 1, "state": "on trial", "last_error": "\x1b[2Jreset"},
+        "b": calm
+        | {"delivered": 7, "connections": 0, "failures": 3, "state": "out", "last_error": "socks5h://u:***@b"},
+        "c": calm
+        | {"delivered": 0, "connections": 1, "failures": 1, "state": "on trial", "last_error": "\x1b[2Jreset"},
         "d": calm | {"delivered": 5, "connections": 1, "failures": 1, "state": "ok", "last_error": "421 busy"},
         "e": calm | {"delivered": 0, "connections": 0, "state": None},
     }
