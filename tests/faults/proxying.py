@@ -54,10 +54,13 @@ class Proxying:
             return
         there, to_there = await asyncio.open_connection("127.0.0.1", self.table[host])
         self.writers.append(to_there)
-        await self._answer(yes, there, writer)
         carried = bytearray()
         self.served.append(carried)
-        await asyncio.gather(_pump(reader, to_there, carried), _pump(there, writer))
+        try:
+            await self._answer(yes, there, writer)
+            await asyncio.gather(_pump(reader, to_there, carried), _pump(there, writer))
+        finally:
+            to_there.close()
 
     async def _answer(self, yes: bytes, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
