@@ -11,6 +11,7 @@ from bulkmail.job.recipients import open_source
 from bulkmail.job.specs import RecipientsSpec
 from bulkmail.message.compile import compile_message
 from bulkmail.message.spec import MessageSpec
+from bulkmail.pool.domains import DomainMap
 
 MESSAGE = MessageSpec(from_="news@example.com", subject="Hello {{ name }}", text="Dear {{ name }}")
 
@@ -115,3 +116,49 @@ def test_a_job_of_none_but_suppressed_is_one(tmp_path):
     (tmp_path / "gone.txt").write_text("example.com\n")
     ledger = fill(tmp_path, row(1) + row(2), suppress=(tmp_path / "gone.txt",))
     assert ledger.counts().suppressed == ledger.counts().recipients == 2
+
+
+# -- routes
+
+
+def filled_by_route(folder, emails, *patterns, **spec):
+    """The emails of each route's chunks, in order."""
+    path = folder / "list.jsonl"
+    path.write_text("".join(f'{{"email":"{email}","name":"N"}}\n' for email in emails))
+    ledger, spec = MemoryLedger(), RecipientsSpec(path, **spec)
+    with open_source(spec, spool_dir=folder, stem="journal") as source, ledger.fill() as filler:
+        Filling(source, spec, compile_message(MESSAGE, job="job"), None, DomainMap(patterns)).run(filler)
+    chunks = list(ledger.chunks.values())
+    return chunks, {
+        route: [number for chunk in chunks if chunk.route == route for number in chunk.numbers]
+        for route in {chunk.route for chunk in chunks}
+    }
+
+
+def test_chunks_are_cut_by_the_domains_that_have_a_route(tmp_path):
+    emails = [
+        "a@x.test",
+        "b@gmail.com",
+        "c@GMAIL.com",
+        " d@gmail.com ",
+        "e@a.example.com",
+        "f@example.com",
+        "g@bücher.de",
+    ]
+    _, routes = filled_by_route(tmp_path, emails, "gmail.com", "*.example.com", "xn--bcher-kva.de")
+    assert routes == {"*": [1, 6], "gmail.com": [2, 3, 4], "*.example.com": [5], "xn--bcher-kva.de": [7]}
+
+
+def test_each_route_has_whole_chunks_of_its_own(tmp_path):
+    emails = [f"r{n}@{'gmail.com' if n % 2 else 'x.test'}" for n in range(1, 4202)]
+    chunks, routes = filled_by_route(tmp_path, emails, "gmail.com")
+    assert sorted(chunk.n for chunk in chunks) == [100, 101, 1000, 1000, 1000, 1000]
+    assert routes == {"gmail.com": list(range(1, 4202, 2)), "*": list(range(2, 4202, 2))}
+
+
+def test_who_is_suppressed_has_no_route(tmp_path):
+    (tmp_path / "gone.txt").write_text("gmail.com\n")
+    chunks, routes = filled_by_route(
+        tmp_path, ["a@gmail.com", "b@x.test"], "gmail.com", suppress=(tmp_path / "gone.txt",)
+    )
+    assert routes == {"*": [1, 2]} and len(chunks) == 2
