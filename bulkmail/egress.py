@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bulkmail.errors import ConfigError
-from bulkmail.proxyurl import Chain, ProxyUrl, parse_proxy
+from bulkmail.proxyurl import Chain, parse_proxy
 from bulkmail.url import Endpoint
 from bulkmail.urlparts import nearest, quoted
 from bulkmail.values import Rate, parse_local_address, parse_rate, whole_number
@@ -74,6 +74,11 @@ def parse_egress(value: object, what: str, name: str | None = None) -> Egress:
     )
 
 
+def is_egress(proxy: object) -> bool:
+    """Whether the value of option 'proxy' says more than a proxy can: then it is the one egress of its relay."""
+    return isinstance(proxy, Mapping) and bool(proxy.keys() & set(OWN_KEYS))
+
+
 def parse_egresses(value: object, what: str) -> tuple[Egress, ...]:
     """Several: a list of them, an object of them by name, or a single one.
 
@@ -121,6 +126,3 @@ def _check_keys(rest: Mapping[object, object], what: str) -> None:
 
 def _shown(chain: Chain | None, local: str | None) -> str:
     return " from ".join(filter(None, (str(chain) if chain else "", local or ""))) or DIRECT
-
-
-__all__ = ["DIRECT", "Egress", "ProxyUrl", "check_ways", "parse_egress", "parse_egresses"]

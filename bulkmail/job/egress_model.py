@@ -20,7 +20,6 @@ _KEYS = {
 }
 _OBJECT = {"type": "object", "properties": _KEYS, "required": ["proxy"], "additionalProperties": False}
 _CHAIN = {"type": "array", "items": {"anyOf": [_URL, _OBJECT]}, "minItems": 1, "maxItems": MAX_HOPS}
-PROXY_SCHEMA: dict[str, Any] = {"anyOf": [_URL, _OBJECT, _CHAIN]}
 _OWN = {
     "local_address": {"type": "string"},
     "weight": {"type": "integer", "minimum": 1},
@@ -33,6 +32,7 @@ _EGRESS = {
     "additionalProperties": False,
 }
 _SCHEMA = {"anyOf": [_URL, _CHAIN, _EGRESS]}
+PROXY_SCHEMA: dict[str, Any] = {"anyOf": [_URL, _CHAIN, _EGRESS | {"required": ["proxy"]}]}
 
 
 def _egress(value: Any) -> Egress:

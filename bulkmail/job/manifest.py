@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bulkmail.egress import Egress, check_ways, parse_egresses
+from bulkmail.egress import Egress, check_ways, is_egress, parse_egress, parse_egresses
 from bulkmail.errors import ConfigError
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
@@ -192,13 +192,22 @@ def _relays(given: Any, egresses: dict[str, Egress], folder: Path, problems: Pro
             name = name if name not in found and name not in names else f"relay{i + 1}"
         if name in found:
             problems.add(f"{paths[i]}.name", f"two relays are called {name!r}, expected a name of its own for each")
-        found[name] = _ways(RelaySpec(name, endpoint), relays[i], paths[i], egresses, problems)
+        found[name] = _ways(RelaySpec(name, endpoint), relays[i], paths[i], egresses, folder, problems)
     return tuple(found.values())
 
 
-def _ways(relay: RelaySpec, given: Any, path: str, egresses: dict[str, Egress], problems: Problems) -> RelaySpec:
+def _ways(
+    relay: RelaySpec, given: Any, path: str, egresses: dict[str, Egress], folder: Path, problems: Problems
+) -> RelaySpec:
     """The relay with its egresses and the domains that are theirs."""
-    if isinstance(given, str) or (given.egress is None and given.domains is None):
+    if isinstance(given, str):
+        return relay
+    if is_egress(given.proxy):
+        if given.egress is None and given.domains is None:
+            way = _whole_egress(parse_egress(given.proxy, "the proxy"), path, folder, problems)
+            return replace(relay, egresses=(way,))
+        problems.add(path, "'proxy' and 'egress' or 'domains' are given, expected one of them")
+    if given.egress is None and given.domains is None:
         return relay
     names, key = given.egress or [], "egress"
     try:

@@ -31,6 +31,7 @@ from pydantic import (
     model_validator,
 )
 
+from bulkmail.egress import is_egress, parse_egress
 from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDomain
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
@@ -376,7 +377,9 @@ def _option(name: str) -> Any:
     parse = OPTIONS[name].metadata["parse"]
 
     def checked(value: object, info: ValidationInfo) -> object:
-        if value is not None:
+        if name == "proxy" and is_egress(value):
+            parse_egress(value, repr(name))
+        elif value is not None:
             parse(value, repr(name))
         if name in FILE_OPTIONS and isinstance(value, str):
             return str(loading_of(info).file(value))
@@ -403,7 +406,8 @@ class RelayBase(Strict):
 
     def options(self) -> dict[str, Any]:
         """The options that were given as keys."""
-        return {name: getattr(self, name) for name in self.model_fields_set & OPTIONS.keys() - {"name"}}
+        given = {name: getattr(self, name) for name in self.model_fields_set & OPTIONS.keys() - {"name"}}
+        return {name: value for name, value in given.items() if name != "proxy" or not is_egress(value)}
 
     @model_validator(mode="after")
     def _fits(self) -> RelayBase:

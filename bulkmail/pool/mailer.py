@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Self
 
-from bulkmail.egress import Egress, check_ways, parse_egresses
+from bulkmail.egress import Egress, check_ways, is_egress, parse_egresses
 from bulkmail.errors import (
     BulkmailError,
     ConnectionLost,
@@ -94,6 +94,8 @@ class Mailer:
         domains: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        if egress is None and is_egress(options.get("proxy")):
+            egress = [options.pop("proxy")]
         self._endpoint = parse_endpoint(url if "://" in url else f"smtp://{url}", **options)
         self._egresses = parse_egresses(egress, "egress") if egress is not None else ()
         check_ways(self._endpoint, self._egresses)

@@ -213,3 +213,20 @@ def test_a_relay_with_a_proxy_of_its_own_has_no_egresses():
 def test_a_socket_of_this_machine_has_no_egresses():
     with pytest.raises(ConfigError, match="a socket of this machine has no egress"):
         check_ways(parse_endpoint("lmtp+unix:///run/lmtp.sock"), (Egress("a"),))
+
+
+def test_a_proxy_with_keys_of_an_egress_is_the_relays_one_egress(tmp_path):
+    """The object form of section "Proxies" may say weight and limits as well."""
+    import json
+
+    from bulkmail.job.manifest import load_manifest
+    from bulkmail.pool.mailer import Mailer
+
+    value = {"proxy": "http://gate.test:3128", "weight": 2, "max_connections": 3, "ca_file": None}
+    assert Mailer("smtp://relay.test", proxy=value)._egresses == (parse_egress(value, "proxy"),)
+    manifest = tmp_path / "news.json"
+    relay = {"url": "smtp://relay.test", "proxy": {"proxy": "http://gate.test:3128", "max_connections": 3}}
+    message = {"from": "news@example.com", "subject": "x", "text": "x"}
+    manifest.write_text(json.dumps({"message": message, "recipients": ["a@example.com"], "relays": relay}))
+    (way,) = load_manifest(manifest).relays[0].egresses
+    assert (way.name, way.max_connections) == ("http://gate.test:3128", 3)
