@@ -108,3 +108,15 @@ def test_the_proxy_that_the_environment_names(free_port, tmp_path):
     assert done.returncode == 1 and "s3cret" not in done.stdout + done.stderr
     result = json.loads(done.stdout)
     assert (result["code"], states(result)["proxy"]) == ("EPROXY", "not reached") and str(port) in done.stderr
+
+
+def test_each_proxy_of_a_chain_is_a_step_and_the_one_that_is_down_is_named(free_port, tmp_path):
+    first, second = free_port(), free_port()
+    chain = ["--proxy", f"http://news:s3cret@127.0.0.1:{first}", "--proxy", f"socks5h://news:s3cret@127.0.0.1:{second}"]
+    done = verify(tmp_path, "smtp://relay.test", *chain, "--json")
+    assert done.returncode == 1 and "s3cret" not in done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert (result["code"], result["step"]) == ("EPROXY", "connect") and str(first) in result["error"]
+    assert (states(result)["proxy 1"], states(result)["proxy 2"]) == ("not reached", "not reached")
+    words = verify(tmp_path, "smtp://relay.test", *chain)
+    assert "proxy 1" in words.stdout and "s3cret" not in words.stdout + words.stderr
