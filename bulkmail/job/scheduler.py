@@ -236,7 +236,8 @@ class Scheduler:
         if pause is None:
             self._loop.call_soon(self._relay_lost)  # the pool notes that it is dead when we return
         else:
-            self._notices.paused(relay, lane, pause, error)
+            if not lane.pausing:  # else it has been told of a failure beside this one
+                self._notices.paused(relay, lane, pause, error)
             self._loop.call_soon(self._stop_if_stranded)
         return pause
 
