@@ -61,5 +61,6 @@ def test_fewer_domains_or_other_egresses_are_fine(stopped, start_aiosmtpd, domai
         "gmail.com": domains.get("gmail.com", domains.get("*", ["a", "b"])),
         "x.test": domains.get("*", ["a", "b"]),
     }
+    assert len(rows) == len(EVERYBODY)
     for row in map(json.loads, rows):
         assert row["egress"] in allowed[row["recipient"].partition("@")[2]]
