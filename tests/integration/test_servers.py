@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import smtplib
 import ssl
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from integration.servers.common import greets, wait_until
 from integration.servers.dovecot import FULL, MECHANISMS, QUOTA
 from integration.servers.exim import exim
 from integration.servers.postfix import HOLD, postfix
+from integration.servers.proxies import Proxies
+from integration.servers.proxy import accepts
 from integration.servers.smtp_sink import smtp_sink
 
 MESSAGE = b"From: news@example.test\r\nTo: ann@example.test\r\nSubject: hello\r\n\r\nline\r\n.dot\r\n"
@@ -252,6 +254,19 @@ def test_a_server_is_gone_when_its_test_ends(tmp_path):
         assert greets(server.port)
     assert not greets(server.port)
     assert not os.path.exists(f"/proc/{server.pid}")
+
+
+def test_proxies_leave_nothing_running(tmp_path, certificates):
+    """Dante forks; squid is killed, and its helper, in a group of its own, ends when it has nobody to answer."""
+    with ExitStack() as running:
+        proxies = Proxies(tmp_path, certificates, running)
+        started = [proxies.squid(login=True), proxies.dante(), proxies.tinyproxy(), proxies.microsocks(), proxies.ssh()]
+        started.append(proxies.tls_front(started[2]))
+        assert all(accepts(proxy.port) and os.path.exists(f"/proc/{proxy.pid}") for proxy in started)
+        (helper,) = Path(f"/proc/{started[0].pid}/task/{started[0].pid}/children").read_text().split()
+        assert living(int(helper)) == [helper] and len(living(started[1].pid)) > 1
+    assert not any(accepts(proxy.port) or living(proxy.pid) for proxy in started)
+    wait_until(lambda: not living(int(helper)), "the end of squid's helper")
 
 
 def test_a_missing_program_is_a_skip_with_its_reason_or_a_failure(require, monkeypatch):
