@@ -175,8 +175,9 @@ class MemoryLedger:
             if refused:
                 due = retry_time(self._last_time({number for number, _ in refused}), chunk.attempt, delays, now)
                 self._gather(chunk.route, chunk.attempt + 1, due, refused)
-            if policy == "resend":
-                resent.setdefault((chunk.route, chunk.attempt + 1), []).extend(self._leave(chunk, IN_DOUBT, RESENT))
+            doubtful = self._leave(chunk, IN_DOUBT, RESENT) if policy == "resend" else []
+            if doubtful:  # a chunk without any must not decide which route comes first
+                resent.setdefault((chunk.route, chunk.attempt + 1), []).extend(doubtful)
         for (route, attempt), rows in resent.items():
             self._gather(route, attempt, 0.0, rows)
         self._recovered = True
