@@ -107,10 +107,14 @@ def check_ways(endpoint: Endpoint, egresses: tuple[Egress, ...]) -> None:
         raise ConfigError(f"{endpoint}: a socket of this machine has no egress")
 
 
+def is_name(text: str) -> bool:
+    return 1 <= len(text) <= MAX_NAME and text.isprintable()
+
+
 def _name(value: object, what: str) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+    if not isinstance(value, str) or not is_name(value):
         raise ConfigError(f"{what}: the name {quoted(value)}, expected 1 to {MAX_NAME} printable characters")
     return value
 

@@ -163,8 +163,3 @@ def only_off(value: object, what: str) -> bool:
     if parse_flag(value, what):
         raise not_in_this_version(what)
     return False
-
-
-def not_yet(value: object, what: str) -> None:
-    if value not in ("", None, False, [], (), {}):
-        raise not_in_this_version(what)

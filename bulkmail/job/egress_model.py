@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from bulkmail.egress import MAX_NAME, OWN_KEYS, PROXY_KEYS, Egress, parse_egress
+from bulkmail.egress import MAX_NAME, OWN_KEYS, PROXY_KEYS, Egress, is_name, parse_egress
 from bulkmail.proxyurl import MAX_HOPS
 from bulkmail.urlparts import listed, quoted
 
@@ -43,7 +43,7 @@ def _egress(value: Any) -> Egress:
 
 
 def _name(name: str) -> str:
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+    if not is_name(name):
         raise ValueError(f"{quoted(name)}, expected a name of 1 to {MAX_NAME} printable characters")
     return name
 

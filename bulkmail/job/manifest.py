@@ -202,12 +202,13 @@ def _ways(
     """The relay with its egresses and the domains that are theirs."""
     if isinstance(given, str):
         return relay
+    by_name = given.egress is not None or given.domains is not None
+    if is_egress(given.proxy) and not by_name:
+        way = _whole_egress(parse_egress(given.proxy, "the proxy"), path, folder, problems)
+        return replace(relay, egresses=(way,))
     if is_egress(given.proxy):
-        if given.egress is None and given.domains is None:
-            way = _whole_egress(parse_egress(given.proxy, "the proxy"), path, folder, problems)
-            return replace(relay, egresses=(way,))
         problems.add(path, "'proxy' and 'egress' or 'domains' are given, expected one of them")
-    if given.egress is None and given.domains is None:
+    if not by_name:
         return relay
     names, key = given.egress or [], "egress"
     try:

@@ -88,7 +88,7 @@ class Loading:
         return path
 
 
-def loading_of(info: ValidationInfo) -> Loading:
+def _loading(info: ValidationInfo) -> Loading:
     loading = info.context
     assert isinstance(loading, Loading)
     return loading
@@ -145,7 +145,7 @@ Deduplicate = Annotated[
 
 ExistingFile = Annotated[
     Path,
-    PlainValidator(lambda value, info: loading_of(info).file(_text(value))),
+    PlainValidator(lambda value, info: _loading(info).file(_text(value))),
     WithJsonSchema({"type": "string"}),
 ]
 
@@ -201,7 +201,7 @@ class Template:
 
 
 def _template(name: str, info: ValidationInfo) -> Template:
-    data = loading_of(info).read(name, MAX_TEMPLATE)
+    data = _loading(info).read(name, MAX_TEMPLATE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -243,7 +243,7 @@ class Attachment(Strict):
     @model_validator(mode="after")
     def _loads(self, info: ValidationInfo) -> Attachment:
         attached = load_attachment(self.spec(), "the attachment")
-        loading_of(info).digests[f"attachment {attached.name}"] = hashlib.blake2b(attached.data).hexdigest()[:32]
+        _loading(info).digests[f"attachment {attached.name}"] = hashlib.blake2b(attached.data).hexdigest()[:32]
         return self
 
     def spec(self) -> AttachmentSpec:
@@ -271,7 +271,7 @@ def _may_be_https(url: str) -> bool:
 
 
 def _raw(name: str, info: ValidationInfo) -> bytes:
-    data = loading_of(info).read(name, MAX_RAW)
+    data = _loading(info).read(name, MAX_RAW)
     prepare(data, name)
     return data
 
@@ -320,7 +320,7 @@ class Message(Strict):
 
 
 def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
-    return "-" if name == "-" else loading_of(info).file(name, plain=False)
+    return "-" if name == "-" else _loading(info).file(name, plain=False)
 
 
 SourceName = Annotated[
@@ -382,9 +382,9 @@ def _option(name: str) -> Any:
         elif value is not None:
             parse(value, repr(name))
         if name in FILE_OPTIONS and isinstance(value, str):
-            return str(loading_of(info).file(value))
+            return str(_loading(info).file(value))
         if name == "wire_log" and isinstance(value, str) and value.lower() not in ("true", "false"):
-            return str(loading_of(info).folder / value)
+            return str(_loading(info).folder / value)
         return value
 
     shape = {bool: "boolean", int: "integer", str: "string"}.get(type(OPTIONS[name].default))

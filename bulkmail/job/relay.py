@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from bulkmail.errors import BulkmailError, EnvelopeRefused
 from bulkmail.job.tally import EgressTally, RelayTally
 from bulkmail.pool.limits import Limit
+from bulkmail.pool.pool import Pool
 from bulkmail.wire.reply import Reply
 
 if TYPE_CHECKING:
+    from bulkmail.job.ledger import Ledger
     from bulkmail.job.specs import RelaySpec
     from bulkmail.pool.lane import Lane
-    from bulkmail.pool.pool import Pool
+    from bulkmail.pool.pool import Source
 
 FIRST_PAUSE = 0.25  # seconds after the first failed connection of an egress; doubled after each further one
 LONGEST_PAUSE = 30.0
@@ -27,13 +29,29 @@ class Relay:
         self.spec, self.connections, self.limit, self.patience = spec, connections, limit, patience
         self.name = spec.name
         self.tally = RelayTally()
-        self.pool: Pool = None  # type: ignore[assignment]  # set right after the pool is made with us as its owner
+        self.pool: Pool = None  # type: ignore[assignment]  # until open_pool
         self.id = 0  # of its name in the ledger
         self.egress_ids: dict[str | None, int] = {None: 0}
         self.batch = spec.endpoint.options.batch  # recipients that it takes in one transaction
         self.accepted = False  # it has taken a message in this run
         self._refusals = 0  # since it last took a message
         self._failing_since: float | None = None
+
+    def open_pool(self, source: Source, ledger: Ledger, *, job_paced: bool) -> None:
+        """Make the pool, whose work comes from `source`. job_paced: the job has a rate."""
+        paced = job_paced or self.limit.rate is not None
+        self.pool = Pool(
+            self.spec.endpoint,
+            source,
+            name=self.name,
+            limit=self.connections,
+            paced=paced,
+            egresses=self.spec.egresses,
+        )
+        for lane in self.pool.lanes:
+            self.egress_ids[lane.name] = ledger.name_id(lane.name)
+            if lane.egress is not None:
+                self.tally.of(lane.egress.name)  # figures of each, also of those that are never used
 
     @property
     def usable(self) -> bool:

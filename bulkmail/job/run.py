@@ -28,7 +28,6 @@ from bulkmail.job.writer import Writer
 from bulkmail.message.compiled import Compiled
 from bulkmail.pool.domains import ELSEWHERE, DomainMap
 from bulkmail.pool.limits import Limit
-from bulkmail.pool.pool import Pool
 from bulkmail.smtp.wirelog import make_trace
 from bulkmail.urlparts import listed
 
@@ -218,19 +217,7 @@ class Run:
             on_event=self.on_event,
         )
         for relay in self._relays:
-            paced = limit.rate is not None or relay.limit.rate is not None
-            relay.pool = Pool(
-                relay.spec.endpoint,
-                scheduler,
-                name=relay.name,
-                limit=relay.connections,
-                paced=paced,
-                egresses=relay.spec.egresses,
-            )
-            for lane in relay.pool.lanes:
-                relay.egress_ids[lane.name] = self._journal.name_id(lane.name)
-                if lane.egress is not None:
-                    relay.tally.of(lane.egress.name)  # figures of each, also of those that are never used
+            relay.open_pool(scheduler, self._journal, job_paced=limit.rate is not None)
         return scheduler
 
     async def _close_pools(self) -> None:

@@ -42,11 +42,6 @@ async def reach(host: str, port: int, *, options: Options, on_step: OnStep = unw
     return SocketLine(sock, loop)
 
 
-async def dial(host: str, port: int, *, options: Options, on_step: OnStep = unwatched) -> socket.socket:
-    """The same for who needs a plain socket: a line that is none gets one, which leads into it."""
-    return await plain_socket(await reach(host, port, options=options, on_step=on_step))
-
-
 async def dial_unix(path: str, *, options: Options, on_step: OnStep = unwatched) -> socket.socket:
     """A non-blocking socket, connected to the Unix socket at `path`. Raises ConnectError, TimedOut(phase="connect")."""
     family = getattr(socket, "AF_UNIX", None)

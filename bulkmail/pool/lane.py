@@ -138,15 +138,16 @@ class Lane:
             return sum(session.ready() for session in self.idle)
         return sum(session.room() for session in self.idle)
 
-    def fill(self, most: int) -> int:
-        """Give idle sessions up to `most` transactions of the source's; how many there were."""
+    def fill(self, most: int = NO_LIMIT) -> int:
+        """Give idle sessions as many transactions of the source's as they take, at most `most`; how many there were."""
         if self.paced:
             wanting = [session for session in self.idle if session.ready()]
             rooms = [1] * len(wanting)
         else:
             wanting = list(self.idle)
             rooms = [session.room() for session in wanting]
-        taken = self.pool.source.take(self, min(most, sum(rooms))) if most and rooms else []
+        room = min(most, sum(rooms))
+        taken = self.pool.source.take(self, room) if room else []
         self._push(wanting, rooms, taken)
         return len(taken)
 

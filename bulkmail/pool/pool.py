@@ -114,7 +114,7 @@ class Pool:
         """Share what the source has among the sessions with room; how much that was."""
         if len(self.lanes) == 1:
             lane = self.lanes[0]
-            return lane.fill(lane.room()) if lane.idle else 0
+            return lane.fill() if lane.idle else 0
         rooms = [lane.room() if lane.idle else 0 for lane in self.lanes]
         room = sum(rooms)
         if not room:
@@ -131,7 +131,7 @@ class Pool:
                 given[place] = self.lanes[place].fill(planned[place])
         for place in order:  # what one may not take (its rate, its recipients) may be another's
             if self.lanes[place].idle:
-                given[place] += self.lanes[place].fill(self.lanes[place].room())
+                given[place] += self.lanes[place].fill()
         self._dealt.charge(given, usable)
         return sum(given)
 
@@ -187,17 +187,14 @@ class Pool:
             room = 0 if ready[place] else lane.may_open(at_once, now)
             owed = given > 0 and lane.connections < max(1, int(fair.get(lane, 0))) and self._owed(lane)
             wanted.append(max(0, min(room, int(owed) if enough else backlogs[place] - opening)))
-        return self._fairly(wanted)
+        return self._fairly(wanted, fair) if any(wanted) else wanted
 
     def _owed(self, lane: Lane) -> bool:
         """Whether others have carried something in its place."""
         return self._dealt.owed(self.lanes.index(lane)) >= 1
 
-    def _fairly(self, wanted: list[int]) -> list[int]:
+    def _fairly(self, wanted: list[int], fair: dict[Lane, float]) -> list[int]:
         """None gets more than its share of the places as long as others lack theirs."""
-        if not any(wanted):
-            return wanted
-        fair = self._fair()
         within = [
             min(count, max(0, math.ceil(fair.get(lane, 0)) - lane.connections))
             for lane, count in zip(self.lanes, wanted, strict=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from bulkmail.errors import BulkmailError, ConfigError, ConnectionLost, TimedOut
 from bulkmail.net import dial as net_dial
@@ -37,7 +38,11 @@ async def attach(session: Session, endpoint: Endpoint, line: Line, on_step: OnSt
     Raises ConnectionLost, TimedOut, TlsError; then the line is closed.
     """
     if isinstance(line, TlsLine):
-        await _over_proxy_tls(session, endpoint, line, on_step)
+        try:
+            await _over_proxy_tls(session, endpoint, line, on_step)
+        except BaseException:
+            line.close()
+            raise
         return
     before = identity(line.sock)
     session.secured = line.secured
@@ -83,54 +88,53 @@ async def handshake(session: Session, endpoint: Endpoint, options: Any) -> None:
 
 
 async def _over_socket(session: Session, endpoint: Endpoint, line: SocketLine, on_step: OnStep) -> None:
-    loop, options = asyncio.get_running_loop(), endpoint.options
+    loop, seconds = asyncio.get_running_loop(), endpoint.options.connect_timeout
     if line.secured or not endpoint.implicit_tls:
         try:
             await loop.create_connection(lambda: session, sock=line.sock)
         except OSError as error:
             raise ConnectionLost(f"the connection was lost: {error}") from error
         return
+
+    async def shake(context: ssl.SSLContext, name: str) -> None:
+        await loop.create_connection(
+            lambda: session,
+            sock=line.sock,
+            ssl=context,
+            server_hostname=name,
+            ssl_handshake_timeout=2 * seconds,  # the loop's own, 60 seconds, must not come first
+        )
+
+    await _with_tls(endpoint, on_step, shake)
+
+
+async def _over_proxy_tls(session: Session, endpoint: Endpoint, line: TlsLine, on_step: OnStep) -> None:
+    """Over TLS with a proxy, which is none with the relay: that of smtps:// is put over it, and STARTTLS may be."""
+    await introduce(line.transport, endpoint)
+    if not endpoint.implicit_tls:
+        session.tunnelled = True
+        line.hand_over(session)
+        return
+    loop, seconds = asyncio.get_running_loop(), endpoint.options.connect_timeout
+    inner = await _with_tls(endpoint, on_step, lambda context, name: encrypted(line, context, name, seconds, loop))
+    inner.hand_over(session)
+
+
+Shaken = TypeVar("Shaken")
+
+
+async def _with_tls(
+    endpoint: Endpoint, on_step: OnStep, shake: Callable[[ssl.SSLContext, str], Awaitable[Shaken]]
+) -> Shaken:
+    """The handshake with a relay whose connections begin with TLS."""
+    options = endpoint.options
     on_step("tls", None)
     context = net_tls.client_context(options, endpoint.host)
     name = net_tls.server_hostname(options, endpoint.host)
     try:
         async with asyncio.timeout(options.connect_timeout):
-            await loop.create_connection(
-                lambda: session,
-                sock=line.sock,
-                ssl=context,
-                server_hostname=name,
-                ssl_handshake_timeout=2 * options.connect_timeout,  # the loop's own, 60 seconds, must not come first
-            )
+            return await shake(context, name)
     except TimeoutError as error:
         raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
-    except (ssl.SSLError, OSError) as error:
+    except OSError as error:  # ssl.SSLError is one
         raise net_tls.tls_error(error, endpoint.host, options) from error
-
-
-async def _over_proxy_tls(session: Session, endpoint: Endpoint, line: TlsLine, on_step: OnStep) -> None:
-    """Over TLS with a proxy, which is none with the relay: that of smtps:// is put over it, and STARTTLS may be."""
-    try:
-        await introduce(line.transport, endpoint)
-    except BaseException:
-        line.close()
-        raise
-    if not endpoint.implicit_tls:
-        session.tunnelled = True
-        line.hand_over(session)
-        return
-    options = endpoint.options
-    on_step("tls", None)
-    name = net_tls.server_hostname(options, endpoint.host)
-    try:
-        context = net_tls.client_context(options, endpoint.host)
-        async with asyncio.timeout(options.connect_timeout):
-            inner = await encrypted(line, context, name, options.connect_timeout, asyncio.get_running_loop())
-    except TimeoutError as error:
-        raise TimedOut(f"timed out in the TLS handshake with {endpoint.host}", phase="connect") from error
-    except BulkmailError:
-        line.close()
-        raise
-    except OSError as error:
-        raise net_tls.tls_error(error, endpoint.host, options) from error
-    inner.hand_over(session)

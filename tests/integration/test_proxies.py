@@ -3,100 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import socket
-import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 from bulkmail.errors import ConnectError, ProxyError
-from bulkmail.net.dial import dial
 from bulkmail.url import Options, parse_options
-from integration.servers.common import HOST, STOP_SECONDS, wait_until
-
-DANTED = """
-logoutput: stderr
-internal: 127.0.0.1 port = {port}
-external: lo
-clientmethod: none
-socksmethod: {method}
-client pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 }}
-socks block {{ from: 0.0.0.0/0 to: 0.0.0.0/0 port = {forbidden} }}
-socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 }}
-"""
-TINYPROXY = """
-Port {port}
-Listen 127.0.0.1
-Allow 127.0.0.1
-MaxClients 20
-Timeout 60
-LogLevel Info
-{more}
-"""
-
-
-def accepts(port):
-    try:
-        socket.create_connection((HOST, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def running(command, port, log):
-    """A proxy as a child process in a group of its own (danted forks), up when it listens."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-
-    def died():
-        return (
-            None
-            if process.poll() is None
-            else f"status {process.returncode}: {log.read_text(errors='replace')[-2000:]}"
-        )
-
-    try:
-        wait_until(lambda: accepts(port), command[0], died)
-        yield port
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(STOP_SECONDS)
+from dialling import dial
+from integration.servers.dante import dante
+from integration.servers.tinyproxy import tinyproxy
 
 
 @pytest.fixture
-def start_danted(require, free_port, tmp_path):
+def start_danted(tmp_path, free_port):
     """start_danted(method="none", forbidden=9) -> port. `forbidden`: a target port that its rules refuse."""
-    program = require("danted")
     with ExitStack() as stack:
 
         def start(method="none", forbidden=9):
-            port = free_port()
-            config = tmp_path / f"danted-{port}.conf"
-            config.write_text(DANTED.format(port=port, method=method, forbidden=forbidden))
-            return stack.enter_context(running([program, "-f", str(config)], port, config.with_suffix(".log")))
+            folder = tmp_path / f"danted-{free_port()}"
+            return stack.enter_context(dante(folder, login=method == "username", forbidden=forbidden)).port
 
         yield start
 
 
 @pytest.fixture
-def start_tinyproxy(require, free_port, tmp_path):
+def start_tinyproxy(tmp_path, free_port):
     """start_tinyproxy("BasicAuth user password", ...) -> port"""
-    program = require("tinyproxy")
     with ExitStack() as stack:
 
         def start(*more):
-            port = free_port()
-            config = tmp_path / f"tinyproxy-{port}.conf"
-            config.write_text(TINYPROXY.format(port=port, more="\n".join(more)))
-            return stack.enter_context(running([program, "-d", "-c", str(config)], port, config.with_suffix(".log")))
+            return stack.enter_context(tinyproxy(tmp_path / f"tinyproxy-{free_port()}", *more)).port
 
         yield start
 

@@ -27,8 +27,8 @@ from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
 from bulkmail.pool import lane as lane_module
 from bulkmail.pool.domains import Pins
+from bulkmail.pool.lane import Lane
 from bulkmail.pool.limits import Limit
-from bulkmail.pool.pool import Pool
 from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.transaction import Transaction
@@ -375,17 +375,7 @@ class Simulation:
         )
         source = _Watched(self)
         for one in made:
-            paced = limit.rate is not None or one.limit.rate is not None
-            one.pool = Pool(
-                one.spec.endpoint,
-                source,
-                name=one.name,
-                limit=one.connections,
-                paced=paced,
-                egresses=one.spec.egresses,
-            )
-            for lane in one.pool.lanes:
-                one.egress_ids[lane.name] = self.ledger.name_id(lane.name) if lane.name else 0
+            one.open_pool(source, self.ledger, job_paced=limit.rate is not None)  # type: ignore[arg-type]
 
     async def _open_session(self, endpoint: Endpoint, turn: Turn, **given: object) -> Session:
         fake = next(one for one in self.relays if parse_endpoint(one.url).host == endpoint.host)
@@ -464,8 +454,8 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._simulation.scheduler, name)
 
-    def take(self, pool: Pool, room: int) -> list[Transaction]:
-        taken = self._simulation.scheduler.take(pool, room)
+    def take(self, lane: Lane, room: int) -> list[Transaction]:
+        taken = self._simulation.scheduler.take(lane, room)
         ledger = self._simulation.ledger
         if isinstance(ledger, MemoryLedger):
             for tx in taken:

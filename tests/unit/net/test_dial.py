@@ -13,8 +13,8 @@ import pytest
 import bulkmail.net.direct as direct
 import bulkmail.net.race as racing
 from bulkmail.errors import ConfigError, ConnectError, ResolveError, TimedOut
-from bulkmail.net.dial import dial
 from bulkmail.url import Options
+from dialling import dial
 from unit.net.fake_proxies import GREETING, at, greet, listening, options, read_to_end, settle, still_open
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")

@@ -9,11 +9,11 @@ import pytest
 
 import bulkmail.net.race as racing
 from bulkmail.errors import ProxyError, TimedOut
-from bulkmail.net.dial import dial
 from bulkmail.net.line import MAX_HELD, TlsLine
 from bulkmail.net.proxies.channel import Channel
 from bulkmail.net.proxies.http_connect import MAX_HEAD, connect
 from bulkmail.proxyurl import ProxyUrl
+from dialling import dial
 from faults.proxying import proxying
 from unit.net.fake_proxies import (
     GREETING,

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from bulkmail.errors import ProxyError, ResolveError, TimedOut
-from bulkmail.net.dial import dial
+from dialling import dial
 from unit.net.fake_proxies import (
     GREETING,
     SOCKS_CONNECTED,

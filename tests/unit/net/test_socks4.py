@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from bulkmail.errors import ProxyError, TimedOut
-from bulkmail.net.dial import dial
 from bulkmail.net.proxies import TargetRefused
+from dialling import dial
 from unit.net.fake_proxies import GREETING, at, listening, options, read_to_end, shake
 
 BY_NAME = "socks4a://proxy.example"
