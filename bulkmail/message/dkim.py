@@ -32,10 +32,10 @@ SIGNED = (
     "List-Archive", "Feedback-ID", "Auto-Submitted",
     "Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc", "Resent-Date", "Resent-Message-ID",
 )  # fmt: skip
-# Who replays a signed message adds a second one of these, or the one that it lacked: listed once more than there are, it
-# cannot be added (RFC 6376 section 8.15). rspamd's choice of names.
+# Who replays a signed message adds a second one of these, or the one that it lacked: listed once more than there are,
+# it cannot be added (RFC 6376 section 8.15). rspamd's choice of names.
 OVERSIGNED = ("From", "Reply-To", "To", "Cc", "Subject")
-# Likewise, but only where the message has them: a relay adds those that are missing, which must not break the signature.
+# Likewise, but only where the message has them: relays add those that are missing, and that must not break it.
 OVERSIGNED_IF_PRESENT = (
     "Sender", "Date", "Message-ID", "MIME-Version", "Content-Type", "Content-Transfer-Encoding",
     "List-Unsubscribe", "List-Unsubscribe-Post", "Feedback-ID",
@@ -116,8 +116,8 @@ class Dkim:
     key               the private key: PEM, or the base64 of its DER without the PEM's lines (docs/dkim.md)
     key_file          the file of one
     sign              signs elsewhere (an HSM): bytes -> signature. For rsa-sha256 it gets the data to be signed and
-                      returns its PKCS#1 v1.5 signature with SHA-256; for ed25519-sha256 it gets the SHA-256 digest, which
-                      is what is signed. Called in several threads at once
+                      returns its PKCS#1 v1.5 signature with SHA-256; for ed25519-sha256 it gets the SHA-256 digest, for
+                      that is what is signed. Called in several threads at once
     algorithm, bits   of `sign`: "rsa-sha256" (default, with 2048 bits) or "ed25519-sha256"; of a key they are its own
     canonicalization  header/body, "relaxed" or "simple" each
     headers           names of the fields that are signed where present; default: SIGNED. From always is
@@ -243,7 +243,8 @@ def _foreign(spec: Dkim, what: str) -> Key:
     if algorithm == RSA:
         check_bits(bits or ADVISED_BITS, f"{what}, bits")
     assert spec.sign is not None
-    return Key(algorithm, 256 if algorithm == ED25519 else bits or ADVISED_BITS, spec.sign)
+    ed25519 = algorithm == ED25519
+    return Key(algorithm, 256 if ed25519 else bits or ADVISED_BITS, spec.sign, takes_digest=ed25519)
 
 
 def _stamp(spec: Dkim) -> tuple[int, ...]:

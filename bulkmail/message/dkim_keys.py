@@ -12,18 +12,14 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bulkmail.errors import MessageError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 RSA, ED25519 = "rsa-sha256", "ed25519-sha256"  # RFC 6376 section 3.3.1, RFC 8463 section 3
 # RFC 8301 section 3.2: signers use at least 1024 bits and SHOULD use 2048; receivers refuse what is shorter.
 MIN_BITS, ADVISED_BITS = 1024, 2048
-# Receivers must verify up to 4096 and need not beyond (RFC 8301 section 3.2); each doubling costs a signature sevenfold.
+# Receivers must verify up to 4096 and need not beyond (RFC 8301 section 3.2); twice the bits cost seven times.
 MAX_BITS = 4096
 MAX_FILE = 1 << 16  # bytes; an RSA-4096 key has 3 KB
 ED25519_SEED = 32  # bytes, RFC 8032 section 5.1.5: dkimpy's tools keep such a key as the base64 of just these
@@ -34,7 +30,7 @@ class Key:
     """A key that is ready to sign.
 
     algorithm  "rsa-sha256" or "ed25519-sha256"; bits: of an RSA modulus, 256 for Ed25519
-    sign       signs the SHA-256 digest of what a signature covers
+    sign       data -> signature; takes_digest: the data is the SHA-256 digest of what a signature covers, else that itself
     der        the private key (PKCS#8) for a process that signs; None: it exists in `sign` only
     public     what a DNS record's p= holds, decoded; None: not known
     """
@@ -42,6 +38,7 @@ class Key:
     algorithm: str
     bits: int
     sign: Callable[[bytes], bytes] = field(repr=False)
+    takes_digest: bool = True
     der: bytes | None = field(default=None, repr=False)
     public: bytes | None = field(default=None, repr=False)
 
@@ -157,7 +154,7 @@ def check_bits(bits: int, what: str) -> None:
         )
 
 
-def _ready(private: RSAPrivateKey | Ed25519PrivateKey) -> Key:
+def _ready(private: Any) -> Key:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -165,10 +162,10 @@ def _ready(private: RSAPrivateKey | Ed25519PrivateKey) -> Key:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
     der = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    public = private.public_key()
+    public = private.public_key()  # private: an RSAPrivateKey or Ed25519PrivateKey
     if isinstance(private, RSAPrivateKey):
         padding, hashed, sign_rsa = PKCS1v15(), Prehashed(hashes.SHA256()), private.sign
         published = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return Key(RSA, private.key_size, lambda digest: sign_rsa(digest, padding, hashed), der, published)
+        return Key(RSA, private.key_size, lambda digest: sign_rsa(digest, padding, hashed), der=der, public=published)
     # RFC 8463 section 3: PureEdDSA over the SHA-256 digest; section 4: p= is the 32 bytes themselves.
-    return Key(ED25519, 256, private.sign, der, public.public_bytes(Encoding.Raw, PublicFormat.Raw))
+    return Key(ED25519, 256, private.sign, der=der, public=public.public_bytes(Encoding.Raw, PublicFormat.Raw))
