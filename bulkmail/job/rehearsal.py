@@ -83,7 +83,7 @@ async def send_test(manifest: Manifest, compiled: Compiled, address: str, count:
         tally.counts.attempts += state != "pending"
         if state == "delivered":
             tally.sent += 1
-            tally.counts.bytes += len(tx.body or b"")
+            tally.counts.bytes += tx.body_size
     counts = tally.counts
     tally.end("stopped" if counts.pending else "finished")
     return Report(tally.summary(), 3 if counts.pending else 1 if counts.failed or counts.in_doubt else 0, error)

@@ -9,6 +9,7 @@
 #
 # Owns      the constant bytes and the Python objects that ops point to (`_keep`).
 # Promises  bodies are ready for the wire: CRLF, at most 76 bytes a line in encoded text, dots escaped, final dot included.
+#           What is large and the same for everybody is held once: a body is then a tuple of pieces that begin a line each.
 #           A bad row yields its MessageError and leaves the others alone.
 # Errors    MessageError (scope recipient) as an item of the result; MemoryError is raised.
 cimport cython
@@ -37,6 +38,7 @@ cdef enum:
     MAX_URI = 980           # with brackets and comma its line stays below 998 bytes (RFC 5322 section 2.1.1)
     HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
     MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
+    MIN_SHARED = 32 << 10   # bytes of a constant part that messages share instead of copying: below, a copy is cheaper
 
 cdef enum OpCode:
     OP_TEXT, OP_DOTS, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
@@ -76,6 +78,7 @@ cdef struct Field:
     int ranges
     PyObject* fallback      # headers: texts, email -> bytes, for what the quick way does not do
     PyObject* label         # the manifest's key, for errors
+    PyObject* shared        # const: bytes that messages share, or NULL
 
 KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "mailbox": MAILBOX, "other": OTHER,
          "urls": URLS, "body": BODY}
@@ -184,13 +187,18 @@ cdef class Compiled:
         cdef Field field
         field.kind = <FieldKind><int>KINDS[kind]
         field.p, field.n = self._own(text), PyBytes_GET_SIZE(text)
+        # Pieces begin lines, and Composer.share knows that of the next one only where this one ends with a line.
+        field.shared = NULL
+        if field.kind == CONST and field.n >= MIN_SHARED and text.endswith(b"\r\n"):
+            field.shared = <PyObject*>text
         field.range, field.ranges = self._range_count, len(plans)
         field.fallback, field.label = self._own_object(fallback), self._own_object(label)
         for pieces in plans:
             self._add_range(pieces, field.kind == BODY)
         self._fields[self._field_count] = field
         self._field_count += 1
-        self._typical += field.n
+        if field.shared is NULL:
+            self._typical += field.n
 
     cdef Range _add_range(self, list pieces, bint body) except *:
         cdef Range r
@@ -281,7 +289,10 @@ cdef class Compiled:
     # ---- use
 
     def compose(self, list rows not None, list numbers not None, bytes date not None):
-        """One (sender, recipient, body) or MessageError for each row. date: the value of Date (RFC 5322 section 3.3)."""
+        """One (sender, recipient, body) or MessageError for each row. date: the value of Date (RFC 5322 section 3.3).
+
+        body: bytes, or a tuple of them where pieces are shared.
+        """
         cdef list out = []
         cdef Composer composer = Composer(self, date)
         cdef Py_ssize_t i
@@ -318,7 +329,7 @@ cdef class Compiled:
             if isinstance(made, MessageError):
                 raise made
             body = made[2]
-        return self._reference.preview(row, body)
+        return self._reference.preview(row, b"".join(body) if type(body) is tuple else body)
 
     def message_id(self, number, str address not None):
         """The Message-ID, brackets included, of the copy for row `number`; "" for a ready message that has none."""

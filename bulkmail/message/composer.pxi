@@ -20,6 +20,7 @@ cdef class Composer:
     cdef Py_ssize_t text_n, text_cap
     cdef int bits                   # its header_class
     cdef object label               # the manifest's key of the field in hand
+    cdef list pieces                # those before the one under construction, or None
 
     def __cinit__(self, Compiled c, bytes date):
         self.c, self.date = c, date
@@ -35,7 +36,7 @@ cdef class Composer:
     cdef tuple one(self, dict row, number):
         cdef Py_ssize_t i
         cdef Compiled c = self.c
-        self.row, self.email, self.jinja = row, row.get("email"), None
+        self.row, self.email, self.jinja, self.pieces = row, row.get("email"), None, None
         if not isinstance(self.email, str):
             raise MessageError("the row has no 'email'")
         self.start()
@@ -43,7 +44,8 @@ cdef class Composer:
             self.field(&c._fields[i], number)
         self.raw(b".\r\n", 3)
         sender = c._sender if c._sender is not None else self.sender()
-        return sender, self.email.encode(), self.finish()
+        body = self.finish()
+        return sender, self.email.encode(), body if self.pieces is None else (*self.pieces, body)
 
     # ---- the body as a growing bytes object
 
@@ -74,13 +76,27 @@ cdef class Composer:
         cdef Py_ssize_t n = self.pen.p - self.base
         if n > self.c._typical:
             self.c._typical = min(n, MAX_SPARE)
-        else:
+        elif self.pieces is None:
             self.c._typical -= (self.c._typical - n) // 8
         _PyBytes_Resize(&self.body, n)
         cdef bytes out = <bytes>self.body       # a second reference; the first is given up
         Py_XDECREF(self.body)
         self.body = NULL
         return out
+
+    cdef inline bint at_line_start(self) noexcept:
+        cdef Py_ssize_t n = self.pen.p - self.base
+        return n == 0 or (n > 1 and (self.pen.p - 2)[0] == c'\r' and (self.pen.p - 1)[0] == c'\n')
+
+    cdef int share(self, piece) except -1:
+        """Put a piece that all messages have behind what there is, and begin another."""
+        if self.pieces is None:
+            self.pieces = []
+        if self.pen.p > self.base:
+            self.pieces.append(self.finish())
+            self.start()
+        self.pieces.append(piece)
+        return 0
 
     cdef inline int raw(self, const void* p, Py_ssize_t n) except -1:
         self.need(n)
@@ -93,6 +109,8 @@ cdef class Composer:
     cdef int field(self, Field* field, number) except -1:
         self.label = <object>field.label
         if field.kind == CONST:
+            if field.shared is not NULL and self.at_line_start():
+                return self.share(<object>field.shared)
             return self.raw(field.p, field.n)
         if field.kind == BODY:
             self.pen.col = 0
