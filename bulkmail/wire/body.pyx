@@ -12,11 +12,6 @@ from libc.string cimport memcpy
 
 
 cdef extern from "kernels.h" nogil:
-    ctypedef struct bm_row:
-        const char* name
-        size_t (*body_extra)(const uint8_t* src, size_t len, int carry) noexcept nogil
-        size_t (*body_encode)(uint8_t* dst, const uint8_t* src, size_t len, int carry) noexcept nogil
-
     bm_row bm
     int BM_LINE_START, BM_AFTER_CR, BM_MID_LINE
     void bm_kernels_init() noexcept
@@ -33,6 +28,10 @@ cdef Py_ssize_t NOGIL_BYTES = 1 << 20
 cdef tuple ENDS = (b".\r\n", b"\n.\r\n", b"\r\n.\r\n")
 
 bm_kernels_init()
+
+
+cdef const bm_row* kernels() noexcept nogil:
+    return &bm
 
 
 cdef size_t extra_of(const uint8_t* p, Py_ssize_t n, int carry) noexcept:
