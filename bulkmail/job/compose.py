@@ -73,7 +73,7 @@ class Composer:
         return self._personal(composed, work, places, rows)
 
     def _personal(self, composed: list[Any], work: Work, places: Places, rows: list[Any]) -> list[Transaction]:
-        transactions, failed = personal_transactions(composed, work, places)
+        transactions, failed = personal_transactions(composed, work, places, self.compiled.eight_bit)
         for index, error in failed:
             self._failures.append((places[index], rows[index]["email"], error))
         return transactions

@@ -24,7 +24,7 @@ from bulkmail.smtp.classify import refused
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
-from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
+from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Body, Transaction
 
 
 def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:
@@ -115,7 +115,7 @@ def _ending(tx: Transaction) -> tuple[str, BulkmailError | None]:
     return {NOT_TAKEN: "pending", IN_DOUBT: "in_doubt"}.get(tx.state, "failed"), why
 
 
-def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, bytes]]:
+def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, Body]]:
     date = formatdate(time.time(), localtime=True).encode()
     with opened_source(manifest) as source:
         for batch in source.scan(max(count, 1), required=compiled.fields, header_fields=compiled.header_fields):

@@ -128,19 +128,19 @@ cdef bint is_ascii(object body):
     return all([piece.isascii() for piece in body]) if type(body) is tuple else body.isascii()
 
 
-def personal_transactions(list composed, Work work not None, list places):
-    """(transactions, [(index, exception)]) of composed messages: each (sender, rcpt, body), or an exception."""
+def personal_transactions(list composed, Work work not None, list places, bint eight_bit):
+    """(transactions, [(index, exception)]) of composed messages: each (sender, rcpt, body), or an exception.
+
+    eight_bit  the bodies may have bytes beyond ASCII
+    """
     cdef list made = [], failed = []
     cdef Py_ssize_t index
-    cdef int flags, same = -1
+    cdef int flags, same = EIGHT_BIT if eight_bit else 0
     cdef bytes sender, rcpt
     for index in range(len(composed)):
         item = composed[index]
         if type(item) is tuple:
             sender, rcpt, body = item
-            if same < 0:
-                # What is composed is ASCII but for addresses in headers; a ready message is what it is, in every copy.
-                same = 0 if is_ascii(body) else EIGHT_BIT
             flags = same if rcpt.isascii() and sender.isascii() else UTF8 | EIGHT_BIT
             made.append(Transaction(sender, [rcpt], body, flags, work, places[index]))
         else:

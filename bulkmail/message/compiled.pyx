@@ -5,7 +5,7 @@
 #   CONST        bytes as they are                            DATE, MESSAGE_ID   what they say
 #   TEXT         unstructured header: one plan                MAILBOX            header: plans of display name, address
 #   OTHER        header that Python makes from its plans      URLS               List-Unsubscribe: a plan per URI
-#   BODY         quoted-printable text: one plan
+#   BODY         quoted-printable text: one plan       BODY_BASE64, BODY_8BIT, BODY_7BIT   text in these encodings
 #
 # Owns      the constant bytes and the Python objects that ops point to (`_keep`).
 # Promises  bodies are ready for the wire: CRLF, at most 76 bytes a line in encoded text, dots escaped, final dot included.
@@ -17,8 +17,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
+from libc.string cimport memchr
+
+from bulkmail.wire.body cimport bm_base64_size, kernels
 
 import hashlib
+import re
 
 from markupsafe import escape as html_escape
 
@@ -35,6 +39,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_HEADER = 30_000     # bytes of one value: Gmail refuses more than 32 KB, and nobody reads a tenth of that
+    MAX_LINE = 998          # bytes of a line without CRLF (RFC 5322 section 2.1.1)
     MAX_URI = 980           # with brackets and comma its line stays below 998 bytes (RFC 5322 section 2.1.1)
     HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
     MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
@@ -64,7 +69,11 @@ cdef struct Op:
     int bits                # header text: its header_class
 
 cdef enum FieldKind:
-    CONST, DATE, MESSAGE_ID, TEXT, MAILBOX, OTHER, URLS, BODY
+    CONST, DATE, MESSAGE_ID, TEXT, MAILBOX, OTHER, URLS, BODY, BODY_BASE64, BODY_8BIT, BODY_7BIT
+
+# What a plan's text becomes: a header's value; quoted-printable at once; lines with CRLF, to be encoded as a whole.
+cdef enum Mode:
+    HEADER, QUOTED, LINES
 
 cdef struct Range:
     int start
@@ -81,7 +90,15 @@ cdef struct Field:
     PyObject* shared        # const: bytes that messages share, or NULL
 
 KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "mailbox": MAILBOX, "other": OTHER,
-         "urls": URLS, "body": BODY}
+         "urls": URLS, "body": BODY, "body-base64": BODY_BASE64, "body-8bit": BODY_8BIT, "body-7bit": BODY_7BIT}
+
+
+cdef int LINE_START = 0                 # the carry of csrc/kernels.h: a text begins as if a line had just ended
+cdef object _newline = re.compile("\r\n|\r|\n").sub
+
+
+cdef object with_crlf(text):
+    return _newline("\r\n", text)
 
 
 def encoded_words(bytes text not None, Py_ssize_t col):
@@ -113,9 +130,10 @@ cdef class Compiled:
     header_fields  recipient fields that reach a header or the envelope
     names          every name that a template takes from a recipient; places: where each is first used
     domain         of the Message-IDs
+    eight_bit      bodies may have bytes beyond ASCII
     """
 
-    cdef readonly bint shared
+    cdef readonly bint shared, eight_bit
     cdef readonly frozenset fields
     cdef readonly frozenset header_fields
     cdef readonly frozenset names
@@ -168,7 +186,7 @@ cdef class Compiled:
         if isinstance(sender, bytes):
             self._sender = sender
         else:
-            self._sender_range = self._add_range(sender, False)
+            self._sender_range = self._add_range(sender, HEADER)
         for field in fields:
             self._add_field(*field)
 
@@ -193,47 +211,50 @@ cdef class Compiled:
             field.shared = <PyObject*>text
         field.range, field.ranges = self._range_count, len(plans)
         field.fallback, field.label = self._own_object(fallback), self._own_object(label)
+        self.eight_bit = self.eight_bit or field.kind == BODY_8BIT or (field.kind == CONST and not text.isascii())
         for pieces in plans:
-            self._add_range(pieces, field.kind == BODY)
+            self._add_range(pieces, QUOTED if field.kind == BODY else LINES if field.kind > BODY else HEADER)
         self._fields[self._field_count] = field
         self._field_count += 1
         if field.shared is NULL:
             self._typical += field.n
 
-    cdef Range _add_range(self, list pieces, bint body) except *:
+    cdef Range _add_range(self, list pieces, Mode mode) except *:
         cdef Range r
         r.start = self._op_count
-        self._add_pieces(pieces, body)
+        self._add_pieces(pieces, mode)
         r.end = self._op_count
         self._ranges = <Range*>grown(self._ranges, self._range_count, sizeof(Range))
         self._ranges[self._range_count] = r
         self._range_count += 1
         return r
 
-    cdef int _add_pieces(self, list pieces, bint body) except -1:
+    cdef int _add_pieces(self, list pieces, Mode mode) except -1:
         for piece in pieces:
             kind = piece.kind
             if kind == "text":
-                self._add_text(piece.text.encode(), body)
+                self._add_text(piece.text.encode(), mode)
             elif kind == "value":
                 self._add_value(piece)
             elif kind == "rendered":
                 self._new(OP_RENDER).other = self._own_object(piece.slot)
             else:
-                self._add_branch(piece, body)
+                self._add_branch(piece, mode)
         return 0
 
-    cdef int _add_text(self, bytes text, bint body) except -1:
+    cdef int _add_text(self, bytes text, Mode mode) except -1:
         cdef Py_ssize_t at
         cdef Op* op
-        if body and text.startswith(b"."):
+        if mode == QUOTED and text.startswith(b"."):
             # Whether these begin a line, and so must be encoded, depends on what stands before them.
             rest = text.lstrip(b".")
             op = self._new(OP_DOTS)
             op.p, op.n = self._own(text), len(text) - len(rest)
             text = rest
-        if body:
+        if mode == QUOTED:
             text = encode_text(text)
+        elif mode == LINES:
+            text = text.replace(b"\n", b"\r\n")     # templates have no other newlines
         at = text.find(b"\r\n")
         op = self._new(OP_TEXT)
         op.p, op.n = self._own(text), PyBytes_GET_SIZE(text)
@@ -254,15 +275,15 @@ cdef class Compiled:
         op.second = self._own_object(piece.default if piece.has_default else None)
         return 0
 
-    cdef int _add_branch(self, piece, bint body) except -1:
+    cdef int _add_branch(self, piece, Mode mode) except -1:
         # Ops move when their array grows: they are addressed by index until both sides are there.
         cdef int test = self._op_count, jump
         self._add_test(piece.test)
-        self._add_pieces(piece.then, body)
+        self._add_pieces(piece.then, mode)
         jump = self._op_count
         self._new(OP_JUMP)
         self._ops[test].target = self._op_count
-        self._add_pieces(piece.orelse, body)
+        self._add_pieces(piece.orelse, mode)
         self._ops[jump].target = self._op_count
         return 0
 

@@ -251,7 +251,7 @@ class FakeCompiled:
     """`bad` row numbers cannot be composed."""
 
     def __init__(self, shared: bool, bad: frozenset[int]) -> None:
-        self.shared, self.bad = shared, bad
+        self.shared, self.bad, self.eight_bit = shared, bad, False
 
     def compose(self, rows: list[dict[str, Any]], numbers: list[int], date: bytes) -> list[Any]:
         return [
