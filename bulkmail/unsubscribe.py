@@ -86,7 +86,7 @@ def verify_url(url: str, keys: Key | Iterable[Key], *, origin: str | None = None
 def is_one_click(body: bytes, content_type: str | None) -> bool:
     """Whether the body of a POST is that of a mail client's one-click unsubscribe (RFC 8058 section 3.2).
 
-    content_type  the request's Content-Type: multipart/form-data or form-urlencoded; without one it is read as the latter
+    content_type  multipart/form-data or form-urlencoded; where the request has none, it is read as the latter
     """
     if len(body) > MAX_BODY:
         return False

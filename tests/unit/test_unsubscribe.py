@@ -172,11 +172,11 @@ def test_a_value_cannot_become_two_parameters_or_a_name():
 
 
 @given(st.integers(0, len(URL) + 29), st.characters(min_codepoint=33, max_codepoint=126))
-def test_one_character_changed_anywhere_is_refused_or_means_the_same(place, character):
+def test_one_character_changed_anywhere_is_refused_but_the_hosts_case(place, character):
     good = URL + "&sig=" + SIG
     changed = good[:place] + character + good[place + 1 :]
-    if verify_url(changed, KEY):  # https -> http and example.com -> Example.com are the same page
-        assert changed.replace("%", "").lower() == good or changed.partition("#")[0] == good
+    host, rest = changed[:19], changed[19:]
+    assert not verify_url(changed, KEY) or (host.lower(), rest) == (good[:19], good[19:])
 
 
 # ---- behind a proxy
@@ -270,7 +270,7 @@ def multipart(fields, boundary="x", newline="\r\n"):
         (multipart([("List-Unsubscribe", "One-Click")], newline="\n"), 'Multipart/Form-Data; Boundary="x"'),
         (multipart([("a", "b"), ("List-Unsubscribe", "One-Click")], "-_ '"), "multipart/form-data; boundary=\"-_ '\""),
         (
-            b'--x\r\nContent-Type: a/b\r\ncontent-disposition: form-data; name=List-Unsubscribe\r\n\r\nOne-Click\r\n--x--',
+            b'--x\r\ncontent-disposition: form-data; name=List-Unsubscribe\r\n\r\nOne-Click\r\n--x--',
             "multipart/form-data; charset=utf-8; boundary=x",
         ),
     ],
