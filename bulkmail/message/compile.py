@@ -241,9 +241,11 @@ class _Compiler:
 
     def _custom(self) -> list[HeaderPlan]:
         out = []
-        for name, value in self._spec.headers.items():
+        for name, value in self._spec.header_pairs():
             with self._at(f"headers.{name}"):
                 headers.check_name(name)
+                if not isinstance(value, str):
+                    raise MessageError(f"headers.{name}: a prepared value is not in this version yet")
                 out.append(text_header(name, self._plan(f"headers.{name}", value)))
         return out
 
