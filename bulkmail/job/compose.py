@@ -15,7 +15,7 @@ from bulkmail.address import address_bytes
 from bulkmail.errors import MessageError
 from bulkmail.job.recipients import Source
 from bulkmail.job.settle import Work, personal_transactions, shared_transaction
-from bulkmail.message.compiled import Compiled
+from bulkmail.message.compiled import Compiled, with_fields
 from bulkmail.wire.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -130,11 +130,6 @@ class Composer:
 
 def _with_fields(fields: bytes, sender: bytes, rcpt: bytes, body: Body) -> tuple[bytes, bytes, Body]:
     return sender, rcpt, with_fields(fields, body)
-
-
-def with_fields(fields: bytes, body: Body) -> Body:
-    """A message with header fields (whole lines) before it; the message itself is not copied."""
-    return (fields, *body) if isinstance(body, tuple) else (fields, body)
 
 
 def split(tx: Transaction, size: int, places: list[int] | None = None) -> list[Transaction]:

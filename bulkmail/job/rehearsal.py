@@ -128,7 +128,7 @@ def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[
             for item in composed:
                 if isinstance(item, MessageError):
                     raise item
-                messages.append((item[0], item[2]))
+                messages.append((item[0], compiled.signed(item[2])))
             if messages:
                 return messages
     raise ManifestError("there are no recipients to take the test's values from", path="$.recipients")

@@ -131,6 +131,7 @@ cdef class Compiled:
     names          every name that a template takes from a recipient; places: where each is first used
     domain         of the Message-IDs
     eight_bit      bodies may have bytes beyond ASCII
+    signer         dkim_sign.Signer, or None; compose() leaves signing to who sends, who can do it beside the loop
     """
 
     cdef readonly bint shared, eight_bit
@@ -138,6 +139,7 @@ cdef class Compiled:
     cdef readonly frozenset header_fields
     cdef readonly frozenset names
     cdef readonly dict places
+    cdef readonly object signer
     cdef object _reference
     cdef object _row_class
     cdef object _shared_body
@@ -167,7 +169,7 @@ cdef class Compiled:
         PyMem_Free(self._fields)
 
     def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
-                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places):
+                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places, signer=None):
         """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
 
         sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
@@ -179,7 +181,7 @@ cdef class Compiled:
         self.fields, self.header_fields, self.names, self.places = required, header_fields, names, places
         self._base, self._row_class, self._reference, self._check_sender = base, row_class, reference, check_sender
         self._id_seed, self._id_head, self._id_tail = id_parts(job, domain)
-        self.domain, self._own_id = domain, own_id
+        self.domain, self._own_id, self.signer = domain, own_id, signer
         if own_id is None and self.shared:
             self._own_id = make_message_id(job, 0, "", domain)
         self._typical = 1024
@@ -312,7 +314,7 @@ cdef class Compiled:
     def compose(self, list rows not None, list numbers not None, bytes date not None):
         """One (sender, recipient, body) or MessageError for each row. date: the value of Date (RFC 5322 section 3.3).
 
-        body: bytes, or a tuple of them where pieces are shared.
+        body: bytes, or a tuple of them where pieces are shared; not signed.
         """
         cdef list out = []
         cdef Composer composer = Composer(self, date)
@@ -332,10 +334,14 @@ cdef class Compiled:
         return out
 
     def compose_shared(self, bytes date not None):
-        """(sender, body) of a shared message. raises  MessageError  for a message that has per-recipient content."""
+        """(sender, body) of a shared message, signed. raises  MessageError  for one that has per-recipient content."""
         if not self.shared:
             raise MessageError("the message differs from recipient to recipient, it cannot be composed once for all")
-        return self._sender, self._shared_body(date, self._own_id.encode())
+        return self._sender, self.signed(self._shared_body(date, self._own_id.encode()))
+
+    def signed(self, body):
+        """A composed body with its signatures, if the message has any. raises  MessageError"""
+        return body if self.signer is None else with_fields(self.signer.sign([body])[0], body)
 
     def render(self, dict row not None, int number, bytes date not None):
         """The same message made by Jinja2 and the standard library's email package: `Rendered`. raises  MessageError"""
@@ -349,7 +355,7 @@ cdef class Compiled:
             (made,) = self.compose([row], [number], date)
             if isinstance(made, MessageError):
                 raise made
-            body = made[2]
+            body = self.signed(made[2])
         return self._reference.preview(row, b"".join(body) if type(body) is tuple else body)
 
     def message_id(self, number, str address not None):
@@ -360,6 +366,11 @@ cdef class Compiled:
         cdef const char* text = PyUnicode_AsUTF8AndSize(address, &n)
         cdef uint64_t h = address_hash(self._id_seed, <const uint8_t*>text, n)
         return (self._id_head + base36(h) + b"." + base36(number) + self._id_tail).decode()
+
+
+def with_fields(bytes fields not None, body not None):
+    """A body with header fields (whole lines) before it: a tuple of pieces, the body itself is not copied."""
+    return (fields, *body) if type(body) is tuple else (fields, body)
 
 
 def make_message_id(str job not None, number, str address not None, str domain not None):
