@@ -196,7 +196,9 @@ class Dkim:
             always, present = ({name.lower() for name in group} for group in (OVERSIGNED, OVERSIGNED_IF_PRESENT))
         else:
             always, present = {name.lower() for name in self.oversign}, set[str]()
-        every = {name.lower(): name for name in ("From", *names, *(self.oversign or ()))}
+        every: dict[str, str] = {}
+        for name in ("From", *names, *(self.oversign or ())):
+            every.setdefault(name.lower(), name)
         return [(name, 1 if low in always else -1 if low in present else 0) for low, name in every.items()]
 
 
