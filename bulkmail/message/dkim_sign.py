@@ -103,7 +103,9 @@ def signed(key: Key, data: bytes) -> bytes:
     expected = 64 if key.algorithm == ED25519 else (key.bits + 7) // 8
     if not isinstance(signature, bytes) or len(signature) != expected:
         found = f"{len(signature)} bytes" if isinstance(signature, bytes) else type(signature).__name__
-        text = f"dkim: the function that signs gave {found}, expected {expected} bytes, which signatures of its key have"
+        text = (
+            f"dkim: the function that signs gave {found}, expected {expected} bytes, which signatures of its key have"
+        )
         raise MessageError(text, scope=JOB)
     return signature
 

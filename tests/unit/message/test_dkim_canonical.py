@@ -77,7 +77,9 @@ def ended(body: bytes) -> bytes:
     return body if body.endswith(b"\r\n") or not body else body + b"\r\n"
 
 
-bits = st.lists(st.sampled_from([b"\r\n", b" ", b"\t", b".", b"a", b"word", b"\xff", b"x" * 31, b" " * 33]), max_size=60)
+bits = st.lists(
+    st.sampled_from([b"\r\n", b" ", b"\t", b".", b"a", b"word", b"\xff", b"x" * 31, b" " * 33]), max_size=60
+)
 clean = bits.map(b"".join)
 
 

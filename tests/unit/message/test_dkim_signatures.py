@@ -231,7 +231,8 @@ def broken(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("sign", "text"), [(broken, "OSError: the token was taken out"), (lambda data: b"short", "5 bytes"), (len, "gave int")]
+    ("sign", "text"),
+    [(broken, "OSError: the token was taken out"), (lambda data: b"short", "5 bytes"), (len, "gave int")],
 )
 def test_a_function_that_fails_is_an_error_of_the_job(sign, text):
     with pytest.raises(MessageError, match=text) as caught:
