@@ -132,7 +132,7 @@ def test_what_cannot_sign_is_refused_and_not_shown(name, tmp_path):
 def test_an_encrypted_openssh_key_is_refused(tmp_path, require):
     file = tmp_path / "key"
     subprocess.run([require("ssh-keygen"), "-q", "-t", "ed25519", "-N", "secret", "-f", file], check=True)
-    with pytest.raises(MessageError, match="encrypted.*ssh-keygen -p"):
+    with pytest.raises(MessageError, match=r"encrypted.*ssh-keygen -p"):
         Dkim("example.com", "s", key_file=file).load()
 
 

@@ -71,7 +71,7 @@ def test_records_that_do_not_fit(record, text):
 
 
 def test_records_that_are_missing_or_too_many():
-    assert "there is no DKIM record at s1._domainkey.example.com" == dkim_record_matches(RSA, [])
+    assert dkim_record_matches(RSA, []) == "there is no DKIM record at s1._domainkey.example.com"
     assert "'v=spf1 -all'" in (dkim_record_matches(RSA, ["v=spf1 -all"]) or "")
     assert "2 DKIM records" in (dkim_record_matches(RSA, [f"p={P}", f"v=DKIM1; p={P}"]) or "")
 

@@ -1,4 +1,4 @@
-"""Signatures: a foreign verifier (dkimpy) says they are good, and no longer once anything that they cover has changed."""
+"""Signatures: a foreign verifier (dkimpy) says they are good, and not once what they cover has changed."""
 
 from __future__ import annotations
 
