@@ -95,10 +95,10 @@ def encode_text(bytes text not None, bint html=False):
     """UTF-8 text as quoted-printable from the start of a line; the last line is left open. html: escaped first."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, qp_bound(n))
-    cdef Pen pen
+    cdef bm_pen pen
     pen.p = <uint8_t*>PyBytes_AS_STRING(out)
     pen.col = 0
-    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, body_class(html))
+    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, html)
     return out[:pen.p - <uint8_t*>PyBytes_AS_STRING(out)]
 
 

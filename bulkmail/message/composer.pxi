@@ -15,7 +15,7 @@ cdef class Composer:
     cdef PyObject* body             # bytes, owned
     cdef uint8_t* base
     cdef Py_ssize_t cap
-    cdef Pen pen                    # where the next byte of the body goes
+    cdef bm_pen pen                 # where the next byte of the body goes
     cdef uint8_t* text              # UTF-8 of the header value in hand
     cdef Py_ssize_t text_n, text_cap
     cdef int bits                   # its header_class
@@ -267,7 +267,7 @@ cdef class Composer:
                 self.put_const(op, body)
             elif op.code == OP_DOTS:
                 self.need(qp_bound(op.n))
-                put_text(&self.pen, op.p, op.n, body_class(False))
+                put_text(&self.pen, op.p, op.n, False)
             elif op.code == OP_VALUE:
                 self.put_value(op, body)
             elif op.code == OP_RENDER:
@@ -285,9 +285,9 @@ cdef class Composer:
             return self.append(op.p, op.n)
         self.need(op.n + 8)
         if op.first == 0 and last >= 0:
-            guard_blank(&self.pen)
-        elif self.pen.col + op.first > (QP_LINE if last >= 0 else QP_LINE - 1):
-            soft_break(&self.pen)
+            bm_qp_guard_blank(&self.pen)
+        elif self.pen.col + op.first > (BM_QP_LINE if last >= 0 else BM_QP_LINE - 1):
+            bm_qp_soft_break(&self.pen)
         memcpy(self.pen.p, op.p, op.n)
         self.pen.p += op.n
         self.pen.col = last if last >= 0 else self.pen.col + op.n
@@ -313,7 +313,7 @@ cdef class Composer:
         p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
         if body:
             self.need(qp_bound(n))
-            put_text(&self.pen, p, n, body_class(escape))
+            put_text(&self.pen, p, n, escape)
             return 0
         if escape:
             value = str(html_escape(value))
