@@ -12,12 +12,12 @@ from email.message import EmailMessage
 from typing import Any
 
 from bulkmail.errors import MessageError
-from bulkmail.message import mime
+from bulkmail.message import limits, mime
 from bulkmail.message.fieldplan import HeaderPlan
 from bulkmail.message.headers import check_value, checked_address, legal_uri, parse_one
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
 from bulkmail.message.raw import from_wire
-from bulkmail.message.template import Row, render_error
+from bulkmail.message.template import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +48,28 @@ class Reference:
         """raises  MessageError"""
         if self._raw is not None:
             return RenderedMessage(self._raw, None, None)
-        values = {**self._base, **row}
-        text, html = self._body(self._text, values), self._body(self._html, values)
+        one = Row({**self._base, **row})
+        text, html = self._body(self._text, one), self._body(self._html, one)
         message = mime.build(text, html, self._attached)
         for plan in self._header:
-            self._set(message, plan, values, message_id, date)
+            self._set(message, plan, one, message_id, date)
         return RenderedMessage(message.as_bytes(), html, text)
 
     def preview(self, row: dict[str, Any], body: bytes) -> RenderedMessage:
         """body: as it goes out. raises  MessageError"""
-        values = {**self._base, **row}
-        return RenderedMessage(from_wire(body), self._body(self._html, values), self._body(self._text, values))
+        one = Row({**self._base, **row})
+        return RenderedMessage(from_wire(body), self._body(self._html, one), self._body(self._text, one))
 
-    def _body(self, plan: Plan | None, values: dict[str, Any]) -> str | None:
+    def _body(self, plan: Plan | None, row: Row) -> str | None:
         if plan is None:
             return None
-        try:
-            made = plan.template.render(values)
-        except MessageError:
-            raise
-        except Exception as error:  # sandboxed code may raise anything
-            raise render_error(error, plan.source) from error
+        made = row.render(plan.template, plan.source, own=True, most=limits.MAX_CHARACTERS)
         if plan.whole:
             return made if made.endswith("\n") else made + "\n"
         return made + plan.tail
 
-    def _set(
-        self, message: EmailMessage, plan: HeaderPlan, values: dict[str, Any], message_id: str, date: bytes
-    ) -> None:
-        texts = [check_value(evaluate(pieces, Row(values)), plan.what) for pieces in plan.plans]
+    def _set(self, message: EmailMessage, plan: HeaderPlan, row: Row, message_id: str, date: bytes) -> None:
+        texts = [check_value(evaluate(pieces, row), plan.what) for pieces in plan.plans]
         if plan.kind == "date":
             message[plan.name] = date.decode()
         elif plan.kind == "message_id":
@@ -92,7 +85,8 @@ class Reference:
                 [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
             )
             message[plan.name] = [
-                Address(name, addr_spec=checked_address(address, plan.what, values["email"])) for name, address in boxes
+                Address(name, addr_spec=checked_address(address, plan.what, row.values["email"]))
+                for name, address in boxes
             ]
 
 
