@@ -247,7 +247,15 @@ class Attachment(Strict):
         return self
 
     def spec(self) -> AttachmentSpec:
-        return AttachmentSpec(self.file, self.content, self.base64, self.name, self.type, self.cid, self.inline)
+        return AttachmentSpec(
+            file=self.file,
+            content=self.content,
+            base64=self.base64,
+            name=self.name,
+            type=self.type,
+            cid=self.cid,
+            inline=self.inline,
+        )
 
 
 class ListUnsubscribe(Strict):

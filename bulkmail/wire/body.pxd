@@ -9,5 +9,6 @@ cdef bytes encode_message_c(const unsigned char* p, Py_ssize_t n)
 
 # What encode_message made, without its escapes and its final dot: the content as BDAT wants it. A view of `body` where
 # no dot was escaped, else bytes.
-cdef object bare_content(bytes body)
+# Of a tuple of pieces, each of which begins a line: a tuple of the same.
+cdef object bare_content(object body)
 cpdef object undotted(object text, int carry)

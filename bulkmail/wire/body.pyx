@@ -140,8 +140,17 @@ def encode_message(data):
         PyBuffer_Release(&view)
 
 
-cdef object bare_content(bytes body):
-    return undotted(memoryview(body)[:-3], BM_LINE_START)
+cdef object bare_content(object body):
+    if type(body) is not tuple:
+        return without_dot(body)
+    cdef Py_ssize_t last = len(<tuple>body) - 1
+    cdef list bare = [undotted(piece, BM_LINE_START) for piece in (<tuple>body)[:last]]
+    bare.append(without_dot(body[last]))
+    return tuple(bare)
+
+
+cdef object without_dot(bytes piece):
+    return undotted(memoryview(piece)[:len(piece) - 3], BM_LINE_START)
 
 
 cpdef object undotted(object text, int carry):
