@@ -21,6 +21,7 @@ from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
 from bulkmail.message import mime, raw
 from bulkmail.message.compiled import encode_text
+from bulkmail.message.finding import Finding
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe
 
 Addresses: TypeAlias = str | Iterable[str] | None
@@ -153,8 +154,16 @@ class Message:
         merged["headers"] = [*self.headers, *(pair for pair in pairs if pair[0].lower() not in own)]
         return Message(**merged)
 
-    def lint(self) -> list[Any]:
-        raise ConfigError("lint is not in this version yet")
+    def lint(self, *, bulk: bool = True) -> list[Finding]:
+        """What standards and big receivers have against it (docs/lint.md), errors first; [] for nothing.
+
+        bulk  False leaves out what is asked of mail to many only
+
+        A message that cannot be composed has a finding for that.
+        """
+        from bulkmail.message.lint.library import lint_message
+
+        return lint_message(self, bulk=bulk)
 
     def _arguments(self) -> dict[str, Any]:
         return dict(vars(self))
