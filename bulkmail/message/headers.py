@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import quote
 
+from bulkmail import urlparts
 from bulkmail.address import check_address, parse_mailbox
 from bulkmail.errors import MessageError
 from bulkmail.message.compiled import encoded_words
@@ -75,7 +75,6 @@ _not_prepared = re.compile(r"[^\t\n -~]|\n(?![ \t]+[!-~])|\n\Z").search
 _message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>").fullmatch
 _list_id = re.compile(rf"([^<>]*)<({_ID})>|({_ID})").fullmatch
 _special = re.compile(r'(["\\])').sub
-_URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, and % of what is encoded already
 
 
 def check_name(name: str, ours: Mapping[str, str] = OURS) -> None:
@@ -253,8 +252,8 @@ def split_list(text: str) -> list[str]:
 
 
 def legal_uri(text: str) -> bytes:
-    """What may not stand in a URI becomes percent-encoded UTF-8; what is encoded already stays (RFC 3986 section 2)."""
-    return quote(text, safe=_URI_SAFE).encode()
+    """As it stands in a header."""
+    return urlparts.legal_uri(text).encode()
 
 
 def uris(name: str, texts: Iterable[str], what: str) -> bytes:

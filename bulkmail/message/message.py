@@ -23,6 +23,7 @@ from bulkmail.message import items, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
 from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, choose_whole, encode_whole
+from bulkmail.message.finding import Finding
 from bulkmail.message.items import Attachment, Calendar, TextSource
 from bulkmail.message.spec import Access, Encoding, ListUnsubscribe, MessageSpec, Priority
 from bulkmail.message.textparts import forms_of, part_of
@@ -197,8 +198,16 @@ class Message:
         merged["headers"] = [*self.headers, *(pair for pair in more if pair[0].lower() not in own)]
         return Message(**merged)
 
-    def lint(self) -> list[Any]:
-        raise ConfigError("lint is not in this version yet")
+    def lint(self, *, bulk: bool = True) -> list[Finding]:
+        """What standards and big receivers have against it (docs/lint.md), errors first; [] for nothing.
+
+        bulk  False leaves out what is asked of mail to many only
+
+        A message that cannot be composed has a finding for that.
+        """
+        from bulkmail.message.lint.library import lint_message
+
+        return lint_message(self, bulk=bulk)
 
     def _arguments(self) -> dict[str, Any]:
         return dict(vars(self))

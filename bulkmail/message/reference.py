@@ -5,7 +5,7 @@ It says what `Compiled` must mean (the tests compare the two), and gives preview
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.headerregistry import Address
@@ -14,13 +14,14 @@ from email.policy import SMTP
 from typing import Any
 
 from bulkmail.errors import MessageError
+from bulkmail.message import limits
 from bulkmail.message.attach import Attached
 from bulkmail.message.fieldplan import HeaderPlan
 from bulkmail.message.headers import check_value, checked_address, legal_uri, parse_one
 from bulkmail.message.mime import TextPart, is_html
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
 from bulkmail.message.raw import from_wire
-from bulkmail.message.template import Row, render_error
+from bulkmail.message.template import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +53,25 @@ class Reference:
         """raises  MessageError"""
         if self._raw is not None:
             return RenderedMessage(self._raw, None, None)
-        values = {**self._base, **row}
-        rendered = self._rendered(values)
+        one = Row({**self._base, **row})
+        rendered = self._rendered(one)
         message = build([(part, rendered[part.key]) for part, _ in self._content.parts], self._content.attached)
         for plan in self._header:
-            self._set(message, plan, values, message_id, date)
+            self._set(message, plan, one, message_id, date)
         return RenderedMessage(message.as_bytes(), rendered.get("html"), rendered.get("text"))
 
     def preview(self, row: dict[str, Any], body: bytes) -> RenderedMessage:
         """body: as it goes out. raises  MessageError"""
-        rendered = self._rendered({**self._base, **row})
+        rendered = self._rendered(Row({**self._base, **row}))
         return RenderedMessage(from_wire(body), rendered.get("html"), rendered.get("text"))
 
-    def _rendered(self, values: Mapping[str, Any]) -> dict[str, str]:
-        return {part.key: _rendered(plan, values) for part, plan in self._content.parts}
+    def _rendered(self, row: Row) -> dict[str, str]:
+        return {part.key: _rendered(plan, row) for part, plan in self._content.parts}
 
-    def _set(
-        self, message: EmailMessage, plan: HeaderPlan, values: dict[str, Any], message_id: str, date: bytes
-    ) -> None:
-        texts = [evaluate(pieces, Row(values)) for pieces in plan.plans]
+    def _set(self, message: EmailMessage, plan: HeaderPlan, row: Row, message_id: str, date: bytes) -> None:
+        texts = [evaluate(pieces, row) for pieces in plan.plans]
         if plan.kind in ("ids", "prepared"):
-            made = plan.make(texts, values["email"]).decode()
+            made = plan.make(texts, row.values["email"]).decode()
             if made:
                 message[plan.name] = made.partition(":")[2].replace("\r\n", "").strip()
             return
@@ -92,17 +91,13 @@ class Reference:
                 [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
             )
             message[plan.name] = [
-                Address(name, addr_spec=checked_address(address, plan.what, values["email"])) for name, address in boxes
+                Address(name, addr_spec=checked_address(address, plan.what, row.values["email"]))
+                for name, address in boxes
             ]
 
 
-def _rendered(plan: Plan, values: Mapping[str, Any]) -> str:
-    try:
-        made = plan.template.render(values)
-    except MessageError:
-        raise
-    except Exception as error:  # sandboxed code may raise anything
-        raise render_error(error, plan.source) from error
+def _rendered(plan: Plan, row: Row) -> str:
+    made = row.render(plan.template, plan.source, own=True, most=limits.MAX_CHARACTERS)
     if plan.whole:
         return made if made.endswith("\n") else made + "\n"
     return made + plan.tail
