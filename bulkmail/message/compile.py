@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
 from bulkmail.message.compiled import Compiled
+from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, encode_whole
 from bulkmail.message.fieldplan import (
     HeaderPlan,
@@ -29,7 +31,7 @@ from bulkmail.message.fieldplan import (
 )
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
 from bulkmail.message.reference import Reference, Texts
-from bulkmail.message.spec import ListUnsubscribe, MessageSpec, PreparedValue
+from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
 from bulkmail.message.textparts import constant_text, forms_of, part_of, template_encoding
 
@@ -75,7 +77,7 @@ def compile_message(
 class _Compiler:
     def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
         self._spec, self._job, self._base, self._personal = spec, job, base, personal
-        folder = folder if spec.access.files else None
+        folder = self._folder = folder if spec.access.files else None
         self._plain = make_environment(folder, html=False)
         self._marked_up = make_environment(folder, html=True)
         self._problems: list[tuple[str, str]] = []
@@ -189,6 +191,8 @@ class _Compiler:
         with self._at("charset"):
             if spec.charset.lower() not in ("utf-8", "utf8"):
                 raise MessageError(f"charset: {spec.charset!r} is not in this version yet, expected utf-8")
+        with self._at("html"):
+            self._spec = self._with_images()
         header = self._header()
         texts = self._texts()
         attached = self._attached()
@@ -202,6 +206,14 @@ class _Compiler:
         shared = self._shared(header, tail, sender)
         reference = Reference(header, Texts(texts, attached), self._base)
         return self._finish([*personal, *tail], sender, self._domain(header, sender), reference, shared)
+
+    def _with_images(self) -> MessageSpec:
+        spec = self._spec
+        if not spec.embed_images or spec.html is None:
+            return spec
+        html, images = embed_images(spec.html, "html", [self._folder or Path()], spec.access)
+        parts = [AttachmentSpec(name=image.name, cid=image.cid, loaded=image) for image in images]
+        return replace(spec, html=html, attachments=(*spec.attachments, *parts), embed_images=False)
 
     def _texts(self) -> list[tuple[mime.TextPart, Plan]]:
         """The forms of the message in their order, then those that are files as well."""
