@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.header import Header
 from email.message import Message as EmailPackageMessage
@@ -21,6 +21,7 @@ from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
 from bulkmail.message import items, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.dkim import Dkim, dkim_specs
 from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, choose_whole, encode_whole
 from bulkmail.message.finding import Finding
@@ -33,7 +34,7 @@ __all__ = ["Attachment", "Calendar", "Message", "to_wire"]
 Addresses: TypeAlias = str | Iterable[str] | None
 
 # Named by the interface, delivered later.
-_LATER = frozenset({"dkim", "inline_css"})
+_LATER = frozenset({"inline_css"})
 _ADDRESSED = frozenset({"from", "sender", "reply-to", "to", "cc", "bcc"})
 _lone_surrogate = re.compile("[\ud800-\udfff]").search
 # Custom headers of one message may not repeat these; cc and bcc are arguments here, date and Message-ID as well.
@@ -66,6 +67,7 @@ class Message:
     encoding                of the texts: "7bit", "8bit", "quoted-printable", "base64"; default: by what they hold
     embed_images            images that `html` names become inline attachments: True looks for files in the current
                             folder, a path in that folder, and nothing is read outside of it
+    dkim                    `Dkim(domain, selector, key_file=)`, or several: as_bytes() is signed by each
 
     raises  MessageError  when it is composed: an impossible address, a line break in a header, a missing file
     """
@@ -100,6 +102,7 @@ class Message:
         encoding: Encoding | None = None,
         charset: str | None = None,
         embed_images: bool | str | os.PathLike[str] | None = None,
+        dkim: Any = None,
         **later: Any,
     ) -> None:
         _refuse(later)
@@ -119,12 +122,17 @@ class Message:
         )
         self.date, self.message_id = date, message_id
         self.encoding, self.charset, self.embed_images = encoding, charset, embed_images
+        self.dkim = list(dkim_specs(dkim))
 
     def as_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
         """The whole message, newlines CRLF, without Bcc. raises  MessageError
 
         allow_files, allow_urls   what attachments, images and texts may be read from; data: is a URL
         """
+        return _signed(self.unsigned_bytes(allow_files=allow_files, allow_urls=allow_urls), self.dkim)
+
+    def unsigned_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
+        """The same without signatures."""
         return b"".join(self._pieces(Access(allow_files, allow_urls)))
 
     def _pieces(self, access: Access) -> list[bytes]:
@@ -278,7 +286,7 @@ class Message:
 
 
 def to_wire(
-    message: Any, *, envelope: bool = True, access: Access | None = None
+    message: Any, *, envelope: bool = True, access: Access | None = None, dkim: Sequence[Dkim] = ()
 ) -> tuple[bytes, str | None, list[str]]:
     """(content, sender, recipients) of a `Message`, an `email` message, bytes or a str.
 
@@ -286,12 +294,13 @@ def to_wire(
     sender    None where nothing names one; recipients: of To, Cc and Bcc, maybe none
     envelope  False: the caller has one, and the header is not read for it (of ready bytes that takes 1 ms)
     access    what a `Message` may be read from; default: files
+    dkim      what a message without signatures of its own (a `Message` may have some) is signed by
     raises    MessageError; TypeError for another type
     """
     if isinstance(message, Message):
         access = access or Access()
-        content = message.as_bytes(allow_files=access.files, allow_urls=access.urls)
-        return content, *(message.envelope() if envelope else (None, []))
+        content = message.unsigned_bytes(allow_files=access.files, allow_urls=access.urls)
+        return _signed(content, message.dkim or dkim), *(message.envelope() if envelope else (None, []))
     if isinstance(message, EmailPackageMessage):
         data = _flattened(message)
     elif isinstance(message, str):
@@ -301,7 +310,15 @@ def to_wire(
     else:
         raise TypeError(f"a message is a Message, an EmailMessage, bytes or str, not {type(message).__name__}")
     sender, recipients = raw.envelope_of(data, "the message") if envelope else (None, [])
-    return raw.prepare(data, "the message"), sender, recipients
+    return _signed(raw.prepare(data, "the message"), dkim), sender, recipients
+
+
+def _signed(content: bytes, specs: Sequence[Dkim]) -> bytes:
+    if not specs:
+        return content
+    from bulkmail.message.dkim_sign import sign_message, signer_of  # what is not signed does not pay for it
+
+    return sign_message(content, signer_of(tuple(specs)))
 
 
 def _flattened(message: EmailPackageMessage) -> bytes:

@@ -38,6 +38,7 @@ from bulkmail.url import parse_endpoint
 from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
 if TYPE_CHECKING:
+    from bulkmail.message.dkim import Dkim
     from bulkmail.message.spec import Access
 
 CLOSED = "the Mailer is closed"
@@ -81,6 +82,7 @@ class Mailer:
 
     url       the relay (docs/manifest.md lists the options, here keyword arguments)
     defaults  Message fields merged into every message
+    dkim      `Dkim(domain, selector, key_file=)`, or several: they sign every message that has no `dkim` of its own
     egress    the ways to it, in place of proxy=: a list, or an object of them by name; docs/egress.md
     domains   recipients' domains that only some egresses may carry mail to: {"gmail.com": ["a"]}
 
@@ -93,6 +95,7 @@ class Mailer:
         url: str,
         *,
         defaults: dict[str, Any] | None = None,
+        dkim: Any = None,
         egress: Any = None,
         domains: dict[str, Any] | None = None,
         **options: Any,
@@ -107,6 +110,7 @@ class Mailer:
         self._url = url
         self._options = options
         self._defaults = dict(defaults or {})
+        self._dkim = _ready_to_sign(dkim)
         rate = self._endpoint.options.rate
         self._limit = Limit(rate.per_second if rate else None)
         rates = [one for one in (rate, *(way.rate for way in self._egresses)) if one]
@@ -292,7 +296,7 @@ class Mailer:
 
         pool = self._started()
         try:
-            content, sender, rcpts = to_wire(message, envelope=envelope is None, access=self._access())
+            content, sender, rcpts = to_wire(message, envelope=envelope is None, dkim=self._dkim, access=self._access())
         except TypeError as error:
             raise MessageError(str(error)) from error
         if to is not None:
@@ -423,6 +427,18 @@ class Mailer:
         for tx in self._outbox.empty(route):
             ticket, addresses = tx.tag
             ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
+
+
+def _ready_to_sign(dkim: Any) -> tuple[Dkim, ...]:
+    """raises  MessageError  for a key that cannot be used"""
+    if dkim is None:
+        return ()
+    from bulkmail.message.dkim import dkim_specs
+    from bulkmail.message.dkim_sign import signer_of
+
+    specs = dkim_specs(dkim)
+    signer_of(specs)
+    return specs
 
 
 def _part(tx: Transaction, places: list[int], tries: int) -> Transaction:
