@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from bulkmail.message.compiled import Compiled
     from bulkmail.message.message import Attachment, Message, to_wire
     from bulkmail.message.reference import RenderedMessage
-    from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec
+    from bulkmail.message.spec import AttachmentSpec, ListLink, ListUnsubscribe, MessageSpec
 
 _HOMES = {
     "Attachment": "message",
     "AttachmentSpec": "spec",
     "CompileError": "compile",
     "Compiled": "compiled",
+    "ListLink": "spec",
     "ListUnsubscribe": "spec",
     "Message": "message",
     "MessageSpec": "spec",
@@ -30,6 +31,7 @@ __all__ = [
     "AttachmentSpec",
     "CompileError",
     "Compiled",
+    "ListLink",
     "ListUnsubscribe",
     "Message",
     "MessageSpec",

@@ -5,7 +5,6 @@ Names in templates are looked up in the recipient's row, then among the variable
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,18 +14,16 @@ from bulkmail.address import domain_of
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
 from bulkmail.message.compiled import Compiled, encode_text
-from bulkmail.message.fieldplan import HeaderPlan, address_header, check_pieces, text_header, text_of, uri_header
+from bulkmail.message.fieldplan import HeaderPlan, address_header, check_pieces, text_header, text_of
+from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant_url, without_own_url
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
 from bulkmail.message.reference import Reference
-from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.message.spec import MessageSpec
 from bulkmail.message.template import Row, Source, make_environment
 
 UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
-ONE_CLICK = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"  # RFC 8058 section 3.1
 # Of a Message-ID where no address says which domain is ours (RFC 2606 section 2: nobody can own it).
 NO_DOMAIN = "bulkmail.invalid"
-
-_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:").match
 
 
 class CompileError(MessageError):
@@ -68,6 +65,7 @@ class _Compiler:
         self._problems: list[tuple[str, str]] = []
         self._plans: list[Plan] = []  # every template, in the order of reading
         self._header_plans: list[Plan] = []  # those that reach a header or the envelope
+        self._own_url: OwnUrl | None = None
 
     def compiled(self) -> Compiled:
         return self._raw() if self._spec.raw is not None else self._composed()
@@ -84,6 +82,8 @@ class _Compiler:
 
     def _plan(self, key: str, text: str, file: str | None = None, *, html: bool = False, body: bool = False) -> Plan:
         plan = make_plan(self._marked_up if html else self._plain, Source(key, text, file, html))
+        if self._own_url is not None and self._own_url.constant is not None:
+            plan.pieces = with_constant_url(plan.pieces, self._own_url.constant)
         self._plans.append(plan)
         if not body:
             self._header_plans.append(plan)
@@ -100,6 +100,10 @@ class _Compiler:
     ) -> Compiled:
         if self._problems:
             raise CompileError(self._problems)
+        own_url = self._own_url
+        if own_url is not None and not without_own_url(self._plans, own_url):
+            own_url = None
+        reference.own_url = own_url
         names = frozenset().union(*(plan.names for plan in self._plans))
         places: dict[str, str] = {}
         for plan in self._plans:
@@ -121,6 +125,7 @@ class _Compiler:
             header_fields=frozenset({"email"}).union(*(plan.names for plan in self._header_plans)),
             names=names,
             places=places,
+            own_url=(OWN_URL, own_url.pieces, own_url.finish) if own_url is not None else None,
         )
 
     def _envelope_sender(self, fallback: list[Piece]) -> bytes | list[Piece]:
@@ -203,47 +208,18 @@ class _Compiler:
         with self._at("subject"):
             header.append(text_header("Subject", self._plan("subject", spec.subject)))
         header += [HeaderPlan("date", "Date"), HeaderPlan("message_id", "Message-ID")]
-        return header + self._list_fields() + self._custom()
+        fields = ListFields(spec, self._plan, self._at)
+        header += fields.header()
+        self._own_url = fields.own_url
+        return header + self._custom({plan.name.lower(): plan.what for plan in header})
 
-    def _list_fields(self) -> list[HeaderPlan]:
-        spec = self._spec
-        out: list[HeaderPlan] = []
-        with self._at("list_unsubscribe"):
-            if spec.list_unsubscribe is not None:
-                out += self._unsubscribe(spec.list_unsubscribe)
-        with self._at("list_id"):
-            if spec.list_id is not None:
-                plan = self._plan("list_id", spec.list_id)
-                if not plan.constant:
-                    raise MessageError("list_id: it is the same for every recipient, template marks are refused")
-                out.append(HeaderPlan("fixed", "List-Id", "list_id", [], headers.list_id(plan.text)))
-        with self._at("feedback_id"):
-            if spec.feedback_id is not None:
-                out.append(text_header("Feedback-ID", self._plan("feedback_id", spec.feedback_id)))
-        return out
-
-    def _unsubscribe(self, given: ListUnsubscribe) -> list[HeaderPlan]:
-        if given.url is None and given.mailto is None:
-            raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
-        plans: list[list[Piece]] = []
-        if given.url is not None:
-            plans.append(self._plan("list_unsubscribe.url", given.url).pieces)
-            _check_url(plans[0], given.one_click)
-        elif given.one_click:
-            raise MessageError("list_unsubscribe: 'one_click' needs an https 'url' (RFC 8058 section 3.1)")
-        if given.mailto is not None:
-            pieces = self._plan("list_unsubscribe.mailto", given.mailto).pieces
-            plans.append(pieces if _starts_with(pieces, "mailto:") else [Text("mailto:"), *pieces])
-        header = [uri_header("List-Unsubscribe", "list_unsubscribe", plans)]
-        if given.one_click:
-            header.append(HeaderPlan("fixed", "List-Unsubscribe-Post", "list_unsubscribe", [], ONE_CLICK))
-        return header
-
-    def _custom(self) -> list[HeaderPlan]:
+    def _custom(self, made: Mapping[str, str]) -> list[HeaderPlan]:
         out = []
         for name, value in self._spec.header_pairs():
             with self._at(f"headers.{name}"):
                 headers.check_name(name)
+                if name.lower() in made:
+                    raise MessageError(f"headers: {name!r} is there already, from {made[name.lower()]!r}")
                 if not isinstance(value, str):
                     raise MessageError(f"headers.{name}: a prepared value is not in this version yet")
                 out.append(text_header(name, self._plan(f"headers.{name}", value)))
@@ -305,22 +281,6 @@ class _Compiler:
                 except MessageError:
                     continue
         return NO_DOMAIN
-
-
-def _starts_with(pieces: list[Piece], prefix: str) -> bool:
-    return bool(pieces) and isinstance(pieces[0], Text) and pieces[0].text.lower().startswith(prefix)
-
-
-def _check_url(pieces: list[Piece], one_click: bool) -> None:
-    """What can be known before rendering: the scheme, if the template does not begin with a value."""
-    if not pieces or not isinstance(pieces[0], Text):
-        return
-    if one_click and not _starts_with(pieces, "https://"):
-        raise MessageError("list_unsubscribe: 'one_click' needs a url that begins with https:// (RFC 8058 section 3.1)")
-    if not _scheme(pieces[0].text):
-        raise MessageError(
-            f"list_unsubscribe: {pieces[0].text!r} has no scheme, expected a url such as https://example.com/u"
-        )
 
 
 def _checked_sender(text: str) -> bytes:

@@ -38,6 +38,7 @@ class Compiled:
         header_fields: frozenset[str],
         names: frozenset[str],
         places: dict[str, str],
+        own_url: tuple[str, list[Any], Callable[[str], str]] | None = None,
     ) -> None: ...
     def compose(
         self, rows: list[dict[str, Any]], numbers: list[int], date: bytes

@@ -135,6 +135,9 @@ cdef class Compiled:
     cdef uint64_t _id_seed
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
+    cdef str _own_url_name          # a name that each recipient's row gets a value for, or None
+    cdef Range _own_url_range
+    cdef object _finish_own_url
     cdef Py_ssize_t _typical        # about the size of a body: what the next one is given
 
     def __cinit__(self):
@@ -146,12 +149,14 @@ cdef class Compiled:
         PyMem_Free(self._fields)
 
     def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
-                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places):
+                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places,
+                 tuple own_url=None):
         """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
 
         sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
         shared_body  date, Message-ID -> the one body; None: not a shared message
         own_id       Message-ID of a ready message ("" if it has none); None: ours
+        own_url      name, pieces, text -> URL: what the name means in all templates but this one
         base         what stands in for names that a row lacks; row_class, reference: see template.Row and reference.Reference
         """
         self.shared, self._shared_body = shared_body is not None, shared_body
@@ -166,6 +171,9 @@ cdef class Compiled:
             self._sender = sender
         else:
             self._sender_range = self._add_range(sender, False)
+        if own_url is not None:
+            self._own_url_name, pieces, self._finish_own_url = own_url
+            self._own_url_range = self._add_range(pieces, False)
         for field in fields:
             self._add_field(*field)
 

@@ -21,6 +21,7 @@ class HeaderPlan:
     kind    "text"; "mailboxes" (plans: display name and address by turns); "whole" (plans: nothing, and a mailbox that
             is known only when rendered); "uris"; "date"; "message_id"; "fixed": `line` as it is
     what    the manifest's key, for errors
+    comments  of "uris": for people, one for each, "" for none
     """
 
     kind: str
@@ -28,6 +29,7 @@ class HeaderPlan:
     what: str = ""
     plans: Sequence[list[Piece]] = ()
     line: bytes = b""
+    comments: Sequence[str] = ()
 
     @property
     def constant(self) -> bool:
@@ -41,7 +43,7 @@ class HeaderPlan:
         if self.kind == "text":
             return headers.unstructured(self.name, texts[0])
         if self.kind == "uris":
-            return headers.uris(self.name, texts, self.what)
+            return headers.uris(self.name, texts, self.what, self.comments)
         boxes = (
             [headers.parse_one(texts[1], self.what)]
             if self.kind == "whole"
@@ -59,7 +61,7 @@ class HeaderPlan:
             return "const", self.line_of(), [], None, self.what
         prefix = f"{self.name}: ".encode()
         kind: str = {"whole": "mailbox", "uris": "urls", "mailboxes": "mailbox"}.get(self.kind, self.kind)
-        if self.kind == "mailboxes" and len(self.plans) > 2:
+        if (self.kind == "mailboxes" and len(self.plans) > 2) or any(self.comments):
             kind = "other"
         fallback: Callable[..., bytes] = headers.legal_uri if kind == "urls" else self.make
         return kind, prefix, list(self.plans), fallback, self.what

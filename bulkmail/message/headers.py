@@ -7,7 +7,7 @@ local part is not (RFC 6532). No value can end its field: CR, LF and NUL are ref
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from bulkmail import urlparts
 from bulkmail.address import check_address, parse_mailbox
@@ -53,6 +53,7 @@ _field_end = re.compile(r"\0|\r(?!\n)|\n(?![ \t])|\r\n(?![ \t])").search
 _message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>").fullmatch
 _list_id = re.compile(rf"([^<>]*)<({_ID})>|({_ID})").fullmatch
 _special = re.compile(r'(["\\])').sub
+_in_comment = re.compile(r"([()\\])").sub
 
 
 def check_name(name: str, ours: dict[str, str] = OURS) -> None:
@@ -186,8 +187,8 @@ def legal_uri(text: str) -> bytes:
     return urlparts.legal_uri(text).encode()
 
 
-def uris(name: str, texts: Iterable[str], what: str) -> bytes:
-    """List-Unsubscribe and the like (RFC 2369 section 2). Texts are checked.
+def uris(name: str, texts: Iterable[str], what: str, comments: Sequence[str] = ()) -> bytes:
+    """List-Unsubscribe and the like (RFC 2369 section 2). Texts and comments (one for each, or none) are checked.
 
     raises  MessageError  naming `what` for an impossible length
     """
@@ -201,7 +202,22 @@ def uris(name: str, texts: Iterable[str], what: str) -> bytes:
         elif number:
             line += b", "
         line += b"<" + uri + b">"
+        if comments:
+            added = comment(comments[number], len(line))
+            before, newline, line = (line + added).rpartition(b"\r\n")
+            done += before + newline
     return done + line + b"\r\n"
+
+
+def comment(text: str, col: int) -> bytes:
+    """A blank and a comment (RFC 5322 section 3.2.2), folded where a line that has `col` bytes would grow too long."""
+    if not text:
+        return b""
+    if _needs_words(text):
+        return b"\r\n (" + encoded_words(text.encode(), 2)[0] + b")"
+    made = " (" + _in_comment(r"\\\1", text) + ")"
+    lines = _fold(" " * col, _token(made))
+    return "\r\n".join(lines)[col:].encode()
 
 
 def list_id(text: str, what: str = "list_id") -> bytes:

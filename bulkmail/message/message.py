@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.header import Header
 from email.message import Message as EmailPackageMessage
@@ -19,11 +19,12 @@ from typing import Any, BinaryIO, TypeAlias
 from bulkmail.address import domain_of
 from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
-from bulkmail.message import mime, raw
+from bulkmail.message import listmail, mime, raw
 from bulkmail.message.compiled import encode_text
-from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe
+from bulkmail.message.spec import AttachmentSpec, ListLink, ListUnsubscribe
 
 Addresses: TypeAlias = str | Iterable[str] | None
+Links: TypeAlias = str | ListLink | Sequence[str | ListLink] | None
 
 # Named by the interface, delivered later.
 _LATER = frozenset({"dkim", "calendar", "amp", "inline_css", "alternatives"})
@@ -81,7 +82,10 @@ class Message:
                             the envelope only
     attachments             `Attachment`, or a path
     headers                 custom headers: a mapping, or (name, value) pairs where one repeats
-    list_unsubscribe        a URL, or `ListUnsubscribe(url=, mailto=, one_click=)`
+    list_unsubscribe        a URL, or {"url", "mailto", "one_click", "key"}, as a mapping or a `ListUnsubscribe`
+    list_help, list_subscribe, list_post, list_owner, list_archive
+                            a URL or an address, a `ListLink(url, comment)`, or several (RFC 2369)
+    precedence              "bulk", "list", "junk"; auto_submitted: "auto-generated", "auto-replied" (RFC 3834)
     envelope_from           the envelope's sender; default: `sender`, else `from_`; "" is the null sender
     date, message_id        default: the time when it is first composed, and a new one; then they stay
 
@@ -105,9 +109,16 @@ class Message:
         date: datetime | str | None = None,
         message_id: str | None = None,
         envelope_from: str | None = None,
-        list_unsubscribe: ListUnsubscribe | str | None = None,
+        list_unsubscribe: ListUnsubscribe | Mapping[str, Any] | str | None = None,
         list_id: str | None = None,
+        list_help: Links = None,
+        list_subscribe: Links = None,
+        list_post: Links = None,
+        list_owner: Links = None,
+        list_archive: Links = None,
         feedback_id: str | None = None,
+        precedence: str | None = None,
+        auto_submitted: str | None = None,
         **later: Any,
     ) -> None:
         _refuse(later)
@@ -116,10 +127,11 @@ class Message:
         self.subject, self.text, self.html = subject, text, html
         self.attachments = [item if isinstance(item, Attachment) else Attachment(item) for item in attachments]
         self.headers: list[tuple[str, str]] = list(headers.items() if isinstance(headers, Mapping) else headers)
-        self.list_unsubscribe = (
-            ListUnsubscribe(list_unsubscribe) if isinstance(list_unsubscribe, str) else list_unsubscribe
-        )
+        self.list_unsubscribe = listmail.parse_unsubscribe(list_unsubscribe)
         self.list_id, self.feedback_id = list_id, feedback_id
+        self.list_help, self.list_subscribe, self.list_post = list_help, list_subscribe, list_post
+        self.list_owner, self.list_archive = list_owner, list_archive
+        self.precedence, self.auto_submitted = precedence, auto_submitted
         self.date, self.message_id = date, message_id
 
     def as_bytes(self) -> bytes:
@@ -170,8 +182,11 @@ class Message:
         lines.append(_text_field("Date", self._fixed_date(), "date"))
         lines.append(b"Message-ID: " + self._fixed_id(own[1]).encode() + b"\r\n")
         lines += self._list_fields()
+        made = {line.partition(b":")[0].lower().decode() for line in lines}
         for name, value in self.headers:
             fields.check_name(name, _OURS)
+            if name.lower() in made:
+                raise MessageError(f"headers: {name!r} is there already")
             lines.append(_text_field(name, value, f"headers.{name}"))
         return b"".join(lines)
 
@@ -188,17 +203,15 @@ class Message:
         return [b"To: undisclosed-recipients:;\r\n"] if key == "to" and not self.cc else []
 
     def _list_fields(self) -> list[bytes]:
-        lines = []
-        given = self.list_unsubscribe
-        if given is not None:
-            lines.append(_unsubscribe(given))
-            if given.one_click:
-                lines.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
+        lines = [listmail.unsubscribe_lines(self.list_unsubscribe)] if self.list_unsubscribe is not None else []
         if self.list_id is not None:
             lines.append(fields.list_id(self.list_id))
+        links = {name: getattr(self, f"list_{name}") for name in listmail.LIST_FIELDS}
+        lines += listmail.list_lines({name: given for name, given in links.items() if given is not None})
         if self.feedback_id is not None:
             lines.append(_text_field("Feedback-ID", self.feedback_id, "feedback_id"))
-        return lines
+        stated = {key: getattr(self, key) for key in listmail.STATED}
+        return lines + [listmail.stated(key, value) for key, value in stated.items() if value is not None]
 
     def _fixed_date(self) -> str:
         if self.date is None:
@@ -293,18 +306,6 @@ def _encoded(text: str, what: str) -> bytes:
 
 def _text_field(name: str, value: str, what: str) -> bytes:
     return fields.unstructured(name, fields.check_value(value, what))
-
-
-def _unsubscribe(given: ListUnsubscribe) -> bytes:
-    mailto = given.mailto
-    if mailto is not None and not mailto.lower().startswith("mailto:"):
-        mailto = "mailto:" + mailto
-    if given.one_click and not (given.url or "").lower().startswith("https://"):
-        raise MessageError("list_unsubscribe: 'one_click' needs an https url (RFC 8058 section 3.1)")
-    texts = [fields.check_value(text, "list_unsubscribe") for text in (given.url, mailto) if text is not None]
-    if not texts:
-        raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
-    return fields.uris("List-Unsubscribe", texts, "list_unsubscribe")
 
 
 def _listed(given: Addresses) -> list[str]:

@@ -15,6 +15,7 @@ from bulkmail.errors import MessageError
 from bulkmail.message import mime
 from bulkmail.message.fieldplan import HeaderPlan
 from bulkmail.message.headers import check_value, checked_address, legal_uri, parse_one
+from bulkmail.message.listplan import OWN_URL, OwnUrl
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
 from bulkmail.message.raw import from_wire
 from bulkmail.message.template import Row, render_error
@@ -43,12 +44,21 @@ class Reference:
     ) -> None:
         self._header, self._text, self._html = header, text, html
         self._attached, self._base, self._raw = attached, base, raw
+        self.own_url: OwnUrl | None = None
+
+    def _values(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What templates may name. raises  MessageError"""
+        values = {**self._base, **row}
+        if self.own_url is not None:
+            text = check_value(evaluate(self.own_url.pieces, Row(values)), "list_unsubscribe")
+            values[OWN_URL] = self.own_url.finish(text)
+        return values
 
     def render(self, row: dict[str, Any], message_id: str, date: bytes) -> RenderedMessage:
         """raises  MessageError"""
         if self._raw is not None:
             return RenderedMessage(self._raw, None, None)
-        values = {**self._base, **row}
+        values = self._values(row)
         text, html = self._body(self._text, values), self._body(self._html, values)
         message = mime.build(text, html, self._attached)
         for plan in self._header:
@@ -57,7 +67,7 @@ class Reference:
 
     def preview(self, row: dict[str, Any], body: bytes) -> RenderedMessage:
         """body: as it goes out. raises  MessageError"""
-        values = {**self._base, **row}
+        values = self._values(row)
         return RenderedMessage(from_wire(body), self._body(self._html, values), self._body(self._text, values))
 
     def _body(self, plan: Plan | None, values: dict[str, Any]) -> str | None:
@@ -86,7 +96,10 @@ class Reference:
         elif plan.kind == "text":
             message[plan.name] = texts[0]
         elif plan.kind == "uris":
-            message[plan.name] = ", ".join(f"<{legal_uri(text).decode()}>" for text in texts)
+            entries = zip(texts, plan.comments or [""] * len(texts), strict=True)
+            message[plan.name] = ", ".join(
+                f"<{legal_uri(text).decode()}>" + (f" ({comment})" if comment else "") for text, comment in entries
+            )
         else:
             boxes = (
                 [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
