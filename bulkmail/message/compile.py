@@ -100,10 +100,9 @@ class _Compiler:
     ) -> Compiled:
         if self._problems:
             raise CompileError(self._problems)
-        own_url = self._own_url
+        own_url = reference.own_url = self._own_url
         if own_url is not None and not without_own_url(self._plans, own_url):
             own_url = None
-        reference.own_url = own_url
         names = frozenset().union(*(plan.names for plan in self._plans))
         places: dict[str, str] = {}
         for plan in self._plans:

@@ -213,7 +213,7 @@ def comment(text: str, col: int) -> bytes:
     """A blank and a comment (RFC 5322 section 3.2.2), folded where a line that has `col` bytes would grow too long."""
     if not text:
         return b""
-    if _needs_words(text):
+    if _needs_words(text) or max(map(len, text.split(" "))) > MAX_TOKEN:
         return b"\r\n (" + encoded_words(text.encode(), 2)[0] + b")"
     made = " (" + _in_comment(r"\\\1", text) + ")"
     lines = _fold(" " * col, _token(made))
