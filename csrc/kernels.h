@@ -39,10 +39,25 @@ static inline int bm_body_carry(const uint8_t *src, size_t len, int carry) {
     return src[len - 1] == '\r' ? BM_AFTER_CR : BM_MID_LINE;
 }
 
+/* base64 in lines of 76 digits, as MIME wants it (RFC 2045 section 6.8); CRLF also after the last line, which may be
+ * shorter. A text may be encoded in pieces of whole lines, each piece but the last a multiple of BM_BASE64_LINE bytes. */
+enum { BM_BASE64_LINE = 57, BM_BASE64_LINE_SIZE = 78 };
+
+/* How many bytes base64_lines writes for len bytes; below 2 * len + 6. */
+static inline size_t bm_base64_size(size_t len) {
+    size_t rest = len % BM_BASE64_LINE;
+    return len / BM_BASE64_LINE * BM_BASE64_LINE_SIZE + (rest ? (rest + 2) / 3 * 4 + 2 : 0);
+}
+
+/* Writes the lines of src[0..len) to dst and returns their size, bm_base64_size(len). dst has room for exactly that and
+ * does not overlap src. src may change meanwhile: no bound depends on what it holds. */
+typedef size_t (*bm_base64_lines_fn)(uint8_t *dst, const uint8_t *src, size_t len);
+
 typedef struct bm_row {
     const char *name;
     bm_body_extra_fn body_extra;
     bm_body_encode_fn body_encode;
+    bm_base64_lines_fn base64_lines;
 } bm_row;
 
 /* The row in use. Filled by bm_kernels_init, read-only from then on except for bm_force_row. */
@@ -60,6 +75,7 @@ int bm_force_row(const char *name);
 
 size_t bm_body_extra_scalar(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_scalar(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+size_t bm_base64_lines_scalar(uint8_t *dst, const uint8_t *src, size_t len);
 
 /* MSVC has neither function-level targets nor __builtin_cpu_supports: it gets the scalar row. */
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(_MSC_VER) && defined(__x86_64__)
@@ -69,6 +85,7 @@ size_t bm_body_encode_scalar(uint8_t *dst, const uint8_t *src, size_t len, int c
 #ifdef BM_HAVE_AVX2
 size_t bm_body_extra_avx2(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_avx2(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+size_t bm_base64_lines_avx2(uint8_t *dst, const uint8_t *src, size_t len);
 #endif
 
 #endif

@@ -98,6 +98,7 @@ class _Compiler:
         shared_body: Callable[[bytes, bytes], bytes] | None,
         own_id: str | None = None,
     ) -> Compiled:
+        signer = self._signer()
         if self._problems:
             raise CompileError(self._problems)
         own_url = reference.own_url = self._own_url
@@ -124,8 +125,17 @@ class _Compiler:
             header_fields=frozenset({"email"}).union(*(plan.names for plan in self._header_plans)),
             names=names,
             places=places,
+            signer=signer,
             own_url=(OWN_URL, own_url.pieces, own_url.finish) if own_url is not None else None,
         )
+
+    def _signer(self) -> Any:
+        if not self._spec.dkim:
+            return None
+        from bulkmail.message.dkim_sign import Signer  # only what is signed pays for the library
+
+        with self._at("dkim"):
+            return Signer(self._spec.dkim)
 
     def _envelope_sender(self, fallback: list[Piece]) -> bytes | list[Piece]:
         """Constant bytes, or the plan of each recipient's sender."""

@@ -10,6 +10,7 @@ enum {
     ALIGNMENTS = 64,
     EACH_LENGTH_TO = 140, /* two AVX2 blocks, the reach of a shifted copy, a tail */
     CUT_LENGTH = 131,
+    BASE64_TO = 4 * BM_BASE64_LINE + 10,
     LONG = 2 * 127 * 32 + 64, /* past two rounds of the sums of 8 bits */
 };
 
@@ -22,7 +23,7 @@ static const char *const patterns[] = {
     "a line of seventy-two bytes, which is what most composers of mail wrap at\n.",
     "no newline here. none at all, not one",
 };
-enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4 };
+enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4, BYTES = PATTERNS + RANDOM };
 
 static unsigned long checks;
 
@@ -35,6 +36,10 @@ static void fill(uint8_t *text, size_t len, size_t kind) {
     uint32_t state = (uint32_t)(kind * 2654435761u + len);
     for (size_t i = 0; i < len; i++) {
         state = state * 1664525u + 1013904223u;
+        if (kind == BYTES) { /* any byte */
+            text[i] = (uint8_t)(state >> 24);
+            continue;
+        }
         text[i] = (uint8_t)(kind % 2 ? "\r\n.x"[state >> 30] : (state >> 28) ? 'x' : "\r\n.."[(state >> 26) & 3]);
     }
 }
@@ -129,7 +134,46 @@ static void check_cuts(const bm_row *row, size_t kind, size_t len, size_t alignm
     }
 }
 
+/* ---- base64: the digits one at a time, by their number in the whole text */
+
+static size_t base64_reference(uint8_t *out, const uint8_t *text, size_t len) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    size_t size = 0, all = (len + 2) / 3 * 4;
+    for (size_t digit = 0; digit < all; digit++) {
+        unsigned number = 0;
+        for (size_t bit = 6 * digit; bit < 6 * digit + 6; bit++) {
+            unsigned byte = bit / 8 < len ? text[bit / 8] : 0;
+            number = number << 1 | (byte >> (7 - bit % 8) & 1);
+        }
+        out[size++] = 6 * digit >= 8 * len ? '=' : (uint8_t)digits[number];
+        if (digit % 76 == 75 || digit + 1 == all) out[size++] = '\r', out[size++] = '\n';
+    }
+    return size;
+}
+
+static void check_base64(const bm_row *row, size_t kind, size_t len, size_t alignment) {
+    void *src_block, *dst_block;
+    uint8_t *src = exactly(len, alignment, &src_block), *dst = exactly(bm_base64_size(len), alignment, &dst_block);
+    fill(src, len, kind);
+    size_t size = base64_reference(expected, src, len);
+    size_t written = row->base64_lines(dst, src, len);
+    if (written != size || bm_base64_size(len) != size || memcmp(dst, expected, size) != 0) {
+        fail(row, "base64", kind, len, alignment, 0, 0);
+    }
+    checks++;
+    free(src_block);
+    free(dst_block);
+}
+
+static void check_base64_row(const bm_row *row) {
+    for (size_t kind = PATTERNS; kind <= BYTES; kind++) {
+        for (size_t len = 0; len <= BASE64_TO; len++) check_base64(row, kind, len, len % ALIGNMENTS);
+        for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) check_base64(row, kind, BASE64_TO, alignment);
+    }
+}
+
 static void check_row(const bm_row *row) {
+    check_base64_row(row);
     for (size_t kind = 0; kind < PATTERNS + RANDOM; kind++) {
         for (size_t len = 0; len <= EACH_LENGTH_TO; len++) check_piece(row, kind, len, len % ALIGNMENTS);
         for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) {
