@@ -221,8 +221,8 @@ class _Compiler:
         for form in forms_of(self._spec):
             with self._at(form.key):
                 plan = self._plan(form.key, form.source, form.file, html=form.html, body=True)
-                encoding = template_encoding(plan, self._spec.encoding, form.key)
-                part = part_of(form, constant_text(plan), encoding, plan.constant)
+                encoding = template_encoding(plan, self._spec.encoding)
+                part = part_of(form, constant_text(plan), encoding)
                 out.append((part, plan))
                 if form.name is not None:
                     files.append((mime.as_file(part, form.name), plan))
@@ -336,7 +336,7 @@ class _Compiler:
                 whole = encode_whole(plan.text, part.encoding, part.key)
                 out.append(("const", mime.escape_dots(whole), [], None, part.key))
             else:
-                kind = "body64" if part.encoding == "base64" else "body"
+                kind = "body" if part.encoding == "quoted-printable" else f"body-{part.encoding}"
                 out.append((kind, b"", [[*plan.pieces, Text(plan.tail)]], None, part.key))
         return out
 

@@ -136,7 +136,7 @@ class Message:
         parts = []
         for form in forms_of(spec):
             encoding = self.encoding or choose_whole(form.source)
-            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding"), True), form))
+            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding")), form))
         parts += [(mime.as_file(part, form.name), form) for part, form in parts if form.name is not None]
         out = [self._header()]
         for piece in mime.frame([part for part, _ in parts], [*attached, *images], dots=False):
