@@ -148,7 +148,7 @@ class Message:
         parts = []
         for form in forms_of(spec):
             encoding = self.encoding or choose_whole(form.source)
-            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding"), True), form))
+            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding")), form))
         parts += [(mime.as_file(part, form.name), form) for part, form in parts if form.name is not None]
         out = [self._header()]
         for piece in mime.frame([part for part, _ in parts], [*attached, *images], dots=False):
@@ -174,6 +174,21 @@ class Message:
         ]
         event = self.calendar.spec(access) if self.calendar is not None else None
         return MessageSpec(**texts, calendar=event, alternatives=tuple(others)), images
+
+    @property
+    def has_urls(self) -> bool:
+        """Whether composing it fetches something."""
+        return any(item.spec.url is not None and item.spec.loaded is None for item in self.attachments)
+
+    def fetched(self, access: Access) -> Message:
+        """A copy, with the same date and id, that has what its attachments' URLs stand for. raises  MessageError"""
+        self._fixed_date()
+        self._fixed_id(self._required_from()[1])
+        copy = Message(**self._arguments())
+        for place, item in enumerate(copy.attachments):
+            if item.spec.url is not None:
+                copy.attachments[place] = item.loaded(f"attachments[{place}]", access)
+        return copy
 
     def envelope(self) -> tuple[str, list[str]]:
         """(sender, recipients), each recipient once; nobody is no error here. raises  MessageError"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bulkmail.egress import Egress, check_ways, is_egress, parse_egresses
 from bulkmail.errors import (
@@ -36,6 +36,9 @@ from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
 from bulkmail.wire.transaction import NOT_TAKEN, Transaction
+
+if TYPE_CHECKING:
+    from bulkmail.message.spec import Access
 
 CLOSED = "the Mailer is closed"
 MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
@@ -188,7 +191,7 @@ class Mailer:
             if not future.done():
                 future.set_result(result)
 
-        ticket = self._submit(0, message, envelope, finish, to)
+        ticket = self._submit(0, await self._ready(message), envelope, finish, to)
         try:
             if timeout is None:
                 result = await future
@@ -231,7 +234,7 @@ class Mailer:
                     await room.wait()
                 envelope, message = item if isinstance(item, tuple) else (None, item)
                 try:
-                    ticket = self._submit(index, message, envelope, finish)
+                    ticket = self._submit(index, await self._ready(message), envelope, finish)
                     size += ticket.result.bytes
                 except (MessageError, EnvelopeRefused) as error:
                     finish(Receipt(index=index, error=error))
@@ -259,6 +262,24 @@ class Mailer:
         finally:
             feeder.cancel()
 
+    def _access(self) -> Access:
+        from bulkmail.message.spec import Access
+
+        options = self._endpoint.options
+        return Access(options.allow_files, options.allow_urls)
+
+    async def _ready(self, message: Any) -> Any:
+        """With the defaults; what its URLs stand for is fetched in a thread, where nobody else waits for it."""
+        from bulkmail.message.message import Message
+
+        if not isinstance(message, Message):
+            return message
+        if self._defaults:
+            message = message.with_defaults(self._defaults)
+        if message.has_urls:
+            return await asyncio.to_thread(message.fetched, self._access())
+        return message
+
     def _submit(
         self,
         index: int,
@@ -267,13 +288,11 @@ class Mailer:
         finish: Callable[[Receipt], None],
         to: list[str] | str | None = None,
     ) -> _Ticket:
-        from bulkmail.message.message import Message, to_wire
+        from bulkmail.message.message import to_wire
 
         pool = self._started()
-        if self._defaults and isinstance(message, Message):
-            message = message.with_defaults(self._defaults)
         try:
-            content, sender, rcpts = to_wire(message, envelope=envelope is None)
+            content, sender, rcpts = to_wire(message, envelope=envelope is None, access=self._access())
         except TypeError as error:
             raise MessageError(str(error)) from error
         if to is not None:
