@@ -75,7 +75,7 @@ class Mailer:
         self._url = url
         self._options = options
         self._defaults = dict(defaults or {})
-        self._dkim = _signatures(dkim)
+        self._dkim = _ready_to_sign(dkim)
         self._signing = SigningStage(self._dkim)
         self._unsigned: dict[Ticket, list[str]] = {}  # whose signature is being made: their recipients
         rate = self._endpoint.options.rate
@@ -270,7 +270,8 @@ class Mailer:
         def post(fields: bytes = b"", error: BulkmailError | None = None) -> None:
             self._unsigned.pop(ticket, None)
             ticket.signing = False
-            error = error or pool.dead
+            if error is None and isinstance(pool.dead, BulkmailError):
+                error = pool.dead
             if error is not None:
                 tear_up(ticket, parcel.named, error)
             elif ticket.parts:  # else nobody waits for it any more
@@ -402,12 +403,16 @@ class Mailer:
             ticket.add(refused_receipt(addresses, error))
 
 
-def _signatures(given: Any) -> tuple[Dkim, ...]:
-    if given is None:
+def _ready_to_sign(dkim: Any) -> tuple[Dkim, ...]:
+    """raises  MessageError  for a key that cannot be used"""
+    if dkim is None:
         return ()
     from bulkmail.message.dkim import dkim_specs
+    from bulkmail.message.dkim_sign import signer_of
 
-    return dkim_specs(given)
+    specs = dkim_specs(dkim)
+    signer_of(specs)
+    return specs
 
 
 async def _each(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
