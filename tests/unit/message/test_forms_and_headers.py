@@ -162,11 +162,6 @@ def test_what_cannot_be_composed_is_refused_naming_the_key(fields, words):
     [
         ({"calendar": CalendarSpec("x", "INVITE")}, "$.message.calendar", "the method 'INVITE'"),
         ({"alternatives": (AlternativeSpec("x", "y"),)}, "$.message.alternatives[0]", "type 'x'"),
-        (
-            {"text": "{{ x }}", "encoding": "8bit"},
-            "$.message.text",
-            "8bit is for texts that are the same for everybody",
-        ),
         ({"priority": "no"}, "$.message.priority", "'no', expected high"),
         ({"in_reply_to": "x"}, "$.message.in_reply_to", "expected message ids"),
         ({"headers": {"X-A": PreparedValue("a\nb")}}, "$.message.headers.X-A", "a prepared value"),
@@ -238,6 +233,25 @@ def test_texts_get_the_encoding_that_fits_and_a_stated_one_wins():
         assert {part["Content-Transfer-Encoding"] for part in parts(found).values()} == {encoding}
     eight = by_library(text="Käse\n", encoding="8bit")
     assert eight.get_payload(decode=True) == "Käse\r\n".encode()
+
+
+def test_a_template_in_another_script_is_base64_with_its_values_in_it():
+    message = compiled(text="Здравствуйте, {{ what }}!\n.\n", html="<p>Привет, друг, {{ what }}", subject="{{ id }}")
+    found = composed(message)
+    assert {part["Content-Transfer-Encoding"] for part in parts(found).values()} == {"base64"}
+    assert parts(found)["text/plain"].get_content() == "Здравствуйте, Käse & <b>!\r\n.\r\n"
+    assert parts(found)["text/html"].get_content() == "<p>Привет, друг, Käse &amp; &lt;b&gt;\r\n"
+    slow = message_from_bytes(message.render(ROW, 1, DATE).eml, policy=SMTP)
+    assert [part.get_content() for part in parts(slow).values()] == [p.get_content() for p in parts(found).values()]
+
+
+def test_a_stated_encoding_that_cannot_carry_a_value_fails_that_recipient():
+    message = compiled(text="{{ what }}\n", encoding="7bit")
+    assert composed(message, {**ROW, "what": "a"}).get_content() == "a\r\n"
+    for bad in ("ü", "x" * 999):
+        (made,) = message.compose([{**ROW, "what": bad}], [1], DATE)
+        assert isinstance(made, MessageError) and made.scope == "recipient"
+    assert composed(compiled(text="{{ what }}\n", encoding="8bit")).get_content() == "Käse & <b>\r\n"
 
 
 def test_a_boundary_in_a_text_that_is_not_encoded_is_not_that_of_the_message():
