@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.address import domain_of
 from bulkmail.errors import MessageError
@@ -34,6 +34,9 @@ from bulkmail.message.reference import Reference, Texts
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
 from bulkmail.message.textparts import constant_text, forms_of, part_of, template_encoding
+
+if TYPE_CHECKING:
+    from bulkmail.wire.transaction import Body
 
 UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
 ONE_CLICK = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"  # RFC 8058 section 3.1
@@ -110,7 +113,7 @@ class _Compiler:
         sender: bytes | list[Piece],
         domain: str,
         reference: Reference,
-        shared_body: Callable[[bytes, bytes], bytes] | None,
+        shared_body: Callable[[bytes, bytes], Body] | None,
         own_id: str | None = None,
     ) -> Compiled:
         signer = self._signer()
@@ -340,18 +343,19 @@ class _Compiler:
                 out.append((kind, b"", [[*plan.pieces, Text(plan.tail)]], None, part.key))
         return out
 
-    def _shared(self, header: list[HeaderPlan], tail: list[Any], sender: Any) -> Callable[[bytes, bytes], bytes] | None:
+    def _shared(self, header: list[HeaderPlan], tail: list[Any], sender: Any) -> Callable[[bytes, bytes], Body] | None:
         """What makes the one body of a message that is the same for everybody; None if it is not."""
         given = [plan for plan in self._plans if not plan.constant]
         if given or not isinstance(sender, bytes):
             return None
         lines = [UNDISCLOSED if plan.name == "To" and not plan.constant else plan for plan in header]
-        content = b"".join(constant for _, constant, _, _, _ in tail)
+        first, *rest = mime.merged([*(constant for _, constant, _, _, _ in tail), b".\r\n"])
 
-        def body(date: bytes, message_id: bytes) -> bytes:
+        def body(date: bytes, message_id: bytes) -> Body:
             made = {"date": b"Date: " + date + b"\r\n", "message_id": b"Message-ID: " + message_id + b"\r\n"}
             top = (line if isinstance(line, bytes) else made.get(line.kind) or line.line_of() for line in lines)
-            return b"".join(top) + content + b".\r\n"
+            begin = b"".join([*top, first])
+            return (begin, *rest) if rest else begin
 
         return body
 
