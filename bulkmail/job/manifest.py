@@ -17,7 +17,7 @@ from bulkmail.egress import Egress, check_ways, is_egress, parse_egress, parse_e
 from bulkmail.errors import ConfigError
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
-from bulkmail.message.spec import Access, ListUnsubscribe, MessageSpec
+from bulkmail.message.spec import Access, MessageSpec
 from bulkmail.pool.domains import parse_pins
 from bulkmail.proxyurl import Chain
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
@@ -162,8 +162,8 @@ def _assemble(
 
 def _message(model: models.Message, access: Access) -> MessageSpec:
     from bulkmail.job.content_model import headers_of, texts_of
+    from bulkmail.job.list_model import list_keys
 
-    given = model.list_unsubscribe
     return MessageSpec(
         **texts_of(model),
         from_=model.from_,
@@ -173,9 +173,7 @@ def _message(model: models.Message, access: Access) -> MessageSpec:
         reply_to=model.reply_to,
         attachments=tuple(attachment.spec() for attachment in model.attachments),
         headers=headers_of(model.headers),
-        list_unsubscribe=(None if not given else ListUnsubscribe(given.url, given.mailto, given.one_click)),
-        list_id=model.list_id,
-        feedback_id=model.feedback_id,
+        **list_keys(model),
         envelope_from=model.envelope_from,
         raw=model.raw,
         priority=model.priority,

@@ -65,7 +65,7 @@ def checked_domain(text: str) -> str:
 
 def checked_selector(text: str) -> str:
     """s=: one label or several, as A-labels."""
-    selector = ascii_domain(text.strip())
+    selector = ".".join(map(ascii_domain, text.strip().split(".")))
     if not all(map(_selector_label, selector.split("."))) or len(selector) > MAX_LABEL * 3:
         raise ValueError(f"{text[:80]!r} is not a selector: letters, digits, '-' and '_', such as s1 or 2026.news")
     return selector
@@ -160,12 +160,12 @@ class Dkim:
 
     def _set(self, name: str, check: Callable[[Any], Any]) -> None:
         value = getattr(self, name)
-        if value is None:
+        if value is None and name not in ("domain", "selector", "canonicalization"):
             return
         try:
             object.__setattr__(self, name, check(value))
         except (ValueError, AttributeError, TypeError) as error:
-            text = str(error) if type(error) is ValueError else f"{type(value).__name__} is not what is expected"
+            text = str(error) if type(error) is ValueError else f"{type(value).__name__} cannot be used here"
             raise MessageError(f"dkim, {name}: {text}") from None
 
     def load(self, what: str = "dkim") -> Key:
@@ -196,7 +196,9 @@ class Dkim:
             always, present = ({name.lower() for name in group} for group in (OVERSIGNED, OVERSIGNED_IF_PRESENT))
         else:
             always, present = {name.lower() for name in self.oversign}, set[str]()
-        every = {name.lower(): name for name in ("From", *names, *(self.oversign or ()))}
+        every: dict[str, str] = {}
+        for name in ("From", *names, *(self.oversign or ())):
+            every.setdefault(name.lower(), name)
         return [(name, 1 if low in always else -1 if low in present else 0) for low, name in every.items()]
 
 

@@ -97,7 +97,9 @@ def _parsed(text: str, what: str) -> Any:
         return _pem(text) if "-----BEGIN" in text else _bare(text, what)
     except MessageError:
         raise
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except TypeError:  # a passphrase was expected
+        raise _encrypted(what) from None
+    except (ValueError, UnsupportedAlgorithm):
         # The library's words may quote what it was given.
         raise MessageError(f"{what}: it does not parse as a private key, expected PEM (PKCS#8 or PKCS#1)") from None
 
@@ -105,11 +107,15 @@ def _parsed(text: str, what: str) -> Any:
 def _refuse_by_name(text: str, what: str) -> None:
     """What a PEM's first line says already."""
     if "ENCRYPTED" in text:  # "BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"
-        remedy = "take the passphrase off: openssl pkey -in KEY -out NEW"
-        raise MessageError(f"{what}: the key is encrypted, and nobody is asked for its passphrase here; {remedy}")
+        raise _encrypted(what)
     for mark, kind in (("PUBLIC KEY", "a public key"), ("CERTIFICATE", "a certificate")):
         if f"-----BEGIN {mark}" in text and "PRIVATE KEY-----" not in text:
             raise MessageError(f"{what}: it is {kind}, expected the private key")
+
+
+def _encrypted(what: str) -> MessageError:
+    remedy = "take the passphrase off: openssl pkey -in KEY -out NEW, or ssh-keygen -p"
+    return MessageError(f"{what}: the key is encrypted, and nobody is asked for its passphrase here; {remedy}")
 
 
 def _pem(text: str) -> Any:

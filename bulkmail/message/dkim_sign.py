@@ -96,13 +96,16 @@ def signed(key: Key, data: bytes) -> bytes:
     if key.der is not None:
         return key.sign(data)
     try:
-        signature = bytes(key.sign(data))
+        signature = key.sign(data)
     except Exception as error:
         text = f"dkim: the function that signs failed: {type(error).__name__}: {error}"
         raise MessageError(text, permanent=False, scope=JOB) from error
     expected = 64 if key.algorithm == ED25519 else (key.bits + 7) // 8
-    if len(signature) != expected:
-        text = f"dkim: the function that signs gave {len(signature)} bytes, a signature of this key has {expected}"
+    if not isinstance(signature, bytes) or len(signature) != expected:
+        found = f"{len(signature)} bytes" if isinstance(signature, bytes) else type(signature).__name__
+        text = (
+            f"dkim: the function that signs gave {found}, expected {expected} bytes, which signatures of its key have"
+        )
         raise MessageError(text, scope=JOB)
     return signature
 

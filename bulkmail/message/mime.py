@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from bulkmail.message.attach import Attached
 from bulkmail.message.parameters import content_type, disposition
@@ -22,7 +22,6 @@ from bulkmail.message.spec import Encoding
 LARGE = 1 << 15
 
 Frame: TypeAlias = "list[bytes | int]"
-_Piece = TypeVar("_Piece", bytes, bytes | int)
 
 _line_start_dot = re.compile(rb"^\.", re.MULTILINE).sub
 
@@ -146,22 +145,16 @@ class _Writer:
 
     def pieces(self, dots: bool) -> Frame:
         """Neighbours as one piece, but for the large ones."""
-        out = merged(self._out)
-        return [escape_dots(piece) if dots and isinstance(piece, bytes) else piece for piece in out]
-
-
-def merged(pieces: Iterable[_Piece]) -> list[_Piece]:
-    """Neighbours as one piece; the large ones, and what is no bytes, as they are; no empty ones."""
-    out: list[_Piece] = []
-    small: list[bytes] = []
-    for piece in pieces:
-        if isinstance(piece, bytes) and len(piece) < LARGE:
-            small.append(piece)
-            continue
-        out += [b"".join(small), piece]
-        small = []
-    out.append(b"".join(small))
-    return [piece for piece in out if piece != b""]
+        out: Frame = []
+        small: list[bytes] = []
+        for piece in self._out:
+            if isinstance(piece, bytes) and len(piece) < LARGE:
+                small.append(piece)
+                continue
+            out += [b"".join(small), piece]
+            small = []
+        out.append(b"".join(small))
+        return [escape_dots(piece) if dots and isinstance(piece, bytes) else piece for piece in out if piece != b""]
 
 
 def escape_dots(piece: bytes) -> bytes:
