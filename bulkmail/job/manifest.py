@@ -152,7 +152,7 @@ def _assemble(
         variables=variables,
         recipients=_recipients(model.recipients),
         relays=_relays(model.relays, model.egress, folder, problems),
-        warnings=_unused(model),
+        warnings=_unused(model) + _weak(model),
         limits=replace(LimitsSpec(model.limits.rate, model.limits.connections), **limits),
         retry=RetrySpec(tuple(model.retry.delays), model.retry.give_up_after, model.retry.patience),
         journal=folder / (model.journal if model.journal is not None else f"{job}.journal"),
@@ -162,6 +162,7 @@ def _assemble(
 
 def _message(model: models.Message, access: Access) -> MessageSpec:
     from bulkmail.job.content_model import headers_of, texts_of
+    from bulkmail.job.dkim_model import specs_of
     from bulkmail.job.list_model import list_keys
 
     return MessageSpec(
@@ -176,6 +177,7 @@ def _message(model: models.Message, access: Access) -> MessageSpec:
         **list_keys(model),
         envelope_from=model.envelope_from,
         raw=model.raw,
+        dkim=specs_of(model.dkim),
         priority=model.priority,
         in_reply_to=model.in_reply_to,
         references=model.references,
@@ -248,6 +250,12 @@ def _unused(model: models.ManifestModel) -> list[tuple[str, str]]:
     return [(f"$.egress.{name}", "no relay uses this egress") for name in model.egress if name not in used]
 
 
+def _weak(model: models.ManifestModel) -> list[tuple[str, str]]:
+    from bulkmail.job.dkim_model import warnings_of
+
+    return warnings_of(model.message.dkim)
+
+
 def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoint:
     """The relay with the file names of its options relative to the manifest, those in its URL too."""
     url, options = (relay, {}) if isinstance(relay, str) else (relay.url, relay.options())
@@ -292,14 +300,17 @@ def _logged(relay: RelaySpec, wire_log: str) -> RelaySpec:
 
 
 def _digest(manifest: Manifest, written: dict[str, Any], files: dict[str, str]) -> str:
-    """Of the JSON as it was written, before the environment's values: no secret is in it."""
+    """Of the JSON as it was written, before the environment's values: no secret is in it.
+
+    Nor is what a message is signed with: a job goes on with a new key.
+    """
     recipients = written["recipients"]
     if not isinstance(recipients, dict):
         recipients = {"list" if isinstance(recipients, list) else "file": recipients}
     defaults: dict[str, Any] = {"format": None, "bad_rows": "stop", "deduplicate": False, "suppress": []}
     meaning = {
         "job": manifest.job,
-        "message": {key: value for key, value in written["message"].items() if value is not None},
+        "message": {key: value for key, value in written["message"].items() if value is not None and key != "dkim"},
         "files": files,
         "defaults": written.get("defaults") or {},
         "variables": manifest.variables,

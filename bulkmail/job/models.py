@@ -35,6 +35,7 @@ from bulkmail.job.content_model import (
     OneLine,
     constant,
 )
+from bulkmail.job.dkim_model import Signatures
 from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDomain
 from bulkmail.job.list_model import ListLinks, SecretKey
 from bulkmail.job.loading import MARKS, ExistingFile, Strict, either, loading_of, plain_text
@@ -134,7 +135,7 @@ CONTENTS = frozenset(("html", "text", "amp", "watch", "calendar", "alternatives"
 class Message(Strict):
     """The message. Every text in it is a Jinja2 template."""
 
-    later = frozenset(("dkim", "variants"))
+    later = frozenset(("variants",))
     refused = dict.fromkeys(("cc", "bcc"), "everyone named there would get every copy; add them as recipients")
 
     from_: Mailbox | None = Field(None, alias="from", description='the author, such as "News <news@example.com>"')
@@ -169,14 +170,16 @@ class Message(Strict):
     feedback_id: OneLine | None = None
     envelope_from: EnvelopeSender | None = Field(None, description="the sender of the envelope, where bounces go")
     raw: ReadyMessage | None = Field(None, description="file of a ready message")
+    dkim: Signatures | None = Field(None, description="signatures of every message")
 
     @model_validator(mode="after")
     def _complete(self) -> Message:
-        given = self.model_fields_set - {"raw", "envelope_from"}
+        given = self.model_fields_set - {"raw", "envelope_from", "dkim"}
         if self.raw is not None:
             if given:
                 others = ", ".join(sorted(repr(name.rstrip("_")) for name in given))
-                raise ValueError(f"'raw' is a whole message, expected nothing else but 'envelope_from', found {others}")
+                expected = "expected nothing else but 'envelope_from' and 'dkim'"
+                raise ValueError(f"'raw' is a whole message, {expected}, found {others}")
         elif self.from_ is None:
             raise ValueError("'from' is missing, expected the author, such as \"News <news@example.com>\"")
         elif not given & CONTENTS:

@@ -115,9 +115,13 @@ def sign_message(content: bytes, signer: Signer, now: float | None = None) -> by
     return signer.signed(signer.prepare(content, now, dotted=False)) + content
 
 
-@lru_cache(maxsize=16)
 def signer_of(specs: tuple[Dkim, ...]) -> Signer:
-    """The one Signer of these specs, for single messages: keys are read once."""
+    """The one Signer of these specs, for single messages: keys are read once, and again when their file has changed."""
+    return _signer_of(specs, tuple(spec.stamp() for spec in specs))
+
+
+@lru_cache(maxsize=16)
+def _signer_of(specs: tuple[Dkim, ...], stamps: tuple[tuple[int, ...], ...]) -> Signer:
     return Signer(specs)
 
 

@@ -115,16 +115,6 @@ class SigningPool:
         """Messages that were submitted and are not signed yet; submit() takes any number, MAX_WAITING is fair."""
         return self._waiting
 
-    @property
-    def batch(self) -> int:
-        """Messages of one request to a process: who has many submits so many at a time, and has them back soon."""
-        return max(1, min(self._sizes, default=1))
-
-    @property
-    def ahead(self) -> int:
-        """Messages that keep every process busy."""
-        return self._most * DEPTH * self.batch
-
     def submit(self, bodies: Sequence[Body], now: float | None = None) -> asyncio.Future[list[bytes]]:
         """For each message the signature fields that go before it: see Signer.sign.
 
