@@ -141,11 +141,11 @@ cdef class Composer:
         n = <size_t>self.text_n
         if field.kind == BODY_BASE64:
             self.need(<Py_ssize_t>bm_base64_size(n))
-            self.pen.p += kernels().base64_lines(self.pen.p, self.text, n)
+            self.pen.p += KERNELS.base64_lines(self.pen.p, self.text, n)
             return 0
         check_lines(self.text, self.text_n, field.kind == BODY_7BIT, self.label)
-        self.need(self.text_n + <Py_ssize_t>kernels().body_extra(self.text, n, LINE_START))
-        self.pen.p += kernels().body_encode(self.pen.p, self.text, n, LINE_START)
+        self.need(self.text_n + <Py_ssize_t>KERNELS.body_extra(self.text, n, BM_LINE_START))
+        self.pen.p += KERNELS.body_encode(self.pen.p, self.text, n, BM_LINE_START)
         return 0
 
     cdef int message_id(self, number) except -1:
