@@ -42,6 +42,7 @@ cdef enum:
     HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
     MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
     MIN_SHARED = 32 << 10   # bytes of a constant part that messages share instead of copying: below, a copy is cheaper
+    MAX_GROWTH = 1 << 27    # bytes that values may add to a message: no server takes a quarter of it
 
 cdef enum OpCode:
     OP_TEXT, OP_DOTS, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
@@ -154,6 +155,7 @@ cdef class Compiled:
     cdef uint64_t _id_seed
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
+    cdef Py_ssize_t _most           # bytes that a body may have
     cdef Py_ssize_t _typical        # about the size of a body: what the next one is given
 
     def __cinit__(self):
@@ -187,6 +189,7 @@ cdef class Compiled:
             self._sender_range = self._add_range(sender, HEADER)
         for field in fields:
             self._add_field(*field)
+        self._most = self._typical + MAX_GROWTH
 
     # ---- building
 

@@ -66,6 +66,8 @@ cdef class Composer:
     cdef int grow(self, Py_ssize_t more) except -1:
         cdef Py_ssize_t n = self.pen.p - self.base
         cdef Py_ssize_t cap = max(n + more, self.cap + self.cap // 2)
+        if n + more > self.c._most:
+            raise MessageError(f"{self.label}: the values make the message longer than {self.c._most} bytes")
         _PyBytes_Resize(&self.body, cap)
         self.cap = cap
         self.base = <uint8_t*>PyBytes_AS_STRING_(self.body)
