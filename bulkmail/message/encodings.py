@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bulkmail.errors import MessageError
-from bulkmail.message.base64_lines import encode_base64 as encode_base64
+from bulkmail.message.base64_lines import encode_base64
 from bulkmail.message.compiled import encode_text
 from bulkmail.message.spec import ENCODINGS, Encoding
 
