@@ -16,7 +16,7 @@ from bulkmail.egress import Egress, check_ways, is_egress, parse_egress, parse_e
 from bulkmail.errors import ConfigError
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
-from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.message.spec import MessageSpec
 from bulkmail.pool.domains import parse_pins
 from bulkmail.proxyurl import Chain
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
@@ -141,8 +141,9 @@ def _assemble(
 
 
 def _message(model: models.Message) -> MessageSpec:
+    from bulkmail.job.list_model import list_keys
+
     html, text = _template(model.html), _template(model.text)
-    given = model.list_unsubscribe
     return MessageSpec(
         from_=model.from_,
         to=model.to,
@@ -153,9 +154,7 @@ def _message(model: models.Message) -> MessageSpec:
         reply_to=model.reply_to,
         attachments=tuple(attachment.spec() for attachment in model.attachments),
         headers=dict(model.headers),
-        list_unsubscribe=(None if not given else ListUnsubscribe(given.url, given.mailto, given.one_click)),
-        list_id=model.list_id,
-        feedback_id=model.feedback_id,
+        **list_keys(model),
         envelope_from=model.envelope_from,
         raw=model.raw,
         html_file=html[1],

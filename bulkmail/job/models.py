@@ -33,6 +33,7 @@ from pydantic import (
 
 from bulkmail.egress import is_egress, parse_egress
 from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDomain
+from bulkmail.job.list_model import ListLinks, SecretKey
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
@@ -264,6 +265,7 @@ class ListUnsubscribe(Strict):
     url: OneLine | None = None
     mailto: OneLine | None = None
     one_click: bool = False
+    key: SecretKey | None = Field(None, description="signs the url: at least 16 bytes, such as ${UNSUBSCRIBE_KEY}")
 
     @model_validator(mode="after")
     def _complete(self) -> ListUnsubscribe:
@@ -306,6 +308,13 @@ class Message(Strict):
     headers: dict[HeaderName, OneLine] = Field(default_factory=dict)
     list_unsubscribe: ListUnsubscribe | None = None
     list_id: ListId | None = None
+    list_help: ListLinks | None = None
+    list_subscribe: ListLinks | None = None
+    list_post: ListLinks | None = None
+    list_owner: ListLinks | None = None
+    list_archive: ListLinks | None = None
+    precedence: Literal["bulk", "list", "junk", "none"] | None = None
+    auto_submitted: Literal["auto-generated", "auto-replied"] | None = None
     feedback_id: OneLine | None = None
     envelope_from: EnvelopeSender | None = Field(None, description="the sender of the envelope, where bounces go")
     raw: ReadyMessage | None = Field(None, description="file of a ready message")

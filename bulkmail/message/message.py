@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.header import Header
 from email.message import Message as EmailPackageMessage
@@ -19,18 +19,19 @@ from typing import Any, TypeAlias
 from bulkmail.address import domain_of
 from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
-from bulkmail.message import items, mime, raw
+from bulkmail.message import items, listmail, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
 from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, choose_whole, encode_whole
 from bulkmail.message.finding import Finding
 from bulkmail.message.items import Attachment, Calendar, TextSource
-from bulkmail.message.spec import Access, Encoding, ListUnsubscribe, MessageSpec, Priority
+from bulkmail.message.spec import Access, Encoding, ListLink, ListUnsubscribe, MessageSpec, Priority
 from bulkmail.message.textparts import forms_of, part_of
 
 __all__ = ["Attachment", "Calendar", "Message", "to_wire"]
 
 Addresses: TypeAlias = str | Iterable[str] | None
+Links: TypeAlias = str | ListLink | Sequence[str | ListLink] | None
 
 # Named by the interface, delivered later.
 _LATER = frozenset({"dkim", "inline_css"})
@@ -60,7 +61,10 @@ class Message:
                             (name, value) pairs; {"prepared": True, "value": ...} is sent as it is
     priority                "high", "normal" or "low"
     in_reply_to, references message ids
-    list_unsubscribe        a URL, or `ListUnsubscribe(url=, mailto=, one_click=)`
+    list_unsubscribe        a URL, or {"url", "mailto", "one_click", "key"}, as a mapping or a `ListUnsubscribe`
+    list_help, list_subscribe, list_post, list_owner, list_archive
+                            a URL or an address, a `ListLink(url, comment)`, or several (RFC 2369)
+    precedence              "bulk", "list", "junk"; auto_submitted: "auto-generated", "auto-replied" (RFC 3834)
     envelope_from           the envelope's sender; default: `sender`, else `from_`; "" is the null sender
     date, message_id        default: the time when it is first composed, and a new one; then they stay
     encoding                of the texts: "7bit", "8bit", "quoted-printable", "base64"; default: by what they hold
@@ -87,8 +91,13 @@ class Message:
         date: datetime | str | None = None,
         message_id: str | None = None,
         envelope_from: str | None = None,
-        list_unsubscribe: ListUnsubscribe | str | None = None,
+        list_unsubscribe: ListUnsubscribe | Mapping[str, Any] | str | None = None,
         list_id: str | None = None,
+        list_help: Links = None,
+        list_subscribe: Links = None,
+        list_post: Links = None,
+        list_owner: Links = None,
+        list_archive: Links = None,
         feedback_id: str | None = None,
         amp: TextSource | None = None,
         watch: TextSource | None = None,
@@ -100,6 +109,8 @@ class Message:
         encoding: Encoding | None = None,
         charset: str | None = None,
         embed_images: bool | str | os.PathLike[str] | None = None,
+        precedence: str | None = None,
+        auto_submitted: str | None = None,
         **later: Any,
     ) -> None:
         _refuse(later)
@@ -109,10 +120,11 @@ class Message:
         self.calendar, self.alternatives = items.calendar(calendar), list(alternatives)
         self.attachments = [items.attachment(item) for item in attachments]
         self.headers = items.header_pairs(headers, "headers")
-        self.list_unsubscribe = (
-            ListUnsubscribe(list_unsubscribe) if isinstance(list_unsubscribe, str) else list_unsubscribe
-        )
+        self.list_unsubscribe = listmail.parse_unsubscribe(list_unsubscribe)
         self.list_id, self.feedback_id = list_id, feedback_id
+        self.list_help, self.list_subscribe, self.list_post = list_help, list_subscribe, list_post
+        self.list_owner, self.list_archive = list_owner, list_archive
+        self.precedence, self.auto_submitted = precedence, auto_submitted
         self.priority, self.in_reply_to = priority, in_reply_to
         self.references = (
             " ".join(references) if references is not None and not isinstance(references, str) else references
@@ -229,17 +241,15 @@ class Message:
         return [b"To: undisclosed-recipients:;\r\n"] if key == "to" and not self.cc else []
 
     def _list_fields(self) -> list[bytes]:
-        lines = []
-        given = self.list_unsubscribe
-        if given is not None:
-            lines.append(_unsubscribe(given))
-            if given.one_click:
-                lines.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
+        lines = [listmail.unsubscribe_lines(self.list_unsubscribe)] if self.list_unsubscribe is not None else []
         if self.list_id is not None:
             lines.append(fields.list_id(self.list_id))
+        links = {name: getattr(self, f"list_{name}") for name in listmail.LIST_FIELDS}
+        lines += listmail.list_lines({name: given for name, given in links.items() if given is not None})
         if self.feedback_id is not None:
             lines.append(_text_field("Feedback-ID", self.feedback_id, "feedback_id"))
-        return lines
+        stated = {key: getattr(self, key) for key in listmail.STATED}
+        return lines + [listmail.stated(key, value) for key, value in stated.items() if value is not None]
 
     def _fixed_date(self) -> str:
         if self.date is None:
@@ -333,18 +343,6 @@ def _encoded(text: str, what: str) -> bytes:
 
 def _text_field(name: str, value: str, what: str) -> bytes:
     return fields.unstructured(name, fields.check_value(value, what))
-
-
-def _unsubscribe(given: ListUnsubscribe) -> bytes:
-    mailto = given.mailto
-    if mailto is not None and not mailto.lower().startswith("mailto:"):
-        mailto = "mailto:" + mailto
-    if given.one_click and not (given.url or "").lower().startswith("https://"):
-        raise MessageError("list_unsubscribe: 'one_click' needs an https url (RFC 8058 section 3.1)")
-    texts = [fields.check_value(text, "list_unsubscribe") for text in (given.url, mailto) if text is not None]
-    if not texts:
-        raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
-    return fields.uris("List-Unsubscribe", texts, "list_unsubscribe")
 
 
 def _listed(given: Addresses) -> list[str]:
