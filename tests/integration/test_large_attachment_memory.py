@@ -1,4 +1,4 @@
-"""An attachment of 25 MB in a personalised job: however many get it, and by however many connections, it is there once."""
+"""25 MB attached in a personalised job: however many get it, by however many connections, it is in memory once."""
 
 from __future__ import annotations
 
