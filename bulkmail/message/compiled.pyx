@@ -19,8 +19,6 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.string cimport memchr
 
-from bulkmail.wire.kernels cimport BM_LINE_START, bm_base64_size
-
 import hashlib
 import re
 
@@ -92,7 +90,6 @@ cdef struct Field:
 
 KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "mailbox": MAILBOX, "other": OTHER,
          "urls": URLS, "body": BODY, "body-base64": BODY_BASE64, "body-8bit": BODY_8BIT, "body-7bit": BODY_7BIT}
-
 
 cdef object _newline = re.compile("\r\n|\r|\n").sub
 
