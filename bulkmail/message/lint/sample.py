@@ -134,11 +134,11 @@ class Sample:
 
     @cached_property
     def html(self) -> str | None:
-        return None if self.html_part is None else self.html_part.text()[0]
+        return None if self.html_part is None else self.html_part.text[0]
 
     @cached_property
     def text(self) -> str | None:
-        return None if self.text_part is None else self.text_part.text()[0]
+        return None if self.text_part is None else self.text_part.text[0]
 
     @cached_property
     def page(self) -> page.Page:
