@@ -36,7 +36,7 @@ from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDoma
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
-from bulkmail.message.mime import load_attachment
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.raw import prepare
 from bulkmail.message.spec import AttachmentSpec
 from bulkmail.url import OPTIONS, check_relay_url, parse_endpoint
@@ -247,7 +247,15 @@ class Attachment(Strict):
         return self
 
     def spec(self) -> AttachmentSpec:
-        return AttachmentSpec(self.file, self.content, self.base64, self.name, self.type, self.cid, self.inline)
+        return AttachmentSpec(
+            file=self.file,
+            content=self.content,
+            base64=self.base64,
+            name=self.name,
+            type=self.type,
+            cid=self.cid,
+            inline=self.inline,
+        )
 
 
 class ListUnsubscribe(Strict):

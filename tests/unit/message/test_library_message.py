@@ -49,7 +49,7 @@ def test_every_field_arrives():
         "X-A": "1",
         "MIME-Version": "1.0",
         "Content-Type": 'text/plain; charset="utf-8"',
-        "Content-Transfer-Encoding": "quoted-printable",
+        "Content-Transfer-Encoding": "7bit",
     }
     assert found.get_content() == "Hi\r\n"
 
