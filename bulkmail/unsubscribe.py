@@ -42,7 +42,7 @@ _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 # for themselves, others are percent-encoded, but for what separates: "/" in the path, "&" and "=" in the query.
 _ENCODED = r"%(?:[01][0-9A-F]|2[0-9ABC]|3[ABCEF]|40|5[BCDE]|60|7[BCDF]|[89A-F][0-9A-F])"
 _plain = re.compile(
-    rf"https?:(//[a-z0-9.-]++/(?:[A-Za-z0-9._~/-]|{_ENCODED})*+(?:\?(?:[A-Za-z0-9._~&=-]|{_ENCODED}|%2F)++)?)"
+    rf"https?:(//[a-z0-9.-]++/(?:[A-Za-z0-9._~/-]++|{_ENCODED})*+(?:\?(?:[A-Za-z0-9._~&=-]++|{_ENCODED}|%2F)++)?)"
 ).fullmatch
 _signature = re.compile(rf"(?<![^&]){PARAMETER}=([A-Za-z0-9_-]*)(?![^&])").finditer
 _origin = re.compile(r"https?://[^/?#@\s]+", re.IGNORECASE).fullmatch
@@ -57,7 +57,7 @@ def sign_url(url: str, key: Key) -> str:
     url     http or https; what may not stand in a URL becomes percent-encoded
     raises  ConfigError (a ValueError)  for a key of less than 16 bytes and for a URL that cannot be signed
     """
-    return Signer(key).sign(legal_uri(url))
+    return Signer(key).sign(url)
 
 
 def verify_url(url: str, keys: Key | Iterable[Key], *, origin: str | None = None) -> bool:
@@ -113,10 +113,10 @@ class Signer:
         self._state = hmac.new(key, _DOMAIN, "sha256")
 
     def sign(self, url: str) -> str:
-        """url: with nothing in it that may not stand in a URL. raises  ConfigError"""
+        """As sign_url. raises  ConfigError"""
         plain = _plain(url)
         if plain is None or f"{PARAMETER}=" in url:
-            return self._sign_any(url)
+            return self._sign_any(legal_uri(url))
         mark = "&" if "?" in url else "?"
         return f"{url}{mark}{PARAMETER}={self.signature(plain[1])}"
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bulkmail.message.lint.library import lint_message
     from bulkmail.message.message import Attachment, Message, to_wire
     from bulkmail.message.reference import RenderedMessage
-    from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec
+    from bulkmail.message.spec import AttachmentSpec, ListLink, ListUnsubscribe, MessageSpec
 
 _HOMES = {
     "Attachment": "message",
@@ -20,6 +20,7 @@ _HOMES = {
     "CompileError": "compile",
     "Compiled": "compiled",
     "Finding": "finding",
+    "ListLink": "spec",
     "ListUnsubscribe": "spec",
     "Message": "message",
     "MessageSpec": "spec",
@@ -35,6 +36,7 @@ __all__ = [
     "CompileError",
     "Compiled",
     "Finding",
+    "ListLink",
     "ListUnsubscribe",
     "Message",
     "MessageSpec",

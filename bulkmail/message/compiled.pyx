@@ -159,6 +159,9 @@ cdef class Compiled:
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
     cdef Py_ssize_t _most           # bytes that a body may have
+    cdef str _own_url_name          # a name that each recipient's row gets a value for, or None
+    cdef Range _own_url_range
+    cdef object _finish_own_url
     cdef Py_ssize_t _typical        # about the size of a body: what the next one is given
 
     def __cinit__(self):
@@ -170,12 +173,14 @@ cdef class Compiled:
         PyMem_Free(self._fields)
 
     def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
-                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places, signer=None):
+                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places,
+                 signer=None, tuple own_url=None):
         """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
 
         sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
         shared_body  date, Message-ID -> the one body; None: not a shared message
         own_id       Message-ID of a ready message ("" if it has none); None: ours
+        own_url      name, pieces, text -> URL: what the name means in all templates but this one
         base         what stands in for names that a row lacks; row_class, reference: see template.Row and reference.Reference
         """
         self.shared, self._shared_body = shared_body is not None, shared_body
@@ -190,6 +195,9 @@ cdef class Compiled:
             self._sender = sender
         else:
             self._sender_range = self._add_range(sender, HEADER)
+        if own_url is not None:
+            self._own_url_name, pieces, self._finish_own_url = own_url
+            self._own_url_range = self._add_range(pieces, HEADER)
         for field in fields:
             self._add_field(*field)
         self._most = self._typical + MAX_GROWTH
@@ -373,6 +381,20 @@ cdef class Compiled:
 def with_fields(bytes fields not None, body not None):
     """A body with header fields (whole lines) before it: a tuple of pieces, the body itself is not copied."""
     return (fields, *body) if type(body) is tuple else (fields, body)
+
+
+def in_pieces(list parts not None):
+    """A body from its parts: bytes, or a tuple of pieces where a large one can be held once, as Composer has it."""
+    cdef list pieces = [], small = []
+    cdef bint begins_line = True
+    for part in parts:
+        if begins_line and len(<bytes?>part) >= MIN_SHARED and part.endswith(b"\r\n"):
+            pieces += [b"".join(small), part] if small else [part]
+            small = []
+        else:
+            small.append(part)
+        begins_line = part.endswith(b"\r\n")
+    return (*pieces, b"".join(small)) if pieces else b"".join(small)
 
 
 def make_message_id(str job not None, number, str address not None, str domain not None):

@@ -39,6 +39,8 @@ cdef class Composer:
         self.row, self.email, self.jinja, self.pieces = row, row.get("email"), None, None
         if not isinstance(self.email, str):
             raise MessageError("the row has no 'email'")
+        if c._own_url_name is not None:
+            self.own_url()
         self.start()
         for i in range(c._field_count):
             self.field(&c._fields[i], number)
@@ -46,6 +48,16 @@ cdef class Composer:
         sender = c._sender if c._sender is not None else self.sender()
         body = self.finish()
         return sender, self.email.encode(), body if self.pieces is None else (*self.pieces, body)
+
+    cdef int own_url(self) except -1:
+        cdef Py_ssize_t n
+        self.label = "list_unsubscribe"
+        cdef const uint8_t* p = self.value(self.c._own_url_range, &n)
+        url = self.c._finish_own_url(p[:n].decode())
+        self.row = self.row.copy()
+        self.row[self.c._own_url_name] = url
+        self.jinja = None               # made without it, if the URL's template needed one
+        return 0
 
     # ---- the body as a growing bytes object
 

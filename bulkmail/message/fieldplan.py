@@ -25,6 +25,7 @@ class HeaderPlan:
     kind    "text"; "mailboxes" (plans: display name and address by turns); "whole" (plans: nothing, and a mailbox that
             is known only when rendered); "uris"; "ids"; "prepared"; "date"; "message_id"; "fixed": `line` as it is
     what    the manifest's key, for errors
+    comments  of "uris": for people, one for each, "" for none
     """
 
     kind: str
@@ -32,6 +33,7 @@ class HeaderPlan:
     what: str = ""
     plans: Sequence[list[Piece]] = ()
     line: bytes = b""
+    comments: Sequence[str] = ()
 
     @property
     def constant(self) -> bool:
@@ -47,7 +49,7 @@ class HeaderPlan:
         if self.kind == "text":
             return headers.unstructured(self.name, texts[0])
         if self.kind == "uris":
-            return headers.uris(self.name, texts, self.what)
+            return headers.uris(self.name, texts, self.what, self.comments)
         if self.kind == "ids":
             return headers.message_ids(self.name, texts[0], self.what)
         boxes = (
@@ -67,7 +69,7 @@ class HeaderPlan:
             return "const", self.line_of(), [], None, self.what
         prefix = f"{self.name}: ".encode()
         kind = _COMPILED.get(self.kind, self.kind)
-        if self.kind == "mailboxes" and len(self.plans) > 2:
+        if (self.kind == "mailboxes" and len(self.plans) > 2) or any(self.comments):
             kind = "other"
         fallback: Callable[..., bytes] = headers.legal_uri if kind == "urls" else self.make
         return kind, prefix, list(self.plans), fallback, self.what

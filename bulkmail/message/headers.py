@@ -7,7 +7,7 @@ local part is not (RFC 6532). No value can end its field: CR, LF and NUL are ref
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bulkmail import urlparts
 from bulkmail.address import check_address, parse_mailbox
@@ -53,6 +53,7 @@ KEYS = {
     "importance": "priority",
     "auto-submitted": "auto_submitted",
     "precedence": "precedence",
+    **{f"list-{name}": f"list_{name}" for name in ("help", "subscribe", "post", "owner", "archive")},
 }
 
 # The three fields by which programs tell importance, as Outlook and Nodemailer write them.
@@ -75,6 +76,7 @@ _not_prepared = re.compile(r"[^\t\n -~]|\n(?![ \t]+[!-~])|\n\Z").search
 _message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>").fullmatch
 _list_id = re.compile(rf"([^<>]*)<({_ID})>|({_ID})").fullmatch
 _special = re.compile(r'(["\\])').sub
+_in_comment = re.compile(r"([()\\])").sub
 
 
 def check_name(name: str, ours: Mapping[str, str] = OURS) -> None:
@@ -256,8 +258,8 @@ def legal_uri(text: str) -> bytes:
     return urlparts.legal_uri(text).encode()
 
 
-def uris(name: str, texts: Iterable[str], what: str) -> bytes:
-    """List-Unsubscribe and the like (RFC 2369 section 2). Texts are checked.
+def uris(name: str, texts: Iterable[str], what: str, comments: Sequence[str] = ()) -> bytes:
+    """List-Unsubscribe and the like (RFC 2369 section 2). Texts and comments (one for each, or none) are checked.
 
     raises  MessageError  naming `what` for an impossible length
     """
@@ -271,7 +273,22 @@ def uris(name: str, texts: Iterable[str], what: str) -> bytes:
         elif number:
             line += b", "
         line += b"<" + uri + b">"
+        if comments:
+            added = comment(comments[number], len(line))
+            before, newline, line = (line + added).rpartition(b"\r\n")
+            done += before + newline
     return done + line + b"\r\n"
+
+
+def comment(text: str, col: int) -> bytes:
+    """A blank and a comment (RFC 5322 section 3.2.2), folded where a line that has `col` bytes would grow too long."""
+    if not text:
+        return b""
+    if _needs_words(text) or max(map(len, text.split(" "))) > MAX_TOKEN:
+        return b"\r\n (" + encoded_words(text.encode(), 2)[0] + b")"
+    made = " (" + _in_comment(r"\\\1", text) + ")"
+    lines = _fold(" " * col, _token(made))
+    return "\r\n".join(lines)[col:].encode()
 
 
 def list_id(text: str, what: str = "list_id") -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.header import Header
 from email.message import Message as EmailPackageMessage
@@ -19,21 +19,23 @@ from typing import Any, TypeAlias
 from bulkmail.address import domain_of
 from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
-from bulkmail.message import items, mime, raw
+from bulkmail.message import items, listmail, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.dkim import Dkim, dkim_specs
 from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, choose_whole, encode_whole
 from bulkmail.message.finding import Finding
 from bulkmail.message.items import Attachment, Calendar, TextSource
-from bulkmail.message.spec import Access, Encoding, ListUnsubscribe, MessageSpec, Priority
+from bulkmail.message.spec import Access, Encoding, ListLink, ListUnsubscribe, MessageSpec, Priority
 from bulkmail.message.textparts import forms_of, part_of
 
 __all__ = ["Attachment", "Calendar", "Message", "to_wire"]
 
 Addresses: TypeAlias = str | Iterable[str] | None
+Links: TypeAlias = str | ListLink | Sequence[str | ListLink] | None
 
 # Named by the interface, delivered later.
-_LATER = frozenset({"dkim", "inline_css"})
+_LATER = frozenset({"inline_css"})
 _ADDRESSED = frozenset({"from", "sender", "reply-to", "to", "cc", "bcc"})
 _lone_surrogate = re.compile("[\ud800-\udfff]").search
 # Custom headers of one message may not repeat these; cc and bcc are arguments here, date and Message-ID as well.
@@ -60,12 +62,16 @@ class Message:
                             (name, value) pairs; {"prepared": True, "value": ...} is sent as it is
     priority                "high", "normal" or "low"
     in_reply_to, references message ids
-    list_unsubscribe        a URL, or `ListUnsubscribe(url=, mailto=, one_click=)`
+    list_unsubscribe        a URL, or {"url", "mailto", "one_click", "key"}, as a mapping or a `ListUnsubscribe`
+    list_help, list_subscribe, list_post, list_owner, list_archive
+                            a URL or an address, a `ListLink(url, comment)`, or several (RFC 2369)
+    precedence              "bulk", "list", "junk"; auto_submitted: "auto-generated", "auto-replied" (RFC 3834)
     envelope_from           the envelope's sender; default: `sender`, else `from_`; "" is the null sender
     date, message_id        default: the time when it is first composed, and a new one; then they stay
     encoding                of the texts: "7bit", "8bit", "quoted-printable", "base64"; default: by what they hold
     embed_images            images that `html` names become inline attachments: True looks for files in the current
                             folder, a path in that folder, and nothing is read outside of it
+    dkim                    `Dkim(domain, selector, key_file=)`, or several: as_bytes() is signed by each
 
     raises  MessageError  when it is composed: an impossible address, a line break in a header, a missing file
     """
@@ -87,8 +93,13 @@ class Message:
         date: datetime | str | None = None,
         message_id: str | None = None,
         envelope_from: str | None = None,
-        list_unsubscribe: ListUnsubscribe | str | None = None,
+        list_unsubscribe: ListUnsubscribe | Mapping[str, Any] | str | None = None,
         list_id: str | None = None,
+        list_help: Links = None,
+        list_subscribe: Links = None,
+        list_post: Links = None,
+        list_owner: Links = None,
+        list_archive: Links = None,
         feedback_id: str | None = None,
         amp: TextSource | None = None,
         watch: TextSource | None = None,
@@ -100,6 +111,9 @@ class Message:
         encoding: Encoding | None = None,
         charset: str | None = None,
         embed_images: bool | str | os.PathLike[str] | None = None,
+        precedence: str | None = None,
+        auto_submitted: str | None = None,
+        dkim: Any = None,
         **later: Any,
     ) -> None:
         _refuse(later)
@@ -109,22 +123,28 @@ class Message:
         self.calendar, self.alternatives = items.calendar(calendar), list(alternatives)
         self.attachments = [items.attachment(item) for item in attachments]
         self.headers = items.header_pairs(headers, "headers")
-        self.list_unsubscribe = (
-            ListUnsubscribe(list_unsubscribe) if isinstance(list_unsubscribe, str) else list_unsubscribe
-        )
+        self.list_unsubscribe = listmail.parse_unsubscribe(list_unsubscribe)
         self.list_id, self.feedback_id = list_id, feedback_id
+        self.list_help, self.list_subscribe, self.list_post = list_help, list_subscribe, list_post
+        self.list_owner, self.list_archive = list_owner, list_archive
+        self.precedence, self.auto_submitted = precedence, auto_submitted
         self.priority, self.in_reply_to = priority, in_reply_to
         self.references = (
             " ".join(references) if references is not None and not isinstance(references, str) else references
         )
         self.date, self.message_id = date, message_id
         self.encoding, self.charset, self.embed_images = encoding, charset, embed_images
+        self.dkim = list(dkim_specs(dkim))
 
     def as_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
         """The whole message, newlines CRLF, without Bcc. raises  MessageError
 
         allow_files, allow_urls   what attachments, images and texts may be read from; data: is a URL
         """
+        return _signed(self.unsigned_bytes(allow_files=allow_files, allow_urls=allow_urls), self.dkim)
+
+    def unsigned_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
+        """The same without signatures."""
         return b"".join(self._pieces(Access(allow_files, allow_urls)))
 
     def _pieces(self, access: Access) -> list[bytes]:
@@ -136,7 +156,7 @@ class Message:
         parts = []
         for form in forms_of(spec):
             encoding = self.encoding or choose_whole(form.source)
-            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding"), True), form))
+            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding")), form))
         parts += [(mime.as_file(part, form.name), form) for part, form in parts if form.name is not None]
         out = [self._header()]
         for piece in mime.frame([part for part, _ in parts], [*attached, *images], dots=False):
@@ -162,6 +182,21 @@ class Message:
         ]
         event = self.calendar.spec(access) if self.calendar is not None else None
         return MessageSpec(**texts, calendar=event, alternatives=tuple(others)), images
+
+    @property
+    def has_urls(self) -> bool:
+        """Whether composing it fetches something."""
+        return any(item.spec.url is not None and item.spec.loaded is None for item in self.attachments)
+
+    def fetched(self, access: Access) -> Message:
+        """A copy, with the same date and id, that has what its attachments' URLs stand for. raises  MessageError"""
+        self._fixed_date()
+        self._fixed_id(self._required_from()[1])
+        copy = Message(**self._arguments())
+        for place, item in enumerate(copy.attachments):
+            if item.spec.url is not None:
+                copy.attachments[place] = item.loaded(f"attachments[{place}]", access)
+        return copy
 
     def envelope(self) -> tuple[str, list[str]]:
         """(sender, recipients), each recipient once; nobody is no error here. raises  MessageError"""
@@ -229,17 +264,15 @@ class Message:
         return [b"To: undisclosed-recipients:;\r\n"] if key == "to" and not self.cc else []
 
     def _list_fields(self) -> list[bytes]:
-        lines = []
-        given = self.list_unsubscribe
-        if given is not None:
-            lines.append(_unsubscribe(given))
-            if given.one_click:
-                lines.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
+        lines = [listmail.unsubscribe_lines(self.list_unsubscribe)] if self.list_unsubscribe is not None else []
         if self.list_id is not None:
             lines.append(fields.list_id(self.list_id))
+        links = {name: getattr(self, f"list_{name}") for name in listmail.LIST_FIELDS}
+        lines += listmail.list_lines({name: given for name, given in links.items() if given is not None})
         if self.feedback_id is not None:
             lines.append(_text_field("Feedback-ID", self.feedback_id, "feedback_id"))
-        return lines
+        stated = {key: getattr(self, key) for key in listmail.STATED}
+        return lines + [listmail.stated(key, value) for key, value in stated.items() if value is not None]
 
     def _fixed_date(self) -> str:
         if self.date is None:
@@ -263,7 +296,7 @@ class Message:
 
 
 def to_wire(
-    message: Any, *, envelope: bool = True, access: Access | None = None
+    message: Any, *, envelope: bool = True, access: Access | None = None, dkim: Sequence[Dkim] = ()
 ) -> tuple[bytes, str | None, list[str]]:
     """(content, sender, recipients) of a `Message`, an `email` message, bytes or a str.
 
@@ -271,12 +304,13 @@ def to_wire(
     sender    None where nothing names one; recipients: of To, Cc and Bcc, maybe none
     envelope  False: the caller has one, and the header is not read for it (of ready bytes that takes 1 ms)
     access    what a `Message` may be read from; default: files
+    dkim      what it is signed by; a `Message`'s own signatures are among them only if they are here: signatures_of()
     raises    MessageError; TypeError for another type
     """
     if isinstance(message, Message):
         access = access or Access()
-        content = message.as_bytes(allow_files=access.files, allow_urls=access.urls)
-        return content, *(message.envelope() if envelope else (None, []))
+        content = message.unsigned_bytes(allow_files=access.files, allow_urls=access.urls)
+        return _signed(content, dkim), *(message.envelope() if envelope else (None, []))
     if isinstance(message, EmailPackageMessage):
         data = _flattened(message)
     elif isinstance(message, str):
@@ -286,7 +320,20 @@ def to_wire(
     else:
         raise TypeError(f"a message is a Message, an EmailMessage, bytes or str, not {type(message).__name__}")
     sender, recipients = raw.envelope_of(data, "the message") if envelope else (None, [])
-    return raw.prepare(data, "the message"), sender, recipients
+    return _signed(raw.prepare(data, "the message"), dkim), sender, recipients
+
+
+def signatures_of(message: Any, default: Sequence[Dkim] = ()) -> tuple[Dkim, ...]:
+    """What a message is to be signed by: the signatures of a `Message` that has some, else those of its sender."""
+    return tuple((message.dkim if isinstance(message, Message) else None) or default)
+
+
+def _signed(content: bytes, specs: Sequence[Dkim]) -> bytes:
+    if not specs:
+        return content
+    from bulkmail.message.dkim_sign import sign_message, signer_of  # what is not signed does not pay for it
+
+    return sign_message(content, signer_of(tuple(specs)))
 
 
 def _flattened(message: EmailPackageMessage) -> bytes:
@@ -333,18 +380,6 @@ def _encoded(text: str, what: str) -> bytes:
 
 def _text_field(name: str, value: str, what: str) -> bytes:
     return fields.unstructured(name, fields.check_value(value, what))
-
-
-def _unsubscribe(given: ListUnsubscribe) -> bytes:
-    mailto = given.mailto
-    if mailto is not None and not mailto.lower().startswith("mailto:"):
-        mailto = "mailto:" + mailto
-    if given.one_click and not (given.url or "").lower().startswith("https://"):
-        raise MessageError("list_unsubscribe: 'one_click' needs an https url (RFC 8058 section 3.1)")
-    texts = [fields.check_value(text, "list_unsubscribe") for text in (given.url, mailto) if text is not None]
-    if not texts:
-        raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
-    return fields.uris("List-Unsubscribe", texts, "list_unsubscribe")
 
 
 def _listed(given: Addresses) -> list[str]:

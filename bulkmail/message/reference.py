@@ -18,6 +18,7 @@ from bulkmail.message import limits
 from bulkmail.message.attach import Attached
 from bulkmail.message.fieldplan import HeaderPlan
 from bulkmail.message.headers import check_value, checked_address, legal_uri, parse_one
+from bulkmail.message.listplan import OWN_URL, OwnUrl
 from bulkmail.message.mime import TextPart, is_html
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
 from bulkmail.message.raw import from_wire
@@ -48,12 +49,21 @@ class Reference:
         self, header: Sequence[HeaderPlan], content: Texts, base: dict[str, Any], raw: bytes | None = None
     ) -> None:
         self._header, self._content, self._base, self._raw = header, content, base, raw
+        self.own_url: OwnUrl | None = None
+
+    def _row(self, row: dict[str, Any]) -> Row:
+        """What templates may name. raises  MessageError"""
+        values = {**self._base, **row}
+        if self.own_url is not None:
+            text = check_value(evaluate(self.own_url.pieces, Row(values)), "list_unsubscribe")
+            values[OWN_URL] = self.own_url.finish(text)
+        return Row(values)
 
     def render(self, row: dict[str, Any], message_id: str, date: bytes) -> RenderedMessage:
         """raises  MessageError"""
         if self._raw is not None:
             return RenderedMessage(self._raw, None, None)
-        one = Row({**self._base, **row})
+        one = self._row(row)
         rendered = self._rendered(one)
         message = build([(part, rendered[part.key]) for part, _ in self._content.parts], self._content.attached)
         for plan in self._header:
@@ -62,7 +72,7 @@ class Reference:
 
     def preview(self, row: dict[str, Any], body: bytes) -> RenderedMessage:
         """body: as it goes out. raises  MessageError"""
-        rendered = self._rendered(Row({**self._base, **row}))
+        rendered = self._rendered(self._row(row))
         return RenderedMessage(from_wire(body), rendered.get("html"), rendered.get("text"))
 
     def _rendered(self, row: Row) -> dict[str, str]:
@@ -85,7 +95,10 @@ class Reference:
         elif plan.kind == "text":
             message[plan.name] = texts[0]
         elif plan.kind == "uris":
-            message[plan.name] = ", ".join(f"<{legal_uri(text).decode()}>" for text in texts)
+            entries = zip(texts, plan.comments or [""] * len(texts), strict=True)
+            message[plan.name] = ", ".join(
+                f"<{legal_uri(text).decode()}>" + (f" ({comment})" if comment else "") for text, comment in entries
+            )
         else:
             boxes = (
                 [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)

@@ -115,6 +115,14 @@ class ListUnsubscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class ListLink:
+    """An entry of List-Help and the like (RFC 2369): a URL or an address, and a word on it for people."""
+
+    url: str
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MessageSpec:
     """The `message` of a manifest.
 
@@ -129,7 +137,9 @@ class MessageSpec:
     inline_css         the style sheets of `html` become style attributes
     embed_images       local files and data: URIs that `html` shows become inline parts
     link_parameters    added to the links of `html`, such as utm_source
-    auto_submitted     RFC 3834; precedence: "bulk", "list"
+    list_fields        "help", "subscribe", "post", "owner", "archive": where they are to be found, the best first
+    auto_submitted     "auto-generated", "auto-replied" (RFC 3834)
+    precedence         "bulk", "list", "junk"
     access             what attachments, images and templates (includes) may be read from
     dkim               `DkimSpec`s: one signature each
     """
@@ -147,6 +157,7 @@ class MessageSpec:
     )
     list_unsubscribe: ListUnsubscribe | None = None
     list_id: str | None = None
+    list_fields: Mapping[str, Sequence[ListLink]] = field(default_factory=dict)
     feedback_id: str | None = None
     envelope_from: str | None = None
     raw: bytes | None = None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bulkmail.errors import MessageError
-from bulkmail.message.compiled import KINDS
 from bulkmail.message.encodings import choose_encoding, choose_whole
 from bulkmail.message.mime import TextPart
 from bulkmail.message.parameters import check_value, split_type
-from bulkmail.message.plan import Plan, Text
 from bulkmail.message.spec import Encoding, MessageSpec
+
+if TYPE_CHECKING:
+    from bulkmail.message.plan import Plan  # a program's own message needs no templates
 
 # RFC 5546 section 1.4.
 METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER", "DECLINECOUNTER")
@@ -55,8 +57,8 @@ def forms_of(spec: MessageSpec) -> list[Form]:
     return out or [Form("text", "text/plain", "")]
 
 
-def part_of(form: Form, constant: str, encoding: Encoding, salted: bool) -> TextPart:
-    """constant: the text as far as it is the same for everybody; salted: which it wholly is.
+def part_of(form: Form, constant: str, encoding: Encoding) -> TextPart:
+    """constant: the text as far as it is the same for everybody.
 
     raises  MessageError  naming the form's key
     """
@@ -69,7 +71,7 @@ def part_of(form: Form, constant: str, encoding: Encoding, salted: bool) -> Text
         parameters["method"] = calendar_method(form.method, constant)
     if form.name is not None:
         check_value(form.name, f"{form.key}: the name")
-    salt = constant.encode() if salted and encoding in ("7bit", "8bit") else b""
+    salt = constant.encode("utf-8", "surrogatepass") if encoding in ("7bit", "8bit") else b""
     return TextPart(form.key, kind, encoding, parameters, salt)
 
 
@@ -88,16 +90,6 @@ def calendar_method(given: str | None, text: str) -> str:
     return method
 
 
-def template_encoding(plan: Plan, wanted: Encoding | None, what: str) -> Encoding:
-    """raises  MessageError  naming `what` where 7bit or 8bit is wanted for what differs between recipients"""
-    if plan.constant:
-        return wanted or choose_whole(plan.text)
-    if wanted in ("7bit", "8bit"):
-        raise MessageError(f"{what}: {wanted} is for texts that are the same for everybody, this one is a template")
-    encoding = wanted or choose_encoding(constant_text(plan))
-    return encoding if encoding != "base64" or "body64" in KINDS else "quoted-printable"
-
-
-def constant_text(plan: Plan) -> str:
-    """What of a template is the same for everybody, conditions aside."""
-    return "".join(piece.text for piece in plan.pieces if isinstance(piece, Text))
+def template_encoding(plan: Plan, wanted: Encoding | None) -> Encoding:
+    """Of a template's part: what is wanted, else by the text as far as it is the same for everybody."""
+    return wanted or (choose_whole if plan.constant else choose_encoding)(plan.text)
