@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#define ROW(row) {#row, bm_body_extra_##row, bm_body_encode_##row, bm_base64_lines_##row}
+#define ROW(row) {#row, bm_body_extra_##row, bm_body_encode_##row, bm_base64_lines_##row, bm_qp_text_##row}
 
 enum { MAX_ROWS = 2 }; /* the longest list that bm_kernels_init can make */
 

@@ -12,9 +12,10 @@ from bulkmail.errors import ManifestError
 from . import output, trouble
 
 if TYPE_CHECKING:
-    from bulkmail.job.results import Finding
+    from bulkmail.message.finding import Finding
 
 WARNED, BROKEN = 1, 2
+FIELDS = ("id", "severity", "path", "text", "remedy", "source")
 
 
 @click.command(
@@ -47,20 +48,20 @@ def check(manifest: str, strict: bool, as_json: bool) -> int:
 
 
 def find(manifest: str) -> list[dict[str, Any]]:
-    """All findings, each {"id", "severity", "path", "text", "remedy"}; one that cannot be loaded has some too."""
+    """All findings as dicts with the names of FIELDS; a manifest that cannot be loaded has some too."""
     from bulkmail.job.job import Job
 
     try:
         return [as_dict(finding) for finding in Job.load(manifest).check()]
     except ManifestError as error:
         return [
-            {"id": "manifest", "severity": "error", "path": path, "text": text, "remedy": ""}
+            {"id": "manifest", "severity": "error", "path": path, "text": text, "remedy": "", "source": ""}
             for path, text in error.problems
         ]
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:
-    return {name: getattr(finding, name) for name in ("id", "severity", "path", "text", "remedy")}
+    return {name: getattr(finding, name) for name in FIELDS}
 
 
 def tell(manifest: str, findings: list[dict[str, Any]]) -> None:

@@ -37,7 +37,7 @@ from bulkmail.job.list_model import ListLinks, SecretKey
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
-from bulkmail.message.mime import load_attachment
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.raw import prepare
 from bulkmail.message.spec import AttachmentSpec
 from bulkmail.url import OPTIONS, check_relay_url, parse_endpoint

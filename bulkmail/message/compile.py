@@ -13,15 +13,29 @@ from typing import Any
 from bulkmail.address import domain_of
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
-from bulkmail.message.compiled import Compiled, encode_text
-from bulkmail.message.fieldplan import HeaderPlan, address_header, check_pieces, text_header, text_of
+from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.compiled import Compiled, in_pieces
+from bulkmail.message.encodings import check_encoding, encode_whole
+from bulkmail.message.fieldplan import (
+    HeaderPlan,
+    address_header,
+    check_pieces,
+    ids_header,
+    prepared_header,
+    text_header,
+    text_of,
+)
 from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant_url, without_own_url
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
-from bulkmail.message.reference import Reference
-from bulkmail.message.spec import MessageSpec
+from bulkmail.message.reference import Reference, Texts
+from bulkmail.message.spec import MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
+from bulkmail.message.textparts import forms_of, part_of, template_encoding
+from bulkmail.wire.transaction import Body
 
 UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
+# How a template's text part becomes a field of `Compiled`.
+BODY_KINDS = {"quoted-printable": "body", "base64": "body-base64", "8bit": "body-8bit", "7bit": "body-7bit"}
 # Of a Message-ID where no address says which domain is ours (RFC 2606 section 2: nobody can own it).
 NO_DOMAIN = "bulkmail.invalid"
 
@@ -60,6 +74,7 @@ def compile_message(
 class _Compiler:
     def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
         self._spec, self._job, self._base, self._personal = spec, job, base, personal
+        folder = folder if spec.access.files else None
         self._plain = make_environment(folder, html=False)
         self._marked_up = make_environment(folder, html=True)
         self._problems: list[tuple[str, str]] = []
@@ -95,7 +110,7 @@ class _Compiler:
         sender: bytes | list[Piece],
         domain: str,
         reference: Reference,
-        shared_body: Callable[[bytes, bytes], bytes] | None,
+        shared_body: Callable[[bytes, bytes], Body] | None,
         own_id: str | None = None,
     ) -> Compiled:
         signer = self._signer()
@@ -164,40 +179,48 @@ class _Compiler:
         with self._at("envelope_from"):
             if not self._problems:
                 pieces = self._envelope_sender([Text(sender or "")])
-        body = raw.wire_ready(content)
-        fields: list[Any] = [("const", body.removesuffix(b".\r\n"), [], None, "raw")]
-        shared = (lambda date, message_id: body) if isinstance(pieces, bytes) else None
-        reference = Reference([], None, None, [], self._base, content)
+        body = raw.wire_ready(content).removesuffix(b".\r\n")
+        fields: list[Any] = [("const", body, [], None, "raw")]
+        shared = (lambda date, message_id: in_pieces([body, b".\r\n"])) if isinstance(pieces, bytes) else None
+        reference = Reference([], Texts(), self._base, content)
         return self._finish(fields, pieces, NO_DOMAIN, reference, shared, raw.message_id_of(content))
 
     # ---- composed messages
 
     def _composed(self) -> Compiled:
         spec = self._spec
+        with self._at("encoding"):
+            if spec.encoding is not None:
+                check_encoding(spec.encoding, "encoding")
         with self._at("charset"):
             if spec.charset.lower() not in ("utf-8", "utf8"):
                 raise MessageError(f"charset: {spec.charset!r} is not in this version yet, expected utf-8")
         header = self._header()
-        text = html = None
-        with self._at("text"):
-            text = self._plan("text", spec.text, spec.text_file, body=True) if spec.text is not None else None
-        with self._at("html"):
-            html = (
-                self._plan("html", spec.html, spec.html_file, html=True, body=True) if spec.html is not None else None
-            )
+        texts = self._texts()
         attached = self._attached()
         sender: bytes | list[Piece] = b""
         with self._at("envelope_from"):
             sender = self._envelope_sender(self._own_address(header))
         if self._problems:
             raise CompileError(self._problems)
-        if text is None and html is None:
-            text = self._plan("text", "", body=True)
-        tail = self._content(text, html, attached)
+        tail = self._content(texts, attached)
         personal = [plan.for_compiled() for plan in header]
         shared = self._shared(header, tail, sender)
-        reference = Reference(header, text, html, attached, self._base)
+        reference = Reference(header, Texts(texts, attached), self._base)
         return self._finish([*personal, *tail], sender, self._domain(header, sender), reference, shared)
+
+    def _texts(self) -> list[tuple[mime.TextPart, Plan]]:
+        """The forms of the message in their order, then those that are files as well."""
+        out, files = [], []
+        for form in forms_of(self._spec):
+            with self._at(form.key):
+                plan = self._plan(form.key, form.source, form.file, html=form.html, body=True)
+                encoding = template_encoding(plan, self._spec.encoding)
+                part = part_of(form, plan.text, encoding, plan.constant)
+                out.append((part, plan))
+                if form.name is not None:
+                    files.append((mime.as_file(part, form.name), plan))
+        return out + files
 
     def _header(self) -> list[HeaderPlan]:
         spec = self._spec
@@ -218,27 +241,43 @@ class _Compiler:
             header.append(text_header("Subject", self._plan("subject", spec.subject)))
         header += [HeaderPlan("date", "Date"), HeaderPlan("message_id", "Message-ID")]
         fields = ListFields(spec, self._plan, self._at)
-        header += fields.header()
+        header += [*self._thread(), *self._importance(), *fields.header()]
         self._own_url = fields.own_url
-        return header + self._custom({plan.name.lower(): plan.what for plan in header})
+        return header + self._custom(header)
 
-    def _custom(self, made: Mapping[str, str]) -> list[HeaderPlan]:
+    def _thread(self) -> list[HeaderPlan]:
         out = []
-        for name, value in self._spec.header_pairs():
-            with self._at(f"headers.{name}"):
-                headers.check_name(name)
-                if name.lower() in made:
-                    raise MessageError(f"headers: {name!r} is there already, from {made[name.lower()]!r}")
-                if not isinstance(value, str):
-                    raise MessageError(f"headers.{name}: a prepared value is not in this version yet")
-                out.append(text_header(name, self._plan(f"headers.{name}", value)))
+        for key, name in (("in_reply_to", "In-Reply-To"), ("references", "References")):
+            text = getattr(self._spec, key)
+            with self._at(key):
+                if text is not None:
+                    out.append(ids_header(name, self._plan(key, text)))
+        return [plan for plan in out if plan.plans[0]]
+
+    def _importance(self) -> list[HeaderPlan]:
+        given, out = self._spec.priority, []
+        with self._at("priority"):
+            if given is not None:
+                fields = headers.priority_fields(given, "priority")
+                out += [HeaderPlan("fixed", name, "priority", [], line) for name, line in fields]
         return out
 
-    def _attached(self) -> list[mime.Attached]:
+    def _custom(self, made: list[HeaderPlan]) -> list[HeaderPlan]:
+        out = []
+        refused = headers.refused_names(plan.name for plan in made)
+        for name, value in self._spec.header_pairs():
+            with self._at(f"headers.{name}"):
+                headers.check_name(name, refused)
+                ready = isinstance(value, PreparedValue)
+                plan = self._plan(f"headers.{name}", value.value if isinstance(value, PreparedValue) else value)
+                out.append((prepared_header if ready else text_header)(name, plan))
+        return out
+
+    def _attached(self) -> list[Attached]:
         out = []
         for number, attachment in enumerate(self._spec.attachments):
             with self._at(f"attachments[{number}]"):
-                out.append(mime.load_attachment(attachment, f"attachments[{number}]"))
+                out.append(load_attachment(attachment, f"attachments[{number}]", self._spec.access))
         return out
 
     def _own_address(self, header: list[HeaderPlan]) -> list[Piece]:
@@ -247,31 +286,35 @@ class _Compiler:
         plan = named.get("Sender") or named.get("From")
         return plan.plans[1] if plan is not None else [Text("nobody@example.com")]  # a problem already
 
-    def _content(self, text: Plan | None, html: Plan | None, attached: list[mime.Attached]) -> list[Any]:
+    def _content(self, texts: list[tuple[mime.TextPart, Plan]], attached: list[Attached]) -> list[Any]:
         """The fields from the content's own headers to the end of the message."""
-        parts = [plan for plan in (text, html) if plan is not None]
-        pieces = mime.frame([plan.source.key for plan in parts], attached, dots=True)
-        out: list[Any] = [("const", pieces[0], [], None, "")]
-        for plan, after in zip(parts, pieces[1:], strict=True):
-            out.append(("body", b"", [[*plan.pieces, Text(plan.tail)]], None, plan.source.key))
-            out.append(("const", after, [], None, ""))
+        out: list[Any] = []
+        for piece in mime.frame([part for part, _ in texts], attached, dots=True):
+            if isinstance(piece, bytes):
+                out.append(("const", piece, [], None, ""))
+                continue
+            part, plan = texts[piece]
+            if plan.constant:
+                whole = encode_whole(plan.text, part.encoding, part.key)
+                out.append(("const", mime.escape_dots(whole), [], None, part.key))
+            else:
+                out.append((BODY_KINDS[part.encoding], b"", [[*plan.pieces, Text(plan.tail)]], None, part.key))
         return out
 
-    def _shared(self, header: list[HeaderPlan], tail: list[Any], sender: Any) -> Callable[[bytes, bytes], bytes] | None:
+    def _shared(
+        self, header: list[HeaderPlan], tail: list[Any], sender: bytes | list[Piece]
+    ) -> Callable[[bytes, bytes], Body] | None:
         """What makes the one body of a message that is the same for everybody; None if it is not."""
         given = [plan for plan in self._plans if not plan.constant]
         if given or not isinstance(sender, bytes):
             return None
         lines = [UNDISCLOSED if plan.name == "To" and not plan.constant else plan for plan in header]
-        content = b"".join(
-            constant if kind == "const" else encode_text(text_of(plans[0]).encode())
-            for kind, constant, plans, _, _ in tail
-        )
+        content = [constant for _, constant, _, _, _ in tail]
 
-        def body(date: bytes, message_id: bytes) -> bytes:
+        def body(date: bytes, message_id: bytes) -> Body:
             made = {"date": b"Date: " + date + b"\r\n", "message_id": b"Message-ID: " + message_id + b"\r\n"}
             top = (line if isinstance(line, bytes) else made.get(line.kind) or line.line_of() for line in lines)
-            return b"".join(top) + content + b".\r\n"
+            return in_pieces([b"".join(top), *content, b".\r\n"])
 
         return body
 

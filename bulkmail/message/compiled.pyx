@@ -19,7 +19,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.string cimport memchr
 
-from bulkmail.wire.body cimport bm_base64_size, kernels
+from bulkmail.wire.kernels cimport BM_LINE_START, bm_base64_size
 
 import hashlib
 import re
@@ -44,6 +44,7 @@ cdef enum:
     HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
     MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
     MIN_SHARED = 32 << 10   # bytes of a constant part that messages share instead of copying: below, a copy is cheaper
+    MAX_GROWTH = 1 << 27    # bytes that values may add to a message: no server takes a quarter of it
 
 cdef enum OpCode:
     OP_TEXT, OP_DOTS, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
@@ -93,7 +94,6 @@ KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "
          "urls": URLS, "body": BODY, "body-base64": BODY_BASE64, "body-8bit": BODY_8BIT, "body-7bit": BODY_7BIT}
 
 
-cdef int LINE_START = 0                 # the carry of csrc/kernels.h: a text begins as if a line had just ended
 cdef object _newline = re.compile("\r\n|\r|\n").sub
 
 
@@ -115,10 +115,10 @@ def encode_text(bytes text not None, bint html=False):
     """UTF-8 text as quoted-printable from the start of a line; the last line is left open. html: escaped first."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, qp_bound(n))
-    cdef Pen pen
+    cdef bm_pen pen
     pen.p = <uint8_t*>PyBytes_AS_STRING(out)
     pen.col = 0
-    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, body_class(html))
+    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, html)
     return out[:pen.p - <uint8_t*>PyBytes_AS_STRING(out)]
 
 
@@ -158,6 +158,7 @@ cdef class Compiled:
     cdef uint64_t _id_seed
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
+    cdef Py_ssize_t _most           # bytes that a body may have
     cdef str _own_url_name          # a name that each recipient's row gets a value for, or None
     cdef Range _own_url_range
     cdef object _finish_own_url
@@ -199,6 +200,7 @@ cdef class Compiled:
             self._own_url_range = self._add_range(pieces, HEADER)
         for field in fields:
             self._add_field(*field)
+        self._most = self._typical + MAX_GROWTH
 
     # ---- building
 
@@ -379,6 +381,20 @@ cdef class Compiled:
 def with_fields(bytes fields not None, body not None):
     """A body with header fields (whole lines) before it: a tuple of pieces, the body itself is not copied."""
     return (fields, *body) if type(body) is tuple else (fields, body)
+
+
+def in_pieces(list parts not None):
+    """A body from its parts: bytes, or a tuple of pieces where a large one can be held once, as Composer has it."""
+    cdef list pieces = [], small = []
+    cdef bint begins_line = True
+    for part in parts:
+        if begins_line and len(<bytes?>part) >= MIN_SHARED and part.endswith(b"\r\n"):
+            pieces += [b"".join(small), part] if small else [part]
+            small = []
+        else:
+            small.append(part)
+        begins_line = part.endswith(b"\r\n")
+    return (*pieces, b"".join(small)) if pieces else b"".join(small)
 
 
 def make_message_id(str job not None, number, str address not None, str domain not None):

@@ -15,7 +15,7 @@ cdef class Composer:
     cdef PyObject* body             # bytes, owned
     cdef uint8_t* base
     cdef Py_ssize_t cap
-    cdef Pen pen                    # where the next byte of the body goes
+    cdef bm_pen pen                 # where the next byte of the body goes
     cdef uint8_t* text              # UTF-8 of the header value in hand
     cdef Py_ssize_t text_n, text_cap
     cdef int bits                   # its header_class
@@ -78,6 +78,8 @@ cdef class Composer:
     cdef int grow(self, Py_ssize_t more) except -1:
         cdef Py_ssize_t n = self.pen.p - self.base
         cdef Py_ssize_t cap = max(n + more, self.cap + self.cap // 2)
+        if n + more > self.c._most:
+            raise MessageError(f"{self.label}: the values make the message longer than {self.c._most} bytes")
         _PyBytes_Resize(&self.body, cap)
         self.cap = cap
         self.base = <uint8_t*>PyBytes_AS_STRING_(self.body)
@@ -153,11 +155,11 @@ cdef class Composer:
         n = <size_t>self.text_n
         if field.kind == BODY_BASE64:
             self.need(<Py_ssize_t>bm_base64_size(n))
-            self.pen.p += kernels().base64_lines(self.pen.p, self.text, n)
+            self.pen.p += KERNELS.base64_lines(self.pen.p, self.text, n)
             return 0
         check_lines(self.text, self.text_n, field.kind == BODY_7BIT, self.label)
-        self.need(self.text_n + <Py_ssize_t>kernels().body_extra(self.text, n, LINE_START))
-        self.pen.p += kernels().body_encode(self.pen.p, self.text, n, LINE_START)
+        self.need(self.text_n + <Py_ssize_t>KERNELS.body_extra(self.text, n, BM_LINE_START))
+        self.pen.p += KERNELS.body_encode(self.pen.p, self.text, n, BM_LINE_START)
         return 0
 
     cdef int message_id(self, number) except -1:
@@ -314,7 +316,7 @@ cdef class Composer:
                 self.put_const(op, mode)
             elif op.code == OP_DOTS:
                 self.need(qp_bound(op.n))
-                put_text(&self.pen, op.p, op.n, body_class(False))
+                put_text(&self.pen, op.p, op.n, False)
             elif op.code == OP_VALUE:
                 self.put_value(op, mode)
             elif op.code == OP_RENDER:
@@ -332,9 +334,9 @@ cdef class Composer:
             return self.append(op.p, op.n)
         self.need(op.n + 8)
         if op.first == 0 and last >= 0:
-            guard_blank(&self.pen)
-        elif self.pen.col + op.first > (QP_LINE if last >= 0 else QP_LINE - 1):
-            soft_break(&self.pen)
+            bm_qp_guard_blank(&self.pen)
+        elif self.pen.col + op.first > (BM_QP_LINE if last >= 0 else BM_QP_LINE - 1):
+            bm_qp_soft_break(&self.pen)
         memcpy(self.pen.p, op.p, op.n)
         self.pen.p += op.n
         self.pen.col = last if last >= 0 else self.pen.col + op.n
@@ -360,7 +362,7 @@ cdef class Composer:
         p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
         if mode == QUOTED:
             self.need(qp_bound(n))
-            put_text(&self.pen, p, n, body_class(escape))
+            put_text(&self.pen, p, n, escape)
             return 0
         if escape:
             value = str(html_escape(value))

@@ -23,6 +23,7 @@ MIN_BITS, ADVISED_BITS = 1024, 2048
 MAX_BITS = 4096
 MAX_FILE = 1 << 16  # bytes; an RSA-4096 key has 3 KB
 ED25519_SEED = 32  # bytes, RFC 8032 section 5.1.5: dkimpy's tools keep such a key as the base64 of just these
+DIGEST = 32  # bytes of a SHA-256
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Key:
     """A key that is ready to sign.
 
     algorithm  "rsa-sha256" or "ed25519-sha256"; bits: of an RSA modulus, 256 for Ed25519
-    sign       data -> signature; takes_digest: the data is the SHA-256 digest of what a signature covers, else that itself
+    sign       data -> signature; takes_digest: the data is the SHA-256 digest of what is covered, else that itself
     der        the private key (PKCS#8) for a process that signs; None: it exists in `sign` only
     public     what a DNS record's p= holds, decoded; None: not known
     """

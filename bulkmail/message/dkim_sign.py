@@ -67,7 +67,7 @@ class Signer:
         return [self.signed(self.prepare(body, now)) for body in bodies]
 
     def prepare(self, body: Body, now: float | None = None, *, dotted: bool = True) -> list[Unsigned]:
-        """All but the last step, one for each spec. dotted: False for a message not in wire form (CRLF, no final dot)."""
+        """All but the last step, one for each spec. dotted: False for a message that is not in wire form."""
         header, size, pieces = _parts(body, dotted)
         made: dict[object, object] = {}  # what several specs have in common
         out = []
@@ -180,7 +180,7 @@ def _parts(body: Body, dotted: bool) -> tuple[bytes, int, list[bytes | memoryvie
     """The bytes that begin with the header section, its size, and the pieces of the body."""
     pieces = [body] if isinstance(body, bytes) else list(body)
     if not pieces or (
-        len(pieces) > 1 and (b"\r\n\r\n" not in pieces[0] or dotted and not pieces[-1].endswith(FINAL_DOT))
+        len(pieces) > 1 and (b"\r\n\r\n" not in pieces[0] or (dotted and not pieces[-1].endswith(FINAL_DOT)))
     ):
         pieces = [b"".join(pieces)]
     header = pieces[0]

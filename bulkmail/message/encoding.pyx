@@ -7,7 +7,8 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 
-from bulkmail.wire.body cimport bm_base64_size, kernels
+from bulkmail.wire.body cimport kernels
+from bulkmail.wire.kernels cimport bm_base64_size
 
 cdef extern from *:
     Py_ssize_t PY_SSIZE_T_MAX

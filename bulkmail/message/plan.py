@@ -124,7 +124,7 @@ class Plan:
 
     @property
     def text(self) -> str:
-        """The text of a constant plan."""
+        """The text as far as it is the same for everybody, conditions aside; all of a constant plan."""
         return "".join(piece.text for piece in self.pieces if isinstance(piece, Text))
 
     @property

@@ -9,11 +9,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from bulkmail.errors import MessageError
+
+if TYPE_CHECKING:
+    from bulkmail.message.attach import Attached
 
 Priority: TypeAlias = Literal["high", "normal", "low"]
 Encoding: TypeAlias = Literal["7bit", "8bit", "quoted-printable", "base64"]
 ENCODINGS: tuple[Encoding, ...] = ("7bit", "8bit", "quoted-printable", "base64")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the content of a message may be read from: files of this machine, URLs (http, https, data:)."""
+
+    files: bool = True
+    urls: bool = False
+
+    def check_file(self, name: object, what: str) -> None:
+        """raises  MessageError  naming `what`"""
+        if not self.files:
+            raise MessageError(f"{what}: {str(name)!r} is a file, and files are off (allow_files is false)")
+
+    def check_url(self, what: str) -> None:
+        """raises  MessageError  naming `what`"""
+        if not self.urls:
+            raise MessageError(f"{what}: URLs, data: included, are off unless allow_urls is true")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +61,7 @@ class AttachmentSpec:
     cid      content id without angle brackets; the HTML part refers to it as `cid:...`
     inline   disposition inline instead of attachment (an attachment with a `cid` always is)
     headers  more fields of this part, in order
+    loaded   all of it, where it has been read: it is not read again
     """
 
     file: Path | None = None
@@ -50,23 +74,30 @@ class AttachmentSpec:
     cid: str | None = None
     inline: bool = False
     headers: tuple[tuple[str, HeaderValue], ...] = ()
+    loaded: Attached | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class CalendarSpec:
-    """An event (RFC 5545, RFC 6047): `text` is the template of a text/calendar part, `file` where it was read from."""
+    """An event (RFC 5545, RFC 6047) as a text/calendar alternative.
+
+    text     a template; file: where it was read from
+    method   None: as the text says, else PUBLISH
+    name     the event goes along as a file of this name as well; None: it does not
+    """
 
     text: str
-    method: str = "PUBLISH"
+    method: str | None = None
     file: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AlternativeSpec:
-    """One more form of the message: a template of a text type, or the bytes of any other."""
+    """One more form of the message: a template, and the content type that it has."""
 
     type: str
-    content: str | bytes
+    content: str
     file: str | None = None
 
 
@@ -109,6 +140,7 @@ class MessageSpec:
     list_fields        "help", "subscribe", "post", "owner", "archive": where they are to be found, the best first
     auto_submitted     "auto-generated", "auto-replied" (RFC 3834)
     precedence         "bulk", "list", "junk"
+    access             what attachments, images and templates (includes) may be read from
     dkim               `DkimSpec`s: one signature each
     """
 
@@ -149,6 +181,7 @@ class MessageSpec:
     link_parameters: Mapping[str, str] = field(default_factory=dict)
     auto_submitted: str | None = None
     precedence: str | None = None
+    access: Access = Access()
 
     def header_pairs(self) -> list[tuple[str, HeaderValue]]:
         """The custom fields, one for each value, in order."""

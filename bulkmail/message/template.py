@@ -1,13 +1,13 @@
 """Jinja2, fenced in: the environments, what a template may do, and its errors as sentences.
 
 Strict about undefined names, sandboxed, HTML-escaped in `html` only. Line breaks in values become "\\n", each value by
-itself. Templates are the operator's own and are trusted with CPU time; recipients' values are data and are never parsed
-as templates.
+itself. Recipients' values are data and are never parsed as templates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +15,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, nodes
 from jinja2 import TemplateSyntaxError as SyntaxProblem
-from jinja2.runtime import Context
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bulkmail.errors import RECIPIENT, MessageError
-
-# Characters that one rendered slot may have. A loop that runs away would otherwise take the memory of the machine; a
-# message this long would be refused by nearly every server (Gmail: 25 MB with attachments, bodies clipped at 102 KB).
-MAX_OUTPUT = 1 << 20
-# Bits of an integer that a template may compute: enough for any amount of money, too few to stall on.
-MAX_INTEGER_BITS = 4096
+from bulkmail.message import limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +38,112 @@ class Source:
         return self.file or self.key
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2's sandbox, and no products that fill the memory (the sandbox itself only bounds `range`)."""
+class _Code(CodeGenerator):
+    """Jinja2's compiler, with a step in every turn of a loop and joins that have a bound."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+        if frame.loop_frame or frame.rootlevel:
+            self.writeline("environment.step()")
+        super().blockvisit(nodes, frame)
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        test = node.test
+        if test is not None:
+            # What the test leaves out are turns as well.
+            node.test = nodes.And(nodes.EnvironmentAttribute("stepped"), test, lineno=test.lineno)
+        try:
+            super().visit_For(node, frame)
+        finally:
+            node.test = test
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        volatile, escaped = frame.eval_ctx.volatile, frame.eval_ctx.autoescape
+        self.write(f"environment.joined({'context.eval_ctx.autoescape' if volatile else escaped}, (")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox, and limits on what a template may do (the sandbox itself only bounds `range`)."""
+
+    code_generator_class = _Code
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(finalize=_finalized, **options)
+        del self.globals["lipsum"]  # random text: no two composings of a message would agree
+        filters, self.filters = self.filters, {}
+        self.add_filters(filters)
+        tests: dict[str, Any] = self.tests
+        self.tests = {name: limits.bounded_test(test) for name, test in tests.items()}
+
+    def add_filters(self, filters: Mapping[str, Callable[..., Any]]) -> None:
+        for name, function in filters.items():
+            first = 1 if hasattr(function, "jinja_pass_arg") else 0
+            self.filters[name] = limits.bounded_filter(name, function, first)
+
+    # ---- what compiled templates call
+
+    def step(self) -> None:
+        limits.step()
+
+    @property
+    def stepped(self) -> bool:
+        limits.step()
+        return True
+
+    def joined(self, markup: bool, values: tuple[Any, ...]) -> str:
+        """`a ~ b`."""
+        limits.step()
+        limits.refuse(limits.weight(*values))
+        return limits.charged(markup_join(values) if markup else str_join(values))
+
+    def concat(self, pieces: Iterable[str]) -> str:
+        """What a macro or a block gives as one text."""
+        return _concatenated(pieces, limits.MAX_OUTPUT)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if _product_size(operator, left, right) > MAX_OUTPUT:
-            raise OverflowError(f"the result of {operator!r} would be too large")
-        return super().call_binop(context, operator, left, right)
+        limits.step()
+        limits.refuse(limits.operation_size(operator, left, right), f"a result of {operator!r}")
+        return limits.charged(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        args = limits.bounded_call(__obj, args, kwargs)
+        return limits.charged(super().call(__context, __obj, *args, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            size = limits.format_size(str(value.__self__), (args, kwargs))
+            limits.refuse(size, "a result of the method 'format'")
+            return wrapped(*args, **kwargs)
+
+        return bounded
 
 
-def _product_size(operator: str, left: Any, right: Any) -> int:
-    """Characters, items, or (scaled to the same bound) bits of the result; 0 where it cannot be large."""
-    scale = MAX_OUTPUT // MAX_INTEGER_BITS
-    if isinstance(left, int) and isinstance(right, int):
-        if operator == "**":
-            return left.bit_length() * max(right, 0) * scale
-        return (left.bit_length() + right.bit_length()) * scale
-    if operator == "*":
-        for items, times in ((left, right), (right, left)):
-            if isinstance(times, int) and isinstance(items, (str, list, tuple)):
-                return len(items) * max(times, 0)
-    return 0
+def _finalized(value: Any) -> Any:
+    """What `{{ }}` writes: line breaks are "\\n"."""
+    if isinstance(value, str):
+        limits.charged(value)
+        return value.replace("\r\n", "\n").replace("\r", "\n") if "\r" in value else value
+    limits.check_weight((value,))
+    return value
+
+
+def _concatenated(pieces: Iterable[str], most: int) -> str:
+    kept = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > most:
+            raise limits.LimitReached(f"more than {most} characters come out of it")
+        kept.append(piece)
+    return "".join(kept)
 
 
 class FolderLoader(FileSystemLoader):
@@ -83,30 +162,19 @@ class FolderLoader(FileSystemLoader):
 
 def make_environment(folder: Path | None, *, html: bool) -> Sandbox:
     """An environment for one kind of part; templates of others may be included from `folder` only."""
-    environment = Sandbox(
+    return Sandbox(
         undefined=StrictUndefined,
         autoescape=html,
-        finalize=_plain_newlines,
         keep_trailing_newline=True,
         auto_reload=False,
         loader=FolderLoader(folder) if folder is not None else None,
     )
-    del environment.globals["lipsum"]  # random text: no two composings of a message would agree
-    return environment
-
-
-def _plain_newlines(value: Any) -> Any:
-    if isinstance(value, str) and "\r" in value:
-        return value.replace("\r\n", "\n").replace("\r", "\n")
-    return value
 
 
 def parse(environment: Environment, source: Source) -> nodes.Template:
     """raises  MessageError  naming file and line"""
-    try:
+    with _compiling(source):
         return environment.parse(source.text, source.key, source.file)
-    except SyntaxProblem as error:
-        raise syntax_error(error, source) from None
 
 
 def load(environment: Environment, source: Source | nodes.Template, label: Source) -> Template:
@@ -114,10 +182,19 @@ def load(environment: Environment, source: Source | nodes.Template, label: Sourc
 
     raises  MessageError  naming file and line (unknown filters and tests are found only here)
     """
-    try:
+    with _compiling(label):
         return environment.from_string(source.text if isinstance(source, Source) else source)
+
+
+@contextmanager
+def _compiling(source: Source) -> Iterator[None]:
+    try:
+        yield
     except SyntaxProblem as error:
-        raise syntax_error(error, label) from None
+        raise syntax_error(error, source) from None
+    except (RecursionError, MemoryError, SyntaxError) as error:
+        # Jinja2's parser is recursive, and Python's compiler bounds how deep loops nest.
+        raise MessageError(f"{source.label}: it is nested too deeply ({error or type(error).__name__})") from None
 
 
 def syntax_error(error: SyntaxProblem, source: Source) -> MessageError:
@@ -129,10 +206,11 @@ def syntax_error(error: SyntaxProblem, source: Source) -> MessageError:
 class Row:
     """One recipient's names for Jinja2; a context is made at most once for HTML and once for text."""
 
-    __slots__ = ("_contexts", "values")
+    __slots__ = ("_budget", "_contexts", "values")
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
+        self._budget = limits.Budget()
         self._contexts: dict[Environment, Context] = {}
 
     def context(self, template: Template, *, own: bool) -> Context:
@@ -143,6 +221,18 @@ class Row:
                 self._contexts[template.environment] = found
         return found
 
+    def render(self, template: Template, source: Source, *, own: bool, most: int = limits.MAX_OUTPUT) -> str:
+        """raises  MessageError (scope recipient)  for whatever goes wrong, with file, line and Jinja2's reason"""
+        outer, limits.active.budget = limits.active.budget, self._budget
+        try:
+            return _concatenated(template.root_render_func(self.context(template, own=own)), most)
+        except (MessageError, MemoryError):
+            raise
+        except Exception as error:  # sandboxed code may raise anything
+            raise render_error(error, source) from error
+        finally:
+            limits.active.budget = outer
+
 
 class RenderedSlot:
     """A piece of a template that Jinja2 evaluates: slot(row) -> text, escaped where the part is HTML.
@@ -150,7 +240,7 @@ class RenderedSlot:
     whole   it is the whole template, which may assign names and so gets a context of its own; it ends in a newline
     names   the recipient fields it uses
 
-    raises  MessageError (scope recipient)  for whatever goes wrong inside, with file, line and Jinja2's reason
+    raises  MessageError (scope recipient)
     """
 
     __slots__ = ("names", "source", "template", "whole")
@@ -162,23 +252,8 @@ class RenderedSlot:
         self.whole = whole
 
     def __call__(self, row: Row) -> str:
-        try:
-            text = self._render(row)
-        except (MessageError, MemoryError):
-            raise
-        except Exception as error:  # sandboxed code may raise anything
-            raise render_error(error, self.source) from error
+        text = row.render(self.template, self.source, own=self.whole)
         return text if not self.whole or text.endswith("\n") else text + "\n"
-
-    def _render(self, row: Row) -> str:
-        pieces = []
-        size = 0
-        for piece in self.template.root_render_func(row.context(self.template, own=self.whole)):
-            size += len(piece)
-            if size > MAX_OUTPUT:
-                raise OverflowError(f"more than {MAX_OUTPUT} characters come out of it")
-            pieces.append(piece)
-        return "".join(pieces)
 
     def __repr__(self) -> str:
         return f"RenderedSlot({self.source.label}, {sorted(self.names)})"

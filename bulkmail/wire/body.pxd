@@ -1,14 +1,4 @@
-from libc.stdint cimport uint8_t
-
-
-cdef extern from "kernels.h" nogil:
-    ctypedef struct bm_row:
-        const char* name
-        size_t (*body_extra)(const uint8_t* src, size_t len, int carry) noexcept nogil
-        size_t (*body_encode)(uint8_t* dst, const uint8_t* src, size_t len, int carry) noexcept nogil
-        size_t (*base64_lines)(uint8_t* dst, const uint8_t* src, size_t len) noexcept nogil
-
-    size_t bm_base64_size(size_t len) noexcept
+from bulkmail.wire.kernels cimport bm_row
 
 # The kernels in use, for the modules that link none of their own: one table for all, so that force_row rules them all.
 cdef const bm_row* kernels() noexcept nogil

@@ -10,14 +10,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
+from bulkmail.wire.kernels cimport BM_AFTER_CR, BM_LINE_START, BM_MID_LINE, bm_body_carry, bm_row
 
 cdef extern from "kernels.h" nogil:
     bm_row bm
-    int BM_LINE_START, BM_AFTER_CR, BM_MID_LINE
     void bm_kernels_init() noexcept
     const bm_row* bm_row_at(size_t i) noexcept
     int bm_force_row(const char* name) noexcept
-    int bm_body_carry(const uint8_t* src, size_t len, int carry) noexcept
 
 
 # From here on the GIL is released. Below it the work is some 0.1 ms (1 ms if every byte is a newline), and a thread

@@ -8,6 +8,9 @@ from libc.string cimport memcpy
 from bulkmail.errors import EnvelopeRefused, MessageRefused
 from bulkmail.wire.extensions import limits, size_limit
 
+# What is sent, whole or in pieces that each begin a line.
+Body = bytes | tuple
+
 # What became of a transaction. Only wire.client assigns `state`.
 #   WAITING -> DONE                 the server decided: `reply` for those not in `rejected`
 #           -> NOT_TAKEN            certainly not taken: may be sent again; `error` says why, `reply` is a 421 or None

@@ -11,6 +11,8 @@ enum {
     EACH_LENGTH_TO = 140, /* two AVX2 blocks, the reach of a shifted copy, a tail */
     CUT_LENGTH = 131,
     BASE64_TO = 4 * BM_BASE64_LINE + 10,
+    QP_TO = 3 * 64 + 10, /* a tail of two blocks, behind one that is done at once */
+    QP_LONG = 2000,
     LONG = 2 * 127 * 32 + 64, /* past two rounds of the sums of 8 bits */
 };
 
@@ -23,7 +25,7 @@ static const char *const patterns[] = {
     "a line of seventy-two bytes, which is what most composers of mail wrap at\n.",
     "no newline here. none at all, not one",
 };
-enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4, BYTES = PATTERNS + RANDOM };
+enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4, BYTES = PATTERNS + RANDOM, MARKUP };
 
 static unsigned long checks;
 
@@ -36,8 +38,9 @@ static void fill(uint8_t *text, size_t len, size_t kind) {
     uint32_t state = (uint32_t)(kind * 2654435761u + len);
     for (size_t i = 0; i < len; i++) {
         state = state * 1664525u + 1013904223u;
-        if (kind == BYTES) { /* any byte */
-            text[i] = (uint8_t)(state >> 24);
+        if (kind >= BYTES) {
+            static const char markup[] = "abcdefgh     \t\r\n..==&<>\"'\xc3\xa9\x7f";
+            text[i] = kind == BYTES ? (uint8_t)(state >> 24) : (uint8_t)markup[(state >> 24) % (sizeof markup - 1)];
             continue;
         }
         text[i] = (uint8_t)(kind % 2 ? "\r\n.x"[state >> 30] : (state >> 28) ? 'x' : "\r\n.."[(state >> 26) & 3]);
@@ -166,13 +169,58 @@ static void check_base64(const bm_row *row, size_t kind, size_t len, size_t alig
 }
 
 static void check_base64_row(const bm_row *row) {
-    for (size_t kind = PATTERNS; kind <= BYTES; kind++) {
+    for (size_t kind = PATTERNS; kind <= MARKUP; kind++) {
         for (size_t len = 0; len <= BASE64_TO; len++) check_base64(row, kind, len, len % ALIGNMENTS);
         for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) check_base64(row, kind, BASE64_TO, alignment);
     }
 }
 
+/* ---- quoted-printable: the row "scalar", which has a reference in tests/unit/csrc */
+
+typedef struct line {
+    ptrdiff_t col;
+    char last; /* the byte before the pen */
+} line;
+
+static bm_pen qp_written(const bm_row *row, uint8_t *dst, line before, const uint8_t *src, size_t len, int html) {
+    bm_pen pen = {dst + 1, before.col};
+    dst[0] = (uint8_t)before.last;
+    row->qp_text(&pen, src, len, html);
+    return pen;
+}
+
+static void check_qp(const bm_row *row, size_t kind, size_t len, size_t alignment, line before, int html) {
+    static uint8_t wanted[6 * QP_LONG + 64];
+    void *src_block, *dst_block;
+    uint8_t *src = exactly(len, alignment, &src_block), *dst = exactly(1 + bm_qp_bound(len), alignment, &dst_block);
+    fill(src, len, kind);
+    bm_pen want = qp_written(bm_row_at(0), wanted, before, src, len, html);
+    bm_pen got = qp_written(row, dst, before, src, len, html);
+    if (got.p - dst != want.p - wanted || got.col != want.col || memcmp(dst, wanted, (size_t)(got.p - dst)) != 0) {
+        fail(row, html ? "quoted-printable html" : "quoted-printable", kind, len, alignment, (size_t)before.col, 0);
+    }
+    checks++;
+    free(src_block);
+    free(dst_block);
+}
+
+static void check_qp_row(const bm_row *row) {
+    static const line lines[] = {{0, '\n'}, {1, ' '}, {1, 'x'}, {40, 'x'}, {73, 'x'}, {74, ' '}, {74, 'x'}, {75, '\t'}, {75, 'x'}};
+    for (size_t kind = 0; kind <= MARKUP; kind++) {
+        for (int html = 0; html <= 1; html++) {
+            for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+                for (size_t len = 0; len <= QP_TO; len++) check_qp(row, kind, len, len % ALIGNMENTS, lines[i], html);
+            }
+            for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) {
+                check_qp(row, kind, QP_TO, alignment, lines[0], html);
+            }
+            for (size_t len = QP_LONG - 33; len <= QP_LONG; len++) check_qp(row, kind, len, 0, lines[0], html);
+        }
+    }
+}
+
 static void check_row(const bm_row *row) {
+    check_qp_row(row);
     check_base64_row(row);
     for (size_t kind = 0; kind < PATTERNS + RANDOM; kind++) {
         for (size_t len = 0; len <= EACH_LENGTH_TO; len++) check_piece(row, kind, len, len % ALIGNMENTS);

@@ -8,6 +8,7 @@ import pytest
 from bulkmail.errors import MessageError
 from bulkmail.message.compile import CompileError, compile_message
 from bulkmail.message.compiled import make_message_id
+from bulkmail.message.raw import wire_ready
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
@@ -290,6 +291,6 @@ def test_a_preview_is_what_is_sent_with_its_parts_as_text():
     assert made[2] == seen.eml + b".\r\n"
     assert (seen.html, seen.text) == ("<p>A &amp; B</p>\n", ".A & B\n")
     shared = compiled(text=".x")
-    assert shared.preview(row, 3, DATE).eml + b".\r\n" == shared.compose_shared(DATE)[1]
+    assert wire_ready(shared.preview(row, 3, DATE).eml) == shared.compose_shared(DATE)[1]
     with pytest.raises(MessageError, match="'name'"):
         message.preview({"email": "a@example.net"}, 1, DATE)

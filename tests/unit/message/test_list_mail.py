@@ -288,11 +288,11 @@ def test_a_link_may_be_a_template_with_a_comment_for_people():
         ({"auto_submitted": "no\r\nX: y"}, "auto_submitted", "'auto-generated' or 'auto-replied'"),
         ({"list_unsubscribe": ListUnsubscribe(None, "https://e.com")}, "list_unsubscribe", "mailto: 'https://e.com'"),
         ({"list_unsubscribe": ListUnsubscribe(None, "mailto:?subject=x")}, "list_unsubscribe", "address is empty"),
-        ({"precedence": "bulk", "headers": {"Precedence": "list"}}, "headers.Precedence", "there already"),
+        ({"precedence": "bulk", "headers": {"Precedence": "list"}}, "headers.Precedence", "given too"),
         (
             {"list_fields": {"help": (ListLink("h@e.com"),)}, "headers": {"LIST-HELP": "x"}},
             "headers.LIST-HELP",
-            "there already, from 'list_help'",
+            "given too",
         ),
     ],
 )
@@ -342,7 +342,7 @@ def test_a_message_of_a_program_has_its_url_signed():
         ({"list_help": {"url": "h@e.com", "text": "x"}}, "list_help: "),
         ({"list_help": []}, "list_help: an empty list"),
         ({"precedence": "high"}, "precedence: 'high'"),
-        ({"list_help": "h@e.com", "headers": {"List-Help": "x"}}, "'List-Help' is there already"),
+        ({"list_help": "h@e.com", "headers": {"List-Help": "x"}}, "'List-Help' cannot be set here"),
     ],
 )
 def test_a_message_says_what_it_cannot_say(arguments, words):

@@ -4,8 +4,8 @@ import pytest
 
 from bulkmail.errors import MessageError
 from bulkmail.message.compile import compile_message
+from bulkmail.message.limits import MAX_OUTPUT
 from bulkmail.message.spec import MessageSpec
-from bulkmail.message.template import MAX_OUTPUT
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
 
