@@ -1,26 +1,24 @@
 """From claimed positions to transactions: rows read again, messages composed and signed, envelopes made.
 
-A message of each recipient's own is signed on its way: by the signers' threads, a few messages at a time, while the
-event loop goes on. Whoever is there is claimed; the scheduler counts them as held.
+A message of each recipient's own is signed on its way: by processes, a few messages at a time, while the event loop
+goes on. Whoever is there is claimed; the scheduler counts them as held.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bulkmail.address import address_bytes
-from bulkmail.errors import MessageError
+from bulkmail.errors import RECIPIENT, MessageError
 from bulkmail.job.recipients import Source
 from bulkmail.job.settle import Work, personal_transactions, shared_transaction
 from bulkmail.message.compiled import Compiled, with_fields
 from bulkmail.wire.transaction import Transaction
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from bulkmail.wire.transaction import Body
 
 Places = list[int]
@@ -29,17 +27,18 @@ OnSigned = Callable[[Work, Places, list[Transaction], BaseException | None], Non
 
 
 class Signers(Protocol):
-    """Threads that sign.
+    """What signs beside the loop: message.signing.SigningPool."""
 
-    batch  messages that are handed over at a time
-    ahead  messages that they should have, so that none of them waits
-    """
+    @property
+    def batch(self) -> int:
+        """Messages that are handed over at a time."""
 
-    batch: int
-    ahead: int
+    @property
+    def ahead(self) -> int:
+        """Messages that they should have, so that none of them waits."""
 
-    def submit(self, bodies: list[Body]) -> Future[list[bytes]]:
-        """Of each message, ready for DATA, the header fields that go before it."""
+    def submit(self, bodies: list[Body]) -> asyncio.Future[list[bytes]]:
+        """Of each message, ready for DATA, the header fields that go before it. raises  MessageError"""
 
 
 class Composer:
@@ -99,27 +98,29 @@ class Composer:
     def _sign(self, composed: list[Any], work: Work, places: Places, rows: list[Any]) -> None:
         """Hand the messages to the signers, a few at a time; what could not be composed goes along."""
         assert self.signers is not None
-        loop, size = asyncio.get_running_loop(), self.signers.batch
+        size = self.signers.batch
         for at in range(0, len(composed), size):
             part = slice(at, at + size)
-            self._hand_over(loop, composed[part], work, places[part], rows[part])
+            self._hand_over(composed[part], work, places[part], rows[part])
 
-    def _hand_over(
-        self, loop: asyncio.AbstractEventLoop, items: list[Any], work: Work, places: Places, rows: list[Any]
-    ) -> None:
-        def arrived(future: Future[list[bytes]]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the run was broken off
-                loop.call_soon_threadsafe(self._signed, items, work, places, rows, future)
-
+    def _hand_over(self, items: list[Any], work: Work, places: Places, rows: list[Any]) -> None:
         assert self.signers is not None
-        bodies = [item[2] for item in items if type(item) is tuple]
-        self.signers.submit(bodies).add_done_callback(arrived)
+        try:
+            future = self.signers.submit([item[2] for item in items if type(item) is tuple])
+        except MessageError as error:  # of one of them, and that recipient's alone
+            if len(items) > 1:
+                for item, place, row in zip(items, places, rows, strict=True):
+                    self._hand_over([item], work, [place], [row])
+                return
+            error.scope = RECIPIENT
+            items, future = [error], self.signers.submit([])
+        future.add_done_callback(functools.partial(self._signed, items, work, places, rows))
 
     def _signed(
-        self, items: list[Any], work: Work, places: Places, rows: list[Any], future: Future[list[bytes]]
+        self, items: list[Any], work: Work, places: Places, rows: list[Any], future: asyncio.Future[list[bytes]]
     ) -> None:
         assert self.on_signed is not None
-        error = future.exception()
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is not None:
             self.on_signed(work, places, [], error)
             return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
 from bulkmail.message.compiled import Compiled, in_pieces
+from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, encode_whole
 from bulkmail.message.fieldplan import (
     HeaderPlan,
@@ -28,14 +30,12 @@ from bulkmail.message.fieldplan import (
 from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant_url, without_own_url
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
 from bulkmail.message.reference import Reference, Texts
-from bulkmail.message.spec import MessageSpec, PreparedValue
+from bulkmail.message.spec import AttachmentSpec, MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
 from bulkmail.message.textparts import forms_of, part_of, template_encoding
 from bulkmail.wire.transaction import Body
 
 UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
-# How a template's text part becomes a field of `Compiled`.
-BODY_KINDS = {"quoted-printable": "body", "base64": "body-base64", "8bit": "body-8bit", "7bit": "body-7bit"}
 # Of a Message-ID where no address says which domain is ours (RFC 2606 section 2: nobody can own it).
 NO_DOMAIN = "bulkmail.invalid"
 
@@ -74,7 +74,7 @@ def compile_message(
 class _Compiler:
     def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
         self._spec, self._job, self._base, self._personal = spec, job, base, personal
-        folder = folder if spec.access.files else None
+        folder = self._folder = folder if spec.access.files else None
         self._plain = make_environment(folder, html=False)
         self._marked_up = make_environment(folder, html=True)
         self._problems: list[tuple[str, str]] = []
@@ -196,6 +196,8 @@ class _Compiler:
         with self._at("charset"):
             if spec.charset.lower() not in ("utf-8", "utf8"):
                 raise MessageError(f"charset: {spec.charset!r} is not in this version yet, expected utf-8")
+        with self._at("html"):
+            self._spec = self._with_images()
         header = self._header()
         texts = self._texts()
         attached = self._attached()
@@ -210,6 +212,14 @@ class _Compiler:
         reference = Reference(header, Texts(texts, attached), self._base)
         return self._finish([*personal, *tail], sender, self._domain(header, sender), reference, shared)
 
+    def _with_images(self) -> MessageSpec:
+        spec = self._spec
+        if not spec.embed_images or spec.html is None:
+            return spec
+        html, images = embed_images(spec.html, "html", [self._folder or Path()], spec.access)
+        parts = [AttachmentSpec(name=image.name, cid=image.cid, loaded=image) for image in images]
+        return replace(spec, html=html, attachments=(*spec.attachments, *parts), embed_images=False)
+
     def _texts(self) -> list[tuple[mime.TextPart, Plan]]:
         """The forms of the message in their order, then those that are files as well."""
         out, files = [], []
@@ -217,7 +227,7 @@ class _Compiler:
             with self._at(form.key):
                 plan = self._plan(form.key, form.source, form.file, html=form.html, body=True)
                 encoding = template_encoding(plan, self._spec.encoding)
-                part = part_of(form, plan.text, encoding, plan.constant)
+                part = part_of(form, plan.text, encoding)
                 out.append((part, plan))
                 if form.name is not None:
                     files.append((mime.as_file(part, form.name), plan))
@@ -299,7 +309,8 @@ class _Compiler:
                 whole = encode_whole(plan.text, part.encoding, part.key)
                 out.append(("const", mime.escape_dots(whole), [], None, part.key))
             else:
-                out.append((BODY_KINDS[part.encoding], b"", [[*plan.pieces, Text(plan.tail)]], None, part.key))
+                kind = "body" if part.encoding == "quoted-printable" else f"body-{part.encoding}"
+                out.append((kind, b"", [[*plan.pieces, Text(plan.tail)]], None, part.key))
         return out
 
     def _shared(

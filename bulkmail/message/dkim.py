@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from bulkmail.address import MAX_DOMAIN, MAX_LABEL, ascii_domain
@@ -17,7 +15,7 @@ from bulkmail.message.dkim_keys import (
     ED25519,
     RSA,
     Key,
-    check_bits,
+    bits_problem,
     load_key,
     open_to_others,
     read_key_file,
@@ -65,7 +63,7 @@ def checked_domain(text: str) -> str:
 
 def checked_selector(text: str) -> str:
     """s=: one label or several, as A-labels."""
-    selector = ascii_domain(text.strip())
+    selector = ".".join(map(ascii_domain, text.strip().split(".")))
     if not all(map(_selector_label, selector.split("."))) or len(selector) > MAX_LABEL * 3:
         raise ValueError(f"{text[:80]!r} is not a selector: letters, digits, '-' and '_', such as s1 or 2026.news")
     return selector
@@ -160,23 +158,34 @@ class Dkim:
 
     def _set(self, name: str, check: Callable[[Any], Any]) -> None:
         value = getattr(self, name)
-        if value is None:
+        if value is None and name not in ("domain", "selector", "canonicalization"):
             return
         try:
             object.__setattr__(self, name, check(value))
         except (ValueError, AttributeError, TypeError) as error:
-            text = str(error) if type(error) is ValueError else f"{type(value).__name__} is not what is expected"
+            text = str(error) if type(error) is ValueError else f"{type(value).__name__} cannot be used here"
             raise MessageError(f"dkim, {name}: {text}") from None
 
     def load(self, what: str = "dkim") -> Key:
-        """The key, ready to sign; a file is read once, and again when it has changed.
+        """The key, ready to sign.
 
         raises  MessageError  naming `what`, the manifest's place of this signature
         """
         if self.sign is not None:
             return _foreign(self, what)
-        text = self.key.decode("latin-1") if isinstance(self.key, bytes) else self.key
-        return _loaded(text, None if self.key_file is None else os.fspath(self.key_file), _stamp(self), what)
+        if self.key_file is not None:
+            text = read_key_file(self.key_file, f"{what}, key_file")
+            return load_key(text, f"{what}, key_file {os.fspath(self.key_file)}")
+        text = self.key.decode("latin-1") if isinstance(self.key, bytes) else self.key or ""
+        return load_key(text, f"{what}, key")
+
+    def stamp(self) -> tuple[int, ...]:
+        """What changes when another key is put into `key_file`."""
+        try:
+            found = os.stat(self.key_file) if self.key_file is not None else None
+        except (OSError, ValueError):
+            return ()  # reading it will say why
+        return (found.st_mtime_ns, found.st_size, found.st_ino) if found is not None else ()
 
     def warnings(self, what: str = "dkim") -> list[tuple[str, str]]:
         """(key, sentence) of what can be used and should not. raises  MessageError  as load() does"""
@@ -196,7 +205,9 @@ class Dkim:
             always, present = ({name.lower() for name in group} for group in (OVERSIGNED, OVERSIGNED_IF_PRESENT))
         else:
             always, present = {name.lower() for name in self.oversign}, set[str]()
-        every = {name.lower(): name for name in ("From", *names, *(self.oversign or ()))}
+        every: dict[str, str] = {}
+        for name in ("From", *names, *(self.oversign or ())):
+            every.setdefault(name.lower(), name)
         return [(name, 1 if low in always else -1 if low in present else 0) for low, name in every.items()]
 
 
@@ -241,26 +252,9 @@ def _foreign(spec: Dkim, what: str) -> Key:
     if algorithm not in (RSA, ED25519):
         raise MessageError(f"{what}, algorithm: {algorithm!r:.40}, expected {RSA} or {ED25519}")
     if algorithm == RSA:
-        check_bits(bits or ADVISED_BITS, f"{what}, bits")
+        problem = bits_problem(bits or ADVISED_BITS)
+        if problem is not None:
+            raise MessageError(f"{what}, bits: {problem}")
     assert spec.sign is not None
     ed25519 = algorithm == ED25519
     return Key(algorithm, 256 if ed25519 else bits or ADVISED_BITS, spec.sign, takes_digest=ed25519)
-
-
-def _stamp(spec: Dkim) -> tuple[int, ...]:
-    if spec.key_file is None:
-        return ()
-    try:
-        found = Path(spec.key_file).stat()
-    except (OSError, ValueError):
-        return ()  # reading it will say why
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-@lru_cache(maxsize=64)  # the check of an RSA key takes 70 ms
-def _loaded(text: str | None, file: str | None, stamp: tuple[int, ...], what: str) -> Key:
-    name = f"{what}, key"
-    if file is not None:
-        name = f"{what}, key_file {file}"
-        text = read_key_file(file, f"{what}, key_file")
-    return load_key(text or "", name)

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ MIN_BITS, ADVISED_BITS = 1024, 2048
 MAX_BITS = 4096
 MAX_FILE = 1 << 16  # bytes; an RSA-4096 key has 3 KB
 ED25519_SEED = 32  # bytes, RFC 8032 section 5.1.5: dkimpy's tools keep such a key as the base64 of just these
+ENCRYPTED = (
+    "the key is encrypted, and nobody is asked for its passphrase here; take it off: openssl pkey -in KEY -out NEW, or "
+    "ssh-keygen -p"
+)
 DIGEST = 32  # bytes of a SHA-256
 
 
@@ -73,7 +78,19 @@ def load_key(text: str, what: str = "key") -> Key:
             first and last line; or the base64 of an Ed25519 seed
     raises  MessageError  naming `what`: no key, an encrypted one, another kind, or too short; never the text
     """
-    return _checked(_parsed(text, what), what)
+    try:
+        return _loaded(text)
+    except _Refused as error:
+        raise MessageError(f"{what}: {error}") from None
+
+
+class _Refused(Exception):
+    """Why a text is no key to sign with."""
+
+
+@lru_cache(maxsize=64)  # the check of an RSA key takes 70 ms
+def _loaded(text: str) -> Key:
+    return _checked(_parsed(text))
 
 
 def load_der(der: bytes) -> Key:
@@ -84,32 +101,31 @@ def load_der(der: bytes) -> Key:
     return _ready(load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True))
 
 
-def _parsed(text: str, what: str) -> Any:
+def _parsed(text: str) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     text = text.strip()
     if "\\n" in text and "\n" not in text:
         text = text.replace("\\r", "").replace("\\n", "\n")
     if not text:
-        raise MessageError(f"{what}: it is empty, expected a private key as PEM")
-    _refuse_by_name(text, what)
+        raise _Refused("it is empty, expected a private key as PEM")
+    _refuse_by_name(text)
     try:
-        return _pem(text) if "-----BEGIN" in text else _bare(text, what)
-    except MessageError:
-        raise
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return _pem(text) if "-----BEGIN" in text else _bare(text)
+    except TypeError:  # a passphrase was expected
+        raise _Refused(ENCRYPTED) from None
+    except (ValueError, UnsupportedAlgorithm):
         # The library's words may quote what it was given.
-        raise MessageError(f"{what}: it does not parse as a private key, expected PEM (PKCS#8 or PKCS#1)") from None
+        raise _Refused("it does not parse as a private key, expected PEM (PKCS#8 or PKCS#1)") from None
 
 
-def _refuse_by_name(text: str, what: str) -> None:
+def _refuse_by_name(text: str) -> None:
     """What a PEM's first line says already."""
     if "ENCRYPTED" in text:  # "BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"
-        remedy = "take the passphrase off: openssl pkey -in KEY -out NEW"
-        raise MessageError(f"{what}: the key is encrypted, and nobody is asked for its passphrase here; {remedy}")
+        raise _Refused(ENCRYPTED)
     for mark, kind in (("PUBLIC KEY", "a public key"), ("CERTIFICATE", "a certificate")):
         if f"-----BEGIN {mark}" in text and "PRIVATE KEY-----" not in text:
-            raise MessageError(f"{what}: it is {kind}, expected the private key")
+            raise _Refused(f"it is {kind}, expected the private key")
 
 
 def _pem(text: str) -> Any:
@@ -121,38 +137,41 @@ def _pem(text: str) -> Any:
     return serialization.load_pem_private_key(data, None)
 
 
-def _bare(text: str, what: str) -> Any:
+def _bare(text: str) -> Any:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_der_private_key
 
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise MessageError(f"{what}: it is neither PEM nor base64, expected a private key") from None
+        raise _Refused("it is neither PEM nor base64, expected a private key") from None
     if len(data) == ED25519_SEED:
         return Ed25519PrivateKey.from_private_bytes(data)
     return load_der_private_key(data, None)
 
 
-def _checked(private: Any, what: str) -> Key:
+def _checked(private: Any) -> Key:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     if isinstance(private, RSAPrivateKey):
-        check_bits(private.key_size, what)
+        problem = bits_problem(private.key_size)
+        if problem is not None:
+            raise _Refused(problem)
     elif not isinstance(private, Ed25519PrivateKey):
         kind = type(private).__name__.lstrip("_").removesuffix("PrivateKey")
-        raise MessageError(f"{what}: it is a key of the kind {kind}, expected RSA or Ed25519")
+        raise _Refused(f"it is a key of the kind {kind}, expected RSA or Ed25519")
     return _ready(private)
 
 
-def check_bits(bits: int, what: str) -> None:
-    """raises  MessageError  for an RSA key of a size that receivers do not verify"""
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise MessageError(
-            f"{what}: an RSA key of {bits} bits, expected {MIN_BITS} to {MAX_BITS} (2048 is advised): RFC 8301 "
-            "section 3.2 has receivers refuse what is shorter and not bound to verify what is longer"
-        )
+def bits_problem(bits: int) -> str | None:
+    """Why receivers do not verify signatures of an RSA key of this size; None: they do."""
+    if MIN_BITS <= bits <= MAX_BITS:
+        return None
+    return (
+        f"an RSA key of {bits} bits, expected {MIN_BITS} to {MAX_BITS} ({ADVISED_BITS} is advised): RFC 8301 section "
+        "3.2 has receivers refuse what is shorter and not bound to verify what is longer"
+    )
 
 
 def _ready(private: Any) -> Key:

@@ -96,13 +96,16 @@ def signed(key: Key, data: bytes) -> bytes:
     if key.der is not None:
         return key.sign(data)
     try:
-        signature = bytes(key.sign(data))
+        signature = key.sign(data)
     except Exception as error:
         text = f"dkim: the function that signs failed: {type(error).__name__}: {error}"
         raise MessageError(text, permanent=False, scope=JOB) from error
     expected = 64 if key.algorithm == ED25519 else (key.bits + 7) // 8
-    if len(signature) != expected:
-        text = f"dkim: the function that signs gave {len(signature)} bytes, a signature of this key has {expected}"
+    if not isinstance(signature, bytes) or len(signature) != expected:
+        found = f"{len(signature)} bytes" if isinstance(signature, bytes) else type(signature).__name__
+        text = (
+            f"dkim: the function that signs gave {found}, expected {expected} bytes, which signatures of its key have"
+        )
         raise MessageError(text, scope=JOB)
     return signature
 
@@ -112,9 +115,13 @@ def sign_message(content: bytes, signer: Signer, now: float | None = None) -> by
     return signer.signed(signer.prepare(content, now, dotted=False)) + content
 
 
-@lru_cache(maxsize=16)
 def signer_of(specs: tuple[Dkim, ...]) -> Signer:
-    """The one Signer of these specs, for single messages: keys are read once."""
+    """The one Signer of these specs, for single messages: keys are read once, and again when their file has changed."""
+    return _signer_of(specs, tuple(spec.stamp() for spec in specs))
+
+
+@lru_cache(maxsize=16)
+def _signer_of(specs: tuple[Dkim, ...], stamps: tuple[tuple[int, ...], ...]) -> Signer:
     return Signer(specs)
 
 

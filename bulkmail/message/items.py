@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from bulkmail.errors import MessageError
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.spec import Access, AlternativeSpec, AttachmentSpec, CalendarSpec, HeaderValue, PreparedValue
 
 TextSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"
@@ -70,6 +72,12 @@ class Attachment:
             inline=inline,
             headers=tuple(header_pairs(headers, "attachments")),
         )
+
+    def loaded(self, what: str, access: Access) -> Attachment:
+        """The same with its content read. raises  MessageError  naming `what`"""
+        made = Attachment()
+        made.spec = replace(self.spec, loaded=load_attachment(self.spec, what, access))
+        return made
 
     def __repr__(self) -> str:
         return f"Attachment({self.spec.name or self.spec.file or 'bytes'!s})"

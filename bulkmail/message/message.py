@@ -21,6 +21,7 @@ from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
 from bulkmail.message import items, listmail, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.dkim import Dkim, dkim_specs
 from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, choose_whole, encode_whole
 from bulkmail.message.finding import Finding
@@ -34,7 +35,7 @@ Addresses: TypeAlias = str | Iterable[str] | None
 Links: TypeAlias = str | ListLink | Sequence[str | ListLink] | None
 
 # Named by the interface, delivered later.
-_LATER = frozenset({"dkim", "inline_css"})
+_LATER = frozenset({"inline_css"})
 _ADDRESSED = frozenset({"from", "sender", "reply-to", "to", "cc", "bcc"})
 _lone_surrogate = re.compile("[\ud800-\udfff]").search
 # Custom headers of one message may not repeat these; cc and bcc are arguments here, date and Message-ID as well.
@@ -70,6 +71,7 @@ class Message:
     encoding                of the texts: "7bit", "8bit", "quoted-printable", "base64"; default: by what they hold
     embed_images            images that `html` names become inline attachments: True looks for files in the current
                             folder, a path in that folder, and nothing is read outside of it
+    dkim                    `Dkim(domain, selector, key_file=)`, or several: as_bytes() is signed by each
 
     raises  MessageError  when it is composed: an impossible address, a line break in a header, a missing file
     """
@@ -111,6 +113,7 @@ class Message:
         embed_images: bool | str | os.PathLike[str] | None = None,
         precedence: str | None = None,
         auto_submitted: str | None = None,
+        dkim: Any = None,
         **later: Any,
     ) -> None:
         _refuse(later)
@@ -131,12 +134,17 @@ class Message:
         )
         self.date, self.message_id = date, message_id
         self.encoding, self.charset, self.embed_images = encoding, charset, embed_images
+        self.dkim = list(dkim_specs(dkim))
 
     def as_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
         """The whole message, newlines CRLF, without Bcc. raises  MessageError
 
         allow_files, allow_urls   what attachments, images and texts may be read from; data: is a URL
         """
+        return _signed(self.unsigned_bytes(allow_files=allow_files, allow_urls=allow_urls), self.dkim)
+
+    def unsigned_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
+        """The same without signatures."""
         return b"".join(self._pieces(Access(allow_files, allow_urls)))
 
     def _pieces(self, access: Access) -> list[bytes]:
@@ -148,7 +156,7 @@ class Message:
         parts = []
         for form in forms_of(spec):
             encoding = self.encoding or choose_whole(form.source)
-            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding"), True), form))
+            parts.append((part_of(form, form.source, check_encoding(encoding, "encoding")), form))
         parts += [(mime.as_file(part, form.name), form) for part, form in parts if form.name is not None]
         out = [self._header()]
         for piece in mime.frame([part for part, _ in parts], [*attached, *images], dots=False):
@@ -174,6 +182,21 @@ class Message:
         ]
         event = self.calendar.spec(access) if self.calendar is not None else None
         return MessageSpec(**texts, calendar=event, alternatives=tuple(others)), images
+
+    @property
+    def has_urls(self) -> bool:
+        """Whether composing it fetches something."""
+        return any(item.spec.url is not None and item.spec.loaded is None for item in self.attachments)
+
+    def fetched(self, access: Access) -> Message:
+        """A copy, with the same date and id, that has what its attachments' URLs stand for. raises  MessageError"""
+        self._fixed_date()
+        self._fixed_id(self._required_from()[1])
+        copy = Message(**self._arguments())
+        for place, item in enumerate(copy.attachments):
+            if item.spec.url is not None:
+                copy.attachments[place] = item.loaded(f"attachments[{place}]", access)
+        return copy
 
     def envelope(self) -> tuple[str, list[str]]:
         """(sender, recipients), each recipient once; nobody is no error here. raises  MessageError"""
@@ -273,7 +296,7 @@ class Message:
 
 
 def to_wire(
-    message: Any, *, envelope: bool = True, access: Access | None = None
+    message: Any, *, envelope: bool = True, access: Access | None = None, dkim: Sequence[Dkim] = ()
 ) -> tuple[bytes, str | None, list[str]]:
     """(content, sender, recipients) of a `Message`, an `email` message, bytes or a str.
 
@@ -281,12 +304,13 @@ def to_wire(
     sender    None where nothing names one; recipients: of To, Cc and Bcc, maybe none
     envelope  False: the caller has one, and the header is not read for it (of ready bytes that takes 1 ms)
     access    what a `Message` may be read from; default: files
+    dkim      what it is signed by; a `Message`'s own signatures are among them only if they are here: signatures_of()
     raises    MessageError; TypeError for another type
     """
     if isinstance(message, Message):
         access = access or Access()
-        content = message.as_bytes(allow_files=access.files, allow_urls=access.urls)
-        return content, *(message.envelope() if envelope else (None, []))
+        content = message.unsigned_bytes(allow_files=access.files, allow_urls=access.urls)
+        return _signed(content, dkim), *(message.envelope() if envelope else (None, []))
     if isinstance(message, EmailPackageMessage):
         data = _flattened(message)
     elif isinstance(message, str):
@@ -296,7 +320,20 @@ def to_wire(
     else:
         raise TypeError(f"a message is a Message, an EmailMessage, bytes or str, not {type(message).__name__}")
     sender, recipients = raw.envelope_of(data, "the message") if envelope else (None, [])
-    return raw.prepare(data, "the message"), sender, recipients
+    return _signed(raw.prepare(data, "the message"), dkim), sender, recipients
+
+
+def signatures_of(message: Any, default: Sequence[Dkim] = ()) -> tuple[Dkim, ...]:
+    """What a message is to be signed by: the signatures of a `Message` that has some, else those of its sender."""
+    return tuple((message.dkim if isinstance(message, Message) else None) or default)
+
+
+def _signed(content: bytes, specs: Sequence[Dkim]) -> bytes:
+    if not specs:
+        return content
+    from bulkmail.message.dkim_sign import sign_message, signer_of  # what is not signed does not pay for it
+
+    return sign_message(content, signer_of(tuple(specs)))
 
 
 def _flattened(message: EmailPackageMessage) -> bytes:

@@ -19,7 +19,7 @@ from bulkmail.message.parameters import content_type, disposition
 from bulkmail.message.spec import Encoding
 
 # Bytes from which on a piece of a message is kept by itself: it is then shared by all copies, and never copied.
-LARGE = 1 << 16
+LARGE = 1 << 15
 
 Frame: TypeAlias = "list[bytes | int]"
 

@@ -25,7 +25,7 @@ _token = re.compile(rf"{_TOKEN}+").fullmatch
 _plain = re.compile(r"(?! )(?!.*=\?)[ !#-\[\]-~]*(?<! )").fullmatch
 _unfit = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]").search
 _type = re.compile(
-    rf"({_TOKEN}{{1,127}})/({_TOKEN}{{1,127}})((?:\s*;\s*{_TOKEN}{{1,60}}=(?:[^\s\";]+|\"[^\"\r\n]*\"))*)\s*"
+    rf"({_TOKEN}{{1,127}})/({_TOKEN}{{1,127}})((?:[ \t]*;[ \t]*{_TOKEN}{{1,60}}=(?:[^\s\";]+|\"[^\"\r\n]*\"))*)[ \t]*"
 ).fullmatch
 _parameter = re.compile(r";\s*([^=]+)=(?:\"([^\"]*)\"|([^\s;]+))").findall
 _SAFE = "!#$&+-.^_`|~"  # attribute-char of RFC 2231 that quote() would encode

@@ -24,9 +24,9 @@ from bulkmail.message.signing_worker import COUNT, READY, REQUEST
 
 logger = logging.getLogger("bulkmail.dkim")
 
-# Signatures in one request to a process: about 4 ms of RSA-2048, 2 of Ed25519. A process has DEPTH of them in hand: it
+# Signatures in one request to a process: about 4 ms of RSA-2048, 1 of Ed25519. A process has DEPTH of them in hand: it
 # does not run dry while the loop is busy, and nobody waits long behind them.
-RSA_2048_REQUEST, ED25519_REQUEST = 16, 64
+RSA_2048_REQUEST, ED25519_REQUEST = 16, 32
 DEPTH = 3
 # Messages that wait in the pool at most; of each some 1.5 KB are held.
 MAX_WAITING = 4096
@@ -79,6 +79,9 @@ class SigningPool:
     signer   its keys and specs
     workers  processes at most; default: one for each core that is ours. They are started when there is work for them
 
+    batch    messages to submit at a time: what is one piece of work
+    ahead    messages that keep all of its processes busy
+
     Used by one event loop at a time; `async with` or close() ends the processes.
     """
 
@@ -86,7 +89,11 @@ class SigningPool:
         self._signer = signer
         self._most = max(1, workers or _cores())
         self._sizes = [_request_size(key) for key in signer.keys]
+        self.batch = max(self._sizes, default=1)
         self._local = [key.der is not None for key in signer.keys]
+        self.ahead = self._most * DEPTH * self.batch
+        if not all(self._local):
+            self.ahead = max(self.ahead, 2 * THREADS)
         self._workers: list[_Worker] = []
         self._starting = 0
         self._queue: deque[_Request] = deque()

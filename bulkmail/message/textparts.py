@@ -57,8 +57,8 @@ def forms_of(spec: MessageSpec) -> list[Form]:
     return out or [Form("text", "text/plain", "")]
 
 
-def part_of(form: Form, constant: str, encoding: Encoding, salted: bool) -> TextPart:
-    """constant: the text as far as it is the same for everybody; salted: which it wholly is.
+def part_of(form: Form, constant: str, encoding: Encoding) -> TextPart:
+    """constant: the text as far as it is the same for everybody.
 
     raises  MessageError  naming the form's key
     """
@@ -71,7 +71,7 @@ def part_of(form: Form, constant: str, encoding: Encoding, salted: bool) -> Text
         parameters["method"] = calendar_method(form.method, constant)
     if form.name is not None:
         check_value(form.name, f"{form.key}: the name")
-    salt = constant.encode() if salted and encoding in ("7bit", "8bit") else b""
+    salt = constant.encode("utf-8", "surrogatepass") if encoding in ("7bit", "8bit") else b""
     return TextPart(form.key, kind, encoding, parameters, salt)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
 from typing import Any
 
 from bulkmail.errors import MessageError
@@ -20,8 +19,9 @@ class FakeSigners:
         self._busy_until = [0.0] * workers
         self._held = 0
 
-    def submit(self, bodies: list[Any]) -> Future[list[bytes]]:
-        loop, future = asyncio.get_running_loop(), Future[list[bytes]]()
+    def submit(self, bodies: list[Any]) -> asyncio.Future[list[bytes]]:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self._held += len(bodies)
         self.in_hand.append(self._held)
         worker = self._busy_until.index(min(self._busy_until))
@@ -29,7 +29,7 @@ class FakeSigners:
         loop.call_at(self._busy_until[worker], self._answer, future, len(bodies))
         return future
 
-    def _answer(self, future: Future[list[bytes]], count: int) -> None:
+    def _answer(self, future: asyncio.Future[list[bytes]], count: int) -> None:
         self._held -= count
         self.signed += count
         if self.fails is not None and self.signed >= self.fails:
