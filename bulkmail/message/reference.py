@@ -17,7 +17,7 @@ from bulkmail.message.fieldplan import HeaderPlan
 from bulkmail.message.headers import check_value, checked_address, legal_uri, parse_one
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
 from bulkmail.message.raw import from_wire
-from bulkmail.message.template import Row
+from bulkmail.message.template import Row, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Reference:
     def _body(self, plan: Plan | None, row: Row) -> str | None:
         if plan is None:
             return None
-        made = row.render(plan.template, plan.source, own=True, most=limits.MAX_CHARACTERS)
+        made = row.render(plan.template, plan.source, Scope(), limits.MAX_CHARACTERS)
         if plan.whole:
             return made if made.endswith("\n") else made + "\n"
         return made + plan.tail
