@@ -121,7 +121,7 @@ def test_a_message_without_marks_is_shared():
         {"headers": {"X-A": "{{ name }}"}},
         {"list_unsubscribe": ListUnsubscribe("https://example.com/{{ name }}")},
         {"envelope_from": "b+{{ name }}@example.com"},
-        {"html": "{% if 1 %}x{% endif %}"},
+        {"html": "{% for i in [1] %}x{% endfor %}"},
         {"personal": True},
     ],
 )
