@@ -138,6 +138,8 @@ def _by_manifest() -> Iterator[Sample]:
 
 
 def _composed(spec: MessageSpec, name: str) -> bytes:
-    (made,) = compile_message(spec, job="job").compose([{"email": "ann@example.net", "name": name}], [1], DATE)
+    (made,) = compile_message(spec, job=f"{name}, {spec.subject}").compose(
+        [{"email": "ann@example.net", "name": name}], [1], DATE
+    )
     assert not isinstance(made, MessageError), made
     return from_wire(made[2] if isinstance(made[2], bytes) else b"".join(made[2]))
