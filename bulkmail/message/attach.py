@@ -15,7 +15,8 @@ from functools import cached_property
 
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, raw
-from bulkmail.message.encodings import check_lines, encode_base64
+from bulkmail.message.base64_lines import encode_base64
+from bulkmail.message.encodings import check_lines
 from bulkmail.message.fetch import fetch
 from bulkmail.message.parameters import check_value, content_type, disposition, split_type
 from bulkmail.message.spec import Access, AttachmentSpec, Encoding, HeaderValue
