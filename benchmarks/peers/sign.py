@@ -3,10 +3,10 @@
 
     sign.py [--rounds 3] [--seconds 5]
 
-"signed" is the `SigningPool` that a job signs with, on an event loop that composes a message of 2 KB for each; the clock
-starts when its processes have. "sent" is a whole job, `bulkmail send` to smtp-sink, by its own clock, journal and start
-of the processes included. openssl signs one block of a few bytes again and again, on as many cores, and does nothing
-else. They take turns: the sink aside, each has the machine for itself.
+"signed" is the `SigningPool` that a job signs with, on an event loop that composes a message of 2 KB for each; the
+clock starts when its processes have. "sent" is a whole job, `bulkmail send` to smtp-sink, by its own clock, journal and
+start of the processes included. openssl signs one block of a few bytes again and again, on as many cores, and does
+nothing else. They take turns: the sink aside, each has the machine for itself.
 """
 
 from __future__ import annotations
