@@ -22,8 +22,14 @@ SHOWN = 20  # findings of one kind; a list with a wrong column has one for every
 ROWS = "$.recipients"
 
 
-def check_job(manifest: Manifest, compiled: Compiled) -> list[Finding]:
-    """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to."""
+def check_job(
+    manifest: Manifest, compiled: Compiled, *, dns: bool = False, dns_server: str | None = None
+) -> list[Finding]:
+    """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to.
+
+    dns     ask the DNS about the domains and addresses of the job; dns_server: not by the system's servers
+    raises  ConfigError  for a dns_server that is no address
+    """
     findings = [Finding("manifest", "warning", path, text) for path, text in manifest.warnings]
     rows: list[Row] = []
     if manifest.recipients.source == "-":
@@ -32,7 +38,7 @@ def check_job(manifest: Manifest, compiled: Compiled) -> list[Finding]:
         )
     else:
         findings += _check_rows(manifest, compiled, rows)
-    return in_order(findings + lint_job(manifest, compiled, rows))
+    return in_order(findings + lint_job(manifest, compiled, rows, dns=dns, dns_server=dns_server))
 
 
 @contextmanager

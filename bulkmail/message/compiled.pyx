@@ -125,7 +125,8 @@ cdef class Compiled:
     shared         no per-recipient content: compose_shared makes the one message
     fields         recipient fields that must exist
     header_fields  recipient fields that reach a header or the envelope
-    names          every name that a template takes from a recipient; places: where each is first used
+    names          every name that a template takes from a recipient
+    places         of each of them (where it is used, whether that fails without it)
     domain         of the Message-IDs
     eight_bit      bodies may have bytes beyond ASCII
     signer         dkim_sign.Signer, or None; compose() leaves signing to who sends, who can do it beside the loop
