@@ -19,6 +19,9 @@ void bm_kernels_init(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) add((bm_row)ROW(avx2)); /* this asks the operating system's support too */
 #endif
+#ifdef BM_HAVE_NEON
+    add((bm_row){"neon", bm_body_extra_scalar, bm_body_encode_scalar, bm_base64_lines_neon, bm_qp_text_scalar});
+#endif
     bm = rows[row_count - 1];
 }
 

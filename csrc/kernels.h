@@ -87,9 +87,13 @@ size_t bm_body_encode_scalar(uint8_t *dst, const uint8_t *src, size_t len, int c
 size_t bm_base64_lines_scalar(uint8_t *dst, const uint8_t *src, size_t len);
 void bm_qp_text_scalar(bm_pen *pen, const uint8_t *src, size_t len, int html);
 
-/* MSVC has neither function-level targets nor __builtin_cpu_supports: it gets the scalar row. */
+/* MSVC has neither function-level targets nor __builtin_cpu_supports: it gets the scalar row. Every ARM64 CPU has NEON;
+ * its row has what compilers do not make of the scalar one by themselves. */
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(_MSC_VER) && defined(__x86_64__)
 #  define BM_HAVE_AVX2 1
+#endif
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(_MSC_VER) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#  define BM_HAVE_NEON 1
 #endif
 
 #ifdef BM_HAVE_AVX2
@@ -97,6 +101,10 @@ size_t bm_body_extra_avx2(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_avx2(uint8_t *dst, const uint8_t *src, size_t len, int carry);
 size_t bm_base64_lines_avx2(uint8_t *dst, const uint8_t *src, size_t len);
 void bm_qp_text_avx2(bm_pen *pen, const uint8_t *src, size_t len, int html);
+#endif
+
+#ifdef BM_HAVE_NEON
+size_t bm_base64_lines_neon(uint8_t *dst, const uint8_t *src, size_t len);
 #endif
 
 #endif

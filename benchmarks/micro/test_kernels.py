@@ -19,8 +19,8 @@ import pybase64
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bulkmail.message.base64_lines import encode_base64
 from bulkmail.message.compiled import encode_text
-from bulkmail.message.encoding import encode_base64
 from bulkmail.wire.body import encode_message, force_row, kernel_rows
 
 ROWS = kernel_rows()

@@ -100,7 +100,7 @@ cdef class BodyHash:
         self._count += 1
         if self._count % FORGET == 0:
             self._kept = 0
-        if self._kept and self._kept <= shared:
+        if self._kept and self._kept < shared:     # what becomes of a byte depends on the next one
             done = self._kept
             self._hash, self._lines = self._kept_hash.copy(), self._kept_lines
             self._text, self._halved = self._kept_text, self._kept_halved
@@ -132,14 +132,14 @@ cdef class BodyHash:
         return -1 if same and self._digest is not None else total
 
     cdef int _feed(self, list pieces, Py_ssize_t done, Py_ssize_t shared) except -1:
-        """Hash the pieces from their byte `done` on; keep the state after the first `shared`, if that is worth it.
+        """Hash the pieces from their byte `done` on; keep the state before the last of `shared`, if that is worth it.
 
         What is kept never moves forward: two bodies may have more in common by chance, and what all have is the least.
         """
         cdef const uint8_t[::1] view
         cdef Py_ssize_t start = 0, at, end, number, n
         cdef uint8_t prev = c"\n", after
-        cdef Py_ssize_t mark = shared if shared >= MIN_SHARED and not self._kept else -1
+        cdef Py_ssize_t mark = shared - 1 if shared >= MIN_SHARED and not self._kept else -1
         for number in range(len(pieces)):
             view = pieces[number]
             n = view.shape[0]

@@ -5,8 +5,8 @@ from libc.stdint cimport int8_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from bulkmail.wire.body cimport kernels
-from bulkmail.wire.kernels cimport (BM_QP_LINE, bm_base64, bm_pen, bm_qp_bound, bm_qp_guard_blank, bm_qp_soft_break,
-                                    bm_row)
+from bulkmail.wire.kernels cimport (BM_LINE_START, BM_QP_LINE, bm_base64, bm_base64_size, bm_pen, bm_qp_bound,
+                                    bm_qp_guard_blank, bm_qp_soft_break, bm_row)
 
 cdef const bm_row* KERNELS = kernels()
 

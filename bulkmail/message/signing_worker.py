@@ -8,7 +8,6 @@ of both follow from the keys. The end of the stream is the end of the process.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import struct
@@ -20,16 +19,12 @@ from bulkmail.message.dkim_keys import DIGEST, load_der
 COUNT = struct.Struct("<I")
 REQUEST = struct.Struct("<HH")
 READY = b"R"
-# The event loop that composes and sends comes first: a worker that is as good as it on every core keeps it waiting for
-# a time slice, some 5 ms.
-NICE = 5
 
 
 def main() -> None:
     # Ctrl-C and a supervisor's SIGTERM may reach every process of a job; who sends us work still finishes some of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICE)
     line = socket.socket(fileno=0)
     # raised when who sent us work is gone
     with line, line.makefile("rb") as incoming, contextlib.suppress(OSError, struct.error):

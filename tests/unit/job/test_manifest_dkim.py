@@ -30,7 +30,9 @@ def loaded(folder: Path, dkim: Any, environ: dict[str, str] | None = None, **mes
     path = folder / "news.json"
     what = message or MESSAGE
     path.write_text(
-        json.dumps({"message": {**what, "dkim": dkim}, "recipients": ["a@example.org"], "relays": "smtp://127.0.0.1:25"})
+        json.dumps(
+            {"message": {**what, "dkim": dkim}, "recipients": ["a@example.org"], "relays": "smtp://127.0.0.1:25"}
+        )
     )
     return load_manifest(path, environ=environ or {})
 
@@ -113,7 +115,9 @@ def test_a_missing_key_is_named(folder):
     assert {path for path, _ in caught.value.problems} == {"$.message.dkim[0].domain", "$.message.dkim[0].selector"}
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[:300], lambda text: text.replace("M", "N"), lambda text: text[30:]])
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:300], lambda text: text.replace("M", "N"), lambda text: text[30:]]
+)
 def test_no_text_of_a_problem_holds_a_key(damage, folder):
     text = damage(rsa_key())
     for given, environ in (({"key": text}, {}), ({"key": "${DKIM_KEY}"}, {"DKIM_KEY": text})):

@@ -104,6 +104,7 @@ def test_the_rows_agree_on_any_bytes(body, relaxed, dotted):
 
 @given(bodies=st.lists(st.tuples(st.integers(0, 3), clean, clean), min_size=2, max_size=8), relaxed=st.booleans())
 @example(bodies=[(1, b"", b""), (1, b"", b"a"), (1, b"\r\n", b""), (2, b"", b"")], relaxed=True)
+@example(bodies=[(2, b"", b""), (2, b".", b""), (2, b"", b"")], relaxed=True)
 def test_what_bodies_have_in_common_changes_nothing(bodies, relaxed):
     """Each begins with one of four long texts, of which some have a beginning in common."""
     hasher = BodyHash(relaxed=relaxed, dotted=False)

@@ -78,7 +78,10 @@ def test_the_messages_own_signature_wins(run):
 
 
 def test_a_mailer_with_a_key_that_cannot_be_used_is_not_made(tmp_path):
-    for given, text in (({"key": rsa_key()[:99]}, "does not parse"), ({"key_file": tmp_path / "none"}, "cannot be read")):
+    for given, text in (
+        ({"key": rsa_key()[:99]}, "does not parse"),
+        ({"key_file": tmp_path / "none"}, "cannot be read"),
+    ):
         with pytest.raises(MessageError, match=text):
             Mailer("smtp://127.0.0.1", dkim={"domain": "example.com", "selector": "s", **given})
 
