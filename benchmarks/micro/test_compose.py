@@ -9,6 +9,7 @@ pages that malloc gives back between rounds cost more than the composing: MALLOC
 from __future__ import annotations
 
 from email import message_from_bytes
+from pathlib import Path
 
 import pytest
 
@@ -49,11 +50,28 @@ def make_rows(names: list[str]) -> list[dict[str, object]]:
             "city": "Springfield",
             "id": n,
             "vip": n % 3 == 0,
+            "items": ["Tea & cake", "Coffee", n],
         }
         for n in range(BATCH)
     ]
 
 
+def make_extending(folder: Path) -> MessageSpec:
+    """20 KB and 10 values, spread over a layout, what it includes, and the newsletter that extends it."""
+    whole = make_spec(20000, 10).html
+    assert whole is not None
+    parts = whole.split("</b>\n")
+    (folder / "foot.html").write_text("</b>\n".join(parts[7:]))
+    (folder / "layout.html").write_text(
+        "{% set color = '#036' %}"
+        + "</b>\n".join(parts[:3])
+        + "</b>{% block main %}{% endblock %}{% include 'foot.html' %}"
+    )
+    html = "{% extends 'layout.html' %}{% block main %}" + "</b>\n".join(parts[3:7]) + "</b>{% endblock %}"
+    return make_spec(20000, 10, html=html)
+
+
+ITEMS = "{% for item in items %}<li>{{ item }}</li>{% endfor %}"
 CASES = {
     "2KB, 3 slots": (make_spec(2000, 3), NAMES),
     "20KB, 10 slots": (make_spec(20000, 10), NAMES),
@@ -65,14 +83,17 @@ CASES = {
     ),
     "an if taken apart": (make_spec(2000, 3, text="Hi {% if vip %}dear {{ name }}{% else %}there{% endif %}"), NAMES),
     "one slot that Jinja2 evaluates": (make_spec(2000, 3, text="Hi {{ name|upper }}"), NAMES),
-    "whole part by Jinja2 (set)": (make_spec(2000, 3, text="{% set greeting = 'Hi ' ~ name %}{{ greeting }}"), NAMES),
+    "a set that Jinja2 evaluates": (make_spec(2000, 3, text="{% set greeting = 'Hi ' ~ name %}{{ greeting }}"), NAMES),
+    "20KB, 10 slots, extends a layout": (make_extending, NAMES),
+    "20KB, 10 slots, and a for over 3 items": (make_spec(20000, 10, html=make_spec(20000, 10).html + ITEMS), NAMES),
 }
 
 
 @pytest.mark.parametrize("case", CASES, ids=list(CASES))
-def test_compose(benchmark, case):
+def test_compose(benchmark, case, tmp_path):
     spec, names = CASES[case]
-    compiled = compile_message(spec, job="bench")
+    spec = spec if isinstance(spec, MessageSpec) else spec(tmp_path)
+    compiled = compile_message(spec, job="bench", folder=tmp_path)
     rows, numbers = make_rows(names), list(range(1, BATCH + 1))
 
     made = benchmark(compiled.compose, rows, numbers, DATE)

@@ -22,9 +22,17 @@ SHOWN = 20  # findings of one kind; a list with a wrong column has one for every
 ROWS = "$.recipients"
 
 
-def check_job(manifest: Manifest, compiled: Compiled) -> list[Finding]:
-    """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to."""
-    findings = [Finding("manifest", "warning", path, text) for path, text in manifest.warnings]
+def check_job(
+    manifest: Manifest, compiled: Compiled, *, dns: bool = False, dns_server: str | None = None
+) -> list[Finding]:
+    """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to.
+
+    dns     ask the DNS about the domains and addresses of the job; dns_server: not by the system's servers
+    raises  ConfigError  for a dns_server that is no address
+    """
+    # Of keys the lint has more to tell: who asks for it, and what to do.
+    warnings = [(path, text) for path, text in manifest.warnings if not path.startswith("$.message.dkim")]
+    findings = [Finding("manifest", "warning", path, text) for path, text in warnings]
     rows: list[Row] = []
     if manifest.recipients.source == "-":
         findings.append(
@@ -32,7 +40,7 @@ def check_job(manifest: Manifest, compiled: Compiled) -> list[Finding]:
         )
     else:
         findings += _check_rows(manifest, compiled, rows)
-    return in_order(findings + lint_job(manifest, compiled, rows))
+    return in_order(findings + lint_job(manifest, compiled, rows, dns=dns, dns_server=dns_server))
 
 
 @contextmanager

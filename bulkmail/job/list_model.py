@@ -48,8 +48,8 @@ def list_keys(model: models.Message) -> dict[str, Any]:
 def _precedence(model: models.Message) -> str | None:
     """List mail is bulk mail unless its manifest says otherwise.
 
-    By RFC 3834 section 2 List- fields silence programs that answer mail, too; but Exchange's out-of-office replies go
-    by Precedence, not by them.
+    List- fields silence programs that answer mail, too (RFC 3834 section 2); but Exchange's out-of-office replies are
+    reported to go by Precedence (it.cornell.edu, "Technical Details for Auto-Reply Exceptions").
     """
     if model.precedence is not None:
         return None if model.precedence == "none" else model.precedence

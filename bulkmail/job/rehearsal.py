@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused, ManifestError, MessageError
@@ -24,7 +25,10 @@ from bulkmail.smtp.classify import refused
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
-from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Body, Transaction
+from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
+
+if TYPE_CHECKING:
+    from bulkmail.wire.transaction import Body
 
 
 def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:

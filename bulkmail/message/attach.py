@@ -15,7 +15,8 @@ from functools import cached_property
 
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, raw
-from bulkmail.message.encodings import check_lines, encode_base64
+from bulkmail.message.base64_lines import encode_base64
+from bulkmail.message.encodings import check_lines
 from bulkmail.message.fetch import fetch
 from bulkmail.message.parameters import check_value, content_type, disposition, split_type
 from bulkmail.message.spec import Access, AttachmentSpec, Encoding, HeaderValue
@@ -139,10 +140,10 @@ def _type_and_name(
     else:
         kind = _guessed(name) or _essence(stated) or ("text/plain" if isinstance(spec.content, str) else "")
         kind = kind or "application/octet-stream"
-    if isinstance(spec.content, str) and kind.startswith("text/"):
-        parameters["charset"] = "utf-8"
     if "charset" in parameters:
         check_charset(parameters["charset"], what)
+    if isinstance(spec.content, str) and kind.startswith("text/"):
+        parameters["charset"] = "utf-8"
     return kind, parameters, name or "attachment" + (mimetypes.guess_extension(kind) or "" if stated else "")
 
 
@@ -183,8 +184,8 @@ def _ready_part(spec: AttachmentSpec, part: bytes, what: str) -> Attached:
     data = raw.crlf(part)
     check_lines(data, what)
     head, _ = raw.split(data)
-    for number, line in enumerate(head.splitlines(), 1):
-        if not _field_line(line):
+    for number, line in enumerate(head.splitlines() or [b""], 1):
+        if not _field_line(line) or (number == 1 and line[:1] in b" \t"):
             raise MessageError(f"{what}: line {number} of the part is no header field: {line[:40]!r}")
     # Only what has parts in it is parsed as a whole.
     parsed = message_from_bytes(head + b"\r\n")

@@ -120,11 +120,12 @@ class _Compiler:
         if own_url is not None and not without_own_url(self._plans, own_url):
             own_url = None
         names = frozenset().union(*(plan.names for plan in self._plans))
-        places: dict[str, str] = {}
+        places: dict[str, list[tuple[str, bool]]] = {}
         for plan in self._plans:
             for name in sorted(plan.names):
                 line = plan.required.get(name)
-                places.setdefault(name, f"{plan.source.label}, line {line}" if line else plan.source.label)
+                place = f"{plan.source.label}, line {line}" if line else plan.source.label
+                places.setdefault(name, []).append((place, line is not None))
         return Compiled(
             fields=fields,
             sender=sender,

@@ -28,7 +28,7 @@ class Compiled:
     @property
     def domain(self) -> str: ...
     @property
-    def places(self) -> dict[str, str]: ...
+    def places(self) -> dict[str, list[tuple[str, bool]]]: ...
     def __init__(
         self,
         *,
@@ -45,7 +45,7 @@ class Compiled:
         required: frozenset[str],
         header_fields: frozenset[str],
         names: frozenset[str],
-        places: dict[str, str],
+        places: dict[str, list[tuple[str, bool]]],
         signer: Signer | None = None,
         own_url: tuple[str, list[Any], Callable[[str], str]] | None = None,
     ) -> None: ...

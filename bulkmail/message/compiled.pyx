@@ -19,8 +19,6 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.string cimport memchr
 
-from bulkmail.wire.kernels cimport BM_LINE_START, bm_base64_size
-
 import hashlib
 import re
 
@@ -93,7 +91,6 @@ cdef struct Field:
 KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "mailbox": MAILBOX, "other": OTHER,
          "urls": URLS, "body": BODY, "body-base64": BODY_BASE64, "body-8bit": BODY_8BIT, "body-7bit": BODY_7BIT}
 
-
 cdef object _newline = re.compile("\r\n|\r|\n").sub
 
 
@@ -128,7 +125,8 @@ cdef class Compiled:
     shared         no per-recipient content: compose_shared makes the one message
     fields         recipient fields that must exist
     header_fields  recipient fields that reach a header or the envelope
-    names          every name that a template takes from a recipient; places: where each is first used
+    names          every name that a template takes from a recipient
+    places         of each of them (where it is used, whether that fails without it)
     domain         of the Message-IDs
     eight_bit      bodies may have bytes beyond ASCII
     signer         dkim_sign.Signer, or None; compose() leaves signing to who sends, who can do it beside the loop

@@ -26,7 +26,11 @@ _places = re.compile(
     rf"\{{#.*?#\}}|<style\b[^>]*>.*?</style\s*>|<[a-z][a-z0-9:-]*\b(?>\{{\{{.*?\}}\}}|\{{%.*?%\}}|{_QUOTED}|[^<>\"'])*+>",
     re.IGNORECASE | re.DOTALL,
 ).sub
-_attribute = re.compile(rf"(?<=[\s\"'/])(src|background|style)(\s*=\s*)({_QUOTED}|[^\s\"'>]+)", re.IGNORECASE).sub
+# An attribute with its value; template marks and stray quotes only so that nothing inside them is taken for one.
+_attribute = re.compile(
+    rf"([a-z_:@][\w:.@-]*)(\s*=\s*)({_QUOTED}|[^\s\"'>]+)|\{{\{{.*?\}}\}}|\{{%.*?%\}}|{_QUOTED}",
+    re.IGNORECASE | re.DOTALL,
+).sub
 _shows_src = re.compile(r"<(?:img|input|v:image|v:fill|v:imagedata)\b", re.IGNORECASE).match
 _css_url = re.compile(r"(\burl\(\s*)(\"[^\"]*\"|'[^']*'|[^\"'()\s]+)(\s*\))", re.IGNORECASE).sub
 _scheme = re.compile(r"(?:[a-z][a-z0-9+.-]+:|//|#|$)", re.IGNORECASE).match
@@ -87,10 +91,10 @@ class _Images:
         return _attribute(lambda found: self._attribute(found, shows), text)
 
     def _attribute(self, match: re.Match[str], shows_src: bool) -> str:
-        name, equals, value = match[1].lower(), match[2], match[3]
+        name, equals, value = (match[1] or "").lower(), match[2], match[3]
         if name == "style":
             return f"{match[1]}{equals}{_css_url(self._css, value)}"
-        if name == "src" and not shows_src:
+        if name != "background" and not (name == "src" and shows_src):
             return match[0]
         mark = value[0] if value[0] in "\"'" else ""
         cid = self._embedded(entities.unescape(value.strip("\"'") if mark else value), css=False)
@@ -120,19 +124,18 @@ class _Images:
         self.access.check_file(text, self.what)
         names = dict.fromkeys((unquote(text), unquote(re.split(r"[?#]", text, maxsplit=1)[0])))
         root = self.folders[-1].resolve()
-        for folder in self.folders:
-            for name in names:
-                path = folder / name
-                try:
-                    if path.is_file():
-                        if not path.resolve().is_relative_to(root):
-                            raise MessageError(f"{self.what}: the image {text!r} is outside the folder {root}")
-                        return path.read_bytes(), path.name
-                except (OSError, ValueError) as error:
-                    if isinstance(error, MessageError):
-                        raise
-                    reason = error.strerror if isinstance(error, OSError) else error
-                    raise MessageError(f"{self.what}: the image {path} cannot be read: {reason}") from None
+        for path in (folder / name for folder in self.folders for name in names):
+            try:
+                there = path.is_file()
+                inside = path.resolve().is_relative_to(root)
+                data = path.read_bytes() if there and inside else b""
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise MessageError(f"{self.what}: the image {str(path)!r} cannot be read: {reason}") from None
+            if there and not inside:
+                raise MessageError(f"{self.what}: the image {text!r} is outside the folder {root}")
+            if there:
+                return data, path.name
         raise MessageError(f"{self.what}: there is no image {self.folders[0] / next(reversed(names))}")
 
     def _part(self, data: bytes, name: str | None, shown: str) -> str:

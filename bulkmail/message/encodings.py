@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 
 from bulkmail.errors import MessageError
+from bulkmail.message.base64_lines import encode_base64
 from bulkmail.message.compiled import encode_text
 from bulkmail.message.spec import ENCODINGS, Encoding
 
 LINE = 78  # RFC 5322 section 2.1.1 ("SHOULD"): what wraps longer ones on the way breaks their signature
 MAX_LINE = 998  # RFC 5322 section 2.1.1, RFC 5321 section 4.5.3.1.6; without CRLF
-# How much is encoded at a time: the pieces of a large attachment are then not there twice.
-_BLOCK = 57 * 4096
 
 _ASCII = bytes(range(128))
 _newline = re.compile(r"\r\n?").sub
@@ -73,12 +71,3 @@ def check_lines(data: bytes, what: str) -> None:
         raise MessageError(f"{what}: line {line} has more than {MAX_LINE} bytes (RFC 5322 section 2.1.1)")
     if b"\0" in data:
         raise MessageError(f"{what}: there is a NUL at byte {data.index(0)}, which no mail may hold")
-
-
-def encode_base64(data: bytes) -> bytes:
-    """Lines of 76 characters that end with CRLF; b"" for nothing."""
-    out = []
-    for start in range(0, len(data), _BLOCK):
-        text = binascii.b2a_base64(data[start : start + _BLOCK], newline=False)
-        out += [text[i : i + 76] for i in range(0, len(text), 76)]
-    return b"\r\n".join(out) + b"\r\n" if out else b""

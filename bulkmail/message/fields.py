@@ -44,7 +44,7 @@ class _Walk:
     def __init__(self, environment: Environment, source: Source) -> None:
         self._environment = environment
         self._source = source
-        self._files: set[str] = set()
+        self._files: set[tuple[str, frozenset[str], bool]] = set()
         self.bare: dict[str, int] = {}
         self.undeclared: set[str] = set()
 
@@ -52,7 +52,7 @@ class _Walk:
         """A sequence of nodes, where what one assigns is known to those behind it."""
         for node in body:
             self.visit(node, known)
-            known |= _bound_by(node)
+            known |= bound_by(node)
 
     def visit(self, node: nodes.Node, known: frozenset[str]) -> None:
         method = getattr(self, "visit_" + type(node).__name__.lower(), None)
@@ -102,7 +102,7 @@ class _Walk:
 
     def visit_for(self, node: nodes.For, known: frozenset[str]) -> None:
         self.visit(node.iter, known)
-        inside = known | _stored(node.target) | {"loop"}
+        inside = known | stored(node.target) | {"loop"}
         if node.test is not None:
             self.visit(node.test, inside)
         self.block(node.body, inside)
@@ -120,30 +120,34 @@ class _Walk:
     def visit_with(self, node: nodes.With, known: frozenset[str]) -> None:
         for value in node.values:
             self.visit(value, known)
-        self.block(node.body, known.union(*map(_stored, node.targets)))
+        self.block(node.body, known.union(*map(stored, node.targets)))
 
     def visit_include(self, node: nodes.Include | nodes.Import | nodes.FromImport, known: frozenset[str]) -> None:
         self.visit(node.template, known)
-        if node.with_context:
-            for name in _constant_names(node.template):
-                self._file(name, known, getattr(node, "ignore_missing", False))
+        names = constant_names(node.template)
+        may_be_missing = getattr(node, "ignore_missing", False) or len(names) > 1
+        for name in names:
+            self._file(name, known, may_be_missing, node.with_context)
 
     visit_import = visit_fromimport = visit_include
 
     def visit_extends(self, node: nodes.Extends, known: frozenset[str]) -> None:
         self.visit(node.template, known)
-        for name in _constant_names(node.template):
+        for name in constant_names(node.template):
             self._file(name, known, False)
 
-    def _file(self, name: str, known: frozenset[str], may_be_missing: bool) -> None:
-        if name in self._files:
+    def _file(self, name: str, known: frozenset[str], may_be_missing: bool, seen: bool = True) -> None:
+        """seen: it sees the recipient's names; else it is only looked at for errors."""
+        if (name, known, seen) in self._files:
             return
-        self._files.add(name)
+        self._files.add((name, known, seen))
         try:
             if self._environment.loader is None:
                 raise MessageError(f"{self._source.label}: {name!r} cannot be included, there is no folder to look in")
             text, path, _ = self._environment.loader.get_source(self._environment, name)
-            self.visit(self._environment.parse(text, name, path), known)
+            tree = self._environment.parse(text, name, path)
+            if seen:
+                self.visit(tree, known)
         except SyntaxProblem as error:
             raise MessageError(f"{name}, line {error.lineno}: {error.message}") from None
         except TemplateError as error:
@@ -165,10 +169,10 @@ def _defined(test: nodes.Node, outcome: bool) -> frozenset[str]:
     return NONE
 
 
-def _bound_by(node: nodes.Node) -> frozenset[str]:
+def bound_by(node: nodes.Node) -> frozenset[str]:
     """The names that a statement leaves behind in its scope."""
     if isinstance(node, (nodes.Assign, nodes.AssignBlock)):
-        return _stored(node.target)
+        return stored(node.target)
     if isinstance(node, nodes.Macro):
         return frozenset({node.name})
     if isinstance(node, nodes.Import):
@@ -178,12 +182,12 @@ def _bound_by(node: nodes.Node) -> frozenset[str]:
     return NONE
 
 
-def _stored(target: nodes.Node) -> frozenset[str]:
+def stored(target: nodes.Node) -> frozenset[str]:
     names = [target] if isinstance(target, nodes.Name) else target.find_all(nodes.Name)
     return frozenset(name.name for name in names)
 
 
-def _constant_names(template: nodes.Expr) -> list[str]:
+def constant_names(template: nodes.Expr) -> list[str]:
     """The template names that an include states; those that are computed cannot be known before rendering."""
     if isinstance(template, nodes.Const):
         value = template.value

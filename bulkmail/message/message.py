@@ -296,7 +296,7 @@ class Message:
 
 
 def to_wire(
-    message: Any, *, envelope: bool = True, access: Access | None = None, dkim: Sequence[Dkim] = ()
+    message: Any, *, envelope: bool = True, access: Access | None = None, dkim: Sequence[Dkim] | None = None
 ) -> tuple[bytes, str | None, list[str]]:
     """(content, sender, recipients) of a `Message`, an `email` message, bytes or a str.
 
@@ -304,9 +304,10 @@ def to_wire(
     sender    None where nothing names one; recipients: of To, Cc and Bcc, maybe none
     envelope  False: the caller has one, and the header is not read for it (of ready bytes that takes 1 ms)
     access    what a `Message` may be read from; default: files
-    dkim      what it is signed by; a `Message`'s own signatures are among them only if they are here: signatures_of()
+    dkim      what it is signed by; default: what a `Message` says itself
     raises    MessageError; TypeError for another type
     """
+    dkim = signatures_of(message) if dkim is None else dkim
     if isinstance(message, Message):
         access = access or Access()
         content = message.unsigned_bytes(allow_files=access.files, allow_urls=access.urls)

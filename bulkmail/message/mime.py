@@ -147,16 +147,14 @@ class _Writer:
         """Neighbours as one piece, but for the large ones."""
         out: Frame = []
         small: list[bytes] = []
-        for piece in [*self._out, -1]:
+        for piece in self._out:
             if isinstance(piece, bytes) and len(piece) < LARGE:
                 small.append(piece)
                 continue
-            out.append(b"".join(small))
+            out += [b"".join(small), piece]
             small = []
-            if piece != -1:
-                out.append(piece)
-        found = [piece for piece in out if piece != b""]
-        return [escape_dots(piece) if dots and isinstance(piece, bytes) else piece for piece in found]
+        out.append(b"".join(small))
+        return [escape_dots(piece) if dots and isinstance(piece, bytes) else piece for piece in out if piece != b""]
 
 
 def escape_dots(piece: bytes) -> bytes:

@@ -3,9 +3,10 @@
     "Hello {{ name }}!{% if vip %} Welcome back.{% endif %}"
         ->  Text("Hello "), Value("name"), Text("!"), Branch(Test("vip"), [Text(" Welcome back.")], [])
 
-Only forms whose meaning is certain are taken apart: names, `default`, `safe` and `escape` on names, `if` by them.
-Whatever else is evaluated by Jinja2 itself as a `RenderedSlot`, so correctness never depends on the cutting; a template
-that assigns names, or extends another, is one slot as a whole.
+Only forms whose meaning is certain are taken apart: names, `default`, `safe` and `escape` on names, `if` by them, what
+`flatten` puts in place. Whatever else is evaluated by Jinja2 itself as a `RenderedSlot`, so correctness never depends
+on the cutting. A `set` is a slot that gives no text and leaves its name in a scope; macros and imports go into each
+slot that uses them. A template that is not flat, or where a name may mean two things, is one slot as a whole.
 """
 
 from __future__ import annotations
@@ -17,21 +18,12 @@ from typing import Any, ClassVar, TypeAlias
 from jinja2 import Template, nodes
 from markupsafe import escape
 
-from bulkmail.message.fields import find_uses
-from bulkmail.message.template import RenderedSlot, Sandbox, Source, load, parse
+from bulkmail.errors import MessageError
+from bulkmail.message.bindings import check_bindings, propagate
+from bulkmail.message.fields import bound_by, find_uses
+from bulkmail.message.flatten import NotFlat, flatten, loads, origin
+from bulkmail.message.template import RenderedSlot, Sandbox, Scope, Source, load, parse
 
-# What acts beyond its own place in the template: a part of the tree with one of these cannot be rendered alone.
-_NOT_LOCAL = (
-    nodes.Assign,
-    nodes.AssignBlock,
-    nodes.Macro,
-    nodes.Import,
-    nodes.FromImport,
-    nodes.Extends,
-    nodes.Block,
-    nodes.CallBlock,
-    nodes.EvalContextModifier,
-)
 # Names that Jinja2 gives a meaning of its own.
 _RESERVED = frozenset({"self", "super", "loop", "caller", "varargs", "kwargs"})
 
@@ -140,45 +132,142 @@ def make_plan(environment: Sandbox, source: Source) -> Plan:
     tree = parse(environment, source)
     template = load(environment, source, source)
     uses = find_uses(environment, tree, source)
-    if any(True for kind in _NOT_LOCAL for _ in tree.find_all(kind)):
-        slot = RenderedSlot(template, source, frozenset(uses.names), whole=True)
+    try:
+        return _cut(environment, source, flatten(environment, tree, source), template)
+    except NotFlat:
+        slot = RenderedSlot(template, source, frozenset(uses.names), Scope(), whole=True)
         return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)
-    pieces = merged(_Cutter(environment, source).statements(tree.body))
+
+
+def flat_tree(environment: Sandbox, source: Source, why: str) -> nodes.Template:
+    """All of a template in one tree, includes in loops too, for those who change it.
+
+    why     what needs it, for the error
+    raises  MessageError  for a template that cannot be used or is not flat
+    """
+    tree = parse(environment, source)
+    load(environment, source, source)
+    find_uses(environment, tree, source)
+    try:
+        flat = flatten(environment, tree, source, deep=True)
+        propagate(flat)
+    except NotFlat as error:
+        raise MessageError(f"{source.label}: {why} is not possible in a template with {error}") from None
+    left = next(flat.find_all(nodes.Include), None)
+    if left is not None:
+        raise MessageError(
+            f"{source.label}, line {left.lineno}: {why} needs to know what is included: a constant name, with context"
+        )
+    return flat
+
+
+def plan_of(environment: Sandbox, source: Source, flat: nodes.Template) -> Plan:
+    """The plan of a tree that was changed. raises  MessageError"""
+    flat.set_environment(environment)
+    template = load(environment, flat, source)
+    try:
+        return _cut(environment, source, flat, template)
+    except NotFlat:
+        uses = find_uses(environment, flat, source)
+        slot = RenderedSlot(template, source, frozenset(uses.names), Scope(), whole=True)
+        return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)
+
+
+def _cut(environment: Sandbox, source: Source, flat: nodes.Template, template: Template) -> Plan:
+    uses = find_uses(environment, flat, source)
+    propagate(flat)
+    pieces = merged(_Cutter(environment, source, None).frame(flat.body))
     return Plan(source, pieces, template, uses.names, uses.required)
 
 
 class _Cutter:
-    def __init__(self, environment: Sandbox, source: Source) -> None:
+    """Cuts the statements of one scope.
+
+    scope        None: nothing is bound, names are the recipient's
+    bound        names that are not the recipient's here
+    definitions  macros and imports that slots may need, in order
+    """
+
+    def __init__(
+        self,
+        environment: Sandbox,
+        source: Source,
+        scope: Scope | None,
+        bound: frozenset[str] = frozenset(),
+        definitions: Sequence[nodes.Node] = (),
+    ) -> None:
         self._environment = environment
         self._source = source
+        self._scope = scope
+        self._bound = bound
+        self._definitions = list(definitions)
+
+    def frame(self, body: Sequence[nodes.Node]) -> Iterator[Piece]:
+        """The statements of the scope, all of them. raises  NotFlat"""
+        names = check_bindings(body)
+        if names:
+            if any(names & loads(definition) for definition in self._definitions):
+                raise NotFlat("a macro that may mean another name than the one in its own scope")
+            self._scope = Scope(self._scope)
+            self._bound |= names
+        yield from self.statements(body)
 
     def statements(self, body: Sequence[nodes.Node]) -> Iterator[Piece]:
         for node in body:
-            if isinstance(node, nodes.Output):
-                for expression in node.nodes:
-                    yield self._expression(expression)
-            elif isinstance(node, nodes.If):
-                yield self._branch(node)
-            else:
-                yield Rendered(self._slot(node))
+            outer = self._source
+            self._source = origin(node) or outer
+            yield from self._statement(node)
+            self._source = outer
 
-    def _branch(self, node: nodes.If) -> Branch:
-        orelse: list[Piece]
-        if node.elif_:
+    def _statement(self, node: nodes.Node) -> Iterator[Piece]:
+        if isinstance(node, nodes.Output):
+            for expression in node.nodes:
+                yield self._expression(expression)
+        elif isinstance(node, nodes.If):
+            yield from self._branch(node)
+        elif isinstance(node, nodes.Scope):
+            inner = _Cutter(self._environment, self._source, self._scope, self._bound, self._definitions)
+            yield from inner.frame(node.body)
+        elif isinstance(node, (nodes.Macro, nodes.Import, nodes.FromImport)):
+            self._definitions.append(node)
+        else:
+            yield Rendered(self._slot(node))
+
+    def _branch(self, node: nodes.If) -> Iterator[Piece]:
+        known, outcome = self._constant(node.test)
+        if known and outcome:
+            yield from self.statements(node.body)
+        elif node.elif_:
             first, *others = node.elif_
             nested = nodes.If(first.test, first.body, others, node.else_, lineno=first.lineno)
-            orelse = [self._branch(nested)]
+            orelse = self._branch(nested)
+            if known:
+                yield from orelse
+            else:
+                yield Branch(self._test(node.test), merged(self.statements(node.body)), merged(orelse))
+        elif known:
+            yield from self.statements(node.else_)
         else:
-            orelse = merged(self.statements(node.else_))
-        return Branch(self._test(node.test), merged(self.statements(node.body)), orelse)
+            yield Branch(self._test(node.test), merged(self.statements(node.body)), merged(self.statements(node.else_)))
 
     def _expression(self, node: nodes.Expr) -> Piece:
         if isinstance(node, nodes.TemplateData):
             return Text(node.data)
-        if isinstance(node, nodes.Const):
-            value = self._environment.finalize(node.value)  # type: ignore[misc]
-            return Text(str(escape(value) if self._source.html else value))
+        known, value = self._constant(node)
+        if known:
+            try:
+                value = self._environment.finalize(value)  # type: ignore[misc]
+                return Text(str(escape(value) if self._source.html else value))
+            except Exception:  # an undefined attribute of a constant: an error for each recipient, as Jinja2 has it
+                pass
         return self._value(node) or Rendered(self._slot(nodes.Output([node], lineno=node.lineno)))
+
+    def _constant(self, node: Any) -> tuple[bool, Any]:
+        """(whether it is the same for everybody, what it is then)"""
+        try:
+            return True, node.as_const(nodes.EvalContext(self._environment))
+        except Exception:  # Impossible, and whatever constants raise that do not go together
+            return False, None
 
     def _value(self, node: nodes.Expr) -> Value | None:
         """A name, alone or with filters whose meaning is known here; None for everything else."""
@@ -211,7 +300,7 @@ class _Cutter:
     def _is_field(self, node: nodes.Node | None) -> bool:
         if not isinstance(node, nodes.Name) or node.ctx != "load":
             return False
-        return node.name not in _RESERVED and node.name not in self._environment.globals
+        return not (node.name in _RESERVED or node.name in self._bound or node.name in self._environment.globals)
 
     def _test(self, node: nodes.Node) -> Test:
         if isinstance(node, nodes.Not):
@@ -236,10 +325,23 @@ class _Cutter:
         return Test(slot=self._slot(nodes.If(node, [yes], [], [], lineno=node.lineno)))
 
     def _slot(self, node: nodes.Node) -> RenderedSlot:
-        tree = nodes.Template([node], lineno=1)
+        tree = nodes.Template([*self._needed(node), node], lineno=1)
         tree.set_environment(self._environment)
-        uses = find_uses(self._environment, tree, self._source)
-        return RenderedSlot(load(self._environment, tree, self._source), self._source, frozenset(uses.names))
+        names = find_uses(self._environment, tree, self._source).names - self._bound
+        template = load(self._environment, tree, self._source)
+        return RenderedSlot(template, self._source, frozenset(names), self._scope)
+
+    def _needed(self, node: nodes.Node) -> list[nodes.Node]:
+        """The macros and imports that it uses, and those that these use."""
+        if isinstance(node, nodes.Include) or node.find(nodes.Include):
+            return self._definitions  # who knows what is in it
+        used: list[nodes.Node] = []
+        wanted = loads(node)
+        for definition in reversed(self._definitions * len(self._definitions)):
+            if definition not in used and wanted & bound_by(definition):
+                used.append(definition)
+                wanted |= loads(definition)
+        return [definition for definition in self._definitions if definition in used]
 
     def _where(self, node: nodes.Node) -> str:
         return f"{self._source.label}, line {node.lineno}"

@@ -22,7 +22,7 @@ from bulkmail.message.listplan import OWN_URL, OwnUrl
 from bulkmail.message.mime import TextPart, is_html
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
 from bulkmail.message.raw import from_wire
-from bulkmail.message.template import Row
+from bulkmail.message.template import Row, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Reference:
 
 
 def _rendered(plan: Plan, row: Row) -> str:
-    made = row.render(plan.template, plan.source, own=True, most=limits.MAX_CHARACTERS)
+    made = row.render(plan.template, plan.source, Scope(), limits.MAX_CHARACTERS)
     if plan.whole:
         return made if made.endswith("\n") else made + "\n"
     return made + plan.tail

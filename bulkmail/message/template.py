@@ -16,11 +16,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, nodes
 from jinja2 import TemplateSyntaxError as SyntaxProblem
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.loaders import split_template_path
 from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bulkmail.errors import RECIPIENT, MessageError
 from bulkmail.message import limits
+
+# Bytes of an included template or parent, as of those that a manifest names.
+MAX_INCLUDED = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +158,32 @@ class FolderLoader(FileSystemLoader):
         self._root = folder.resolve()
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
-        text, path, fresh = super().get_source(environment, template)
-        if not Path(path).resolve().is_relative_to(self._root):
+        path = self._root.joinpath(*split_template_path(template)).resolve()
+        if not path.is_relative_to(self._root):
             raise TemplateNotFound(template, f"{template!r} is outside the manifest's folder")
-        return text, path, fresh
+        if not path.is_file():  # a device or pipe would be read without end
+            raise TemplateNotFound(template)
+        return read_text(path, template, MAX_INCLUDED), str(path), lambda: True
+
+
+def read_text(path: Path, name: str, most: int) -> str:
+    """raises  MessageError  for a file that is too long, not UTF-8, cannot be read or has a NUL"""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(most + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise MessageError(f"{name}: the file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MessageError(f"{name}, line {line}: not valid UTF-8 (byte 0x{data[error.start]:02x})") from None
+    if len(data) > most:
+        raise MessageError(f"{name}: the file {path} has more than {most} bytes")
+    if "\0" in text:
+        raise MessageError(
+            f"{name}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL, which no mail may hold"
+        )
+    return text
 
 
 def make_environment(folder: Path | None, *, html: bool) -> Sandbox:
@@ -203,29 +229,44 @@ def syntax_error(error: SyntaxProblem, source: Source) -> MessageError:
     return MessageError(f"{name}, line {error.lineno}: {error.message}")
 
 
+class Scope:
+    """Where a part of a template binds names: what is bound there is seen there and in the scopes inside, by slots.
+
+    parent  the scope around it; None: the recipient's values
+    """
+
+    __slots__ = ("parent",)
+
+    def __init__(self, parent: Scope | None = None) -> None:
+        self.parent = parent
+
+
 class Row:
-    """One recipient's names for Jinja2; a context is made at most once for HTML and once for text."""
+    """One recipient's names for Jinja2, with a context for each scope; those that bind nothing share one."""
 
     __slots__ = ("_budget", "_contexts", "values")
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
         self._budget = limits.Budget()
-        self._contexts: dict[Environment, Context] = {}
+        self._contexts: dict[Environment | Scope, Context] = {}
 
-    def context(self, template: Template, *, own: bool) -> Context:
-        found = None if own else self._contexts.get(template.environment)
+    def context(self, template: Template, scope: Scope | None) -> Context:
+        key = template.environment if scope is None else scope
+        found = self._contexts.get(key)
         if found is None:
-            found = template.new_context({**template.environment.globals, **self.values}, shared=True)
-            if not own:
-                self._contexts[template.environment] = found
+            if scope is None or scope.parent is None:
+                names = {**template.environment.globals, **self.values}
+            else:
+                names = self.context(template, scope.parent).get_all()
+            found = self._contexts[key] = template.new_context(names, shared=True)
         return found
 
-    def render(self, template: Template, source: Source, *, own: bool, most: int = limits.MAX_OUTPUT) -> str:
+    def render(self, template: Template, source: Source, scope: Scope | None, most: int = limits.MAX_OUTPUT) -> str:
         """raises  MessageError (scope recipient)  for whatever goes wrong, with file, line and Jinja2's reason"""
         outer, limits.active.budget = limits.active.budget, self._budget
         try:
-            return _concatenated(template.root_render_func(self.context(template, own=own)), most)
+            return _concatenated(template.root_render_func(self.context(template, scope)), most)
         except (MessageError, MemoryError):
             raise
         except Exception as error:  # sandboxed code may raise anything
@@ -237,22 +278,31 @@ class Row:
 class RenderedSlot:
     """A piece of a template that Jinja2 evaluates: slot(row) -> text, escaped where the part is HTML.
 
-    whole   it is the whole template, which may assign names and so gets a context of its own; it ends in a newline
+    scope   where it finds names, and leaves those that it binds
+    whole   it is the whole template: it ends in a newline
     names   the recipient fields it uses
 
     raises  MessageError (scope recipient)
     """
 
-    __slots__ = ("names", "source", "template", "whole")
+    __slots__ = ("names", "scope", "source", "template", "whole")
 
-    def __init__(self, template: Template, source: Source, names: frozenset[str], whole: bool = False) -> None:
+    def __init__(
+        self,
+        template: Template,
+        source: Source,
+        names: frozenset[str],
+        scope: Scope | None = None,
+        whole: bool = False,
+    ) -> None:
         self.template = template
         self.source = source
         self.names = names
+        self.scope = scope
         self.whole = whole
 
     def __call__(self, row: Row) -> str:
-        text = row.render(self.template, self.source, own=self.whole)
+        text = row.render(self.template, self.source, self.scope)
         return text if not self.whole or text.endswith("\n") else text + "\n"
 
     def __repr__(self) -> str:

@@ -1,10 +1,14 @@
-/* Every kernel row of this CPU against a reference of another make: all lengths, alignments, cuts and carries, in
- * allocations of exactly the promised size. Meant for sanitizers (scripts/sanitize), which see one byte too far. */
+/* kernel_test [COUNT [SEED]]: every kernel row of this CPU against a reference of another make, with all lengths,
+ * alignments, cuts and carries, in allocations of exactly the promised size; then COUNT mixed texts, the same for the same
+ * SEED. Meant for sanitizers (scripts/sanitize), which see one byte too far; GUARD_PAGES where they do not run. */
 #include "kernels.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef GUARD_PAGES
+#  include <sys/mman.h>
+#endif
 
 enum {
     ALIGNMENTS = 64,
@@ -13,6 +17,7 @@ enum {
     BASE64_TO = 4 * BM_BASE64_LINE + 10,
     QP_TO = 3 * 64 + 10, /* a tail of two blocks, behind one that is done at once */
     QP_LONG = 2000,
+    DEFAULT_COUNT = 5000,
     LONG = 2 * 127 * 32 + 64, /* past two rounds of the sums of 8 bits */
 };
 
@@ -25,14 +30,35 @@ static const char *const patterns[] = {
     "a line of seventy-two bytes, which is what most composers of mail wrap at\n.",
     "no newline here. none at all, not one",
 };
-enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4, BYTES = PATTERNS + RANDOM, MARKUP };
+enum { PATTERNS = sizeof patterns / sizeof *patterns, RANDOM = 4, BYTES = PATTERNS + RANDOM, MARKUP, MIXED };
 
 static unsigned long checks;
+
+static uint32_t next(uint32_t *state) {
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 16;
+}
+
+/* Runs of text up to a line and more, and between them a few bytes that mean something: each kind from MIXED on differs. */
+static void fill_mixed(uint8_t *text, size_t len, uint32_t state) {
+    static const char marks[] = "\r\n\r\n..\n.\r. \t=&<>\"'\xc3\xa9\x7f";
+    uint32_t longest = next(&state) % 100 + 1;
+    for (size_t i = 0; i < len;) {
+        for (size_t run = next(&state) % longest; run && i < len; run--) text[i++] = (uint8_t)('a' + run % 26);
+        for (size_t few = next(&state) % 4; few && i < len; few--) {
+            text[i++] = (uint8_t)marks[next(&state) % (sizeof marks - 1)];
+        }
+    }
+}
 
 static void fill(uint8_t *text, size_t len, size_t kind) {
     if (kind < PATTERNS) {
         size_t n = strlen(patterns[kind]);
         for (size_t i = 0; i < len; i++) text[i] = (uint8_t)patterns[kind][i % n];
+        return;
+    }
+    if (kind >= MIXED) {
+        fill_mixed(text, len, (uint32_t)(kind * 2654435761u + len));
         return;
     }
     uint32_t state = (uint32_t)(kind * 2654435761u + len);
@@ -68,11 +94,33 @@ static size_t reference(uint8_t *out, const uint8_t *text, size_t len) {
     return size;
 }
 
+#ifdef GUARD_PAGES
+/* Where there is no AddressSanitizer: len bytes before a page that cannot be touched, in two places by turns (a source and
+ * a destination). Their alignment follows from len. */
+static uint8_t *exactly(size_t len, size_t alignment, void **block) {
+    enum { REGION = 1 << 17, GUARD = 1 << 16 };
+    static uint8_t *ends[2];
+    static int turn;
+    turn = !turn;
+    if (!ends[turn]) {
+        uint8_t *region = mmap(NULL, REGION + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (region == MAP_FAILED || mprotect(region + REGION, GUARD, PROT_NONE) != 0) abort();
+        ends[turn] = region + REGION;
+    }
+    *block = ends[turn] - len - alignment;
+    return ends[turn] - len;
+}
+
+static void release(void *block) { (void)block; }
+#else
 /* len bytes at an address that is `alignment` beyond a multiple of 64, with nothing of ours after them. */
 static uint8_t *exactly(size_t len, size_t alignment, void **block) {
     if (posix_memalign(block, ALIGNMENTS, alignment + len) != 0) abort();
     return (uint8_t *)*block + alignment;
 }
+
+static void release(void *block) { free(block); }
+#endif
 
 static void fail(const bm_row *row, const char *what, size_t kind, size_t len, size_t alignment, size_t cut,
                  int carry) {
@@ -101,8 +149,8 @@ static void append(result *r, const bm_row *row, const uint8_t *text, size_t len
     if (size) memcpy(r->bytes + r->size, dst, size);
     r->size += size;
     checks++;
-    free(src_block);
-    free(dst_block);
+    release(src_block);
+    release(dst_block);
 }
 
 static int equal(const result *r, const uint8_t *expected, size_t size) {
@@ -137,6 +185,40 @@ static void check_cuts(const bm_row *row, size_t kind, size_t len, size_t alignm
     }
 }
 
+/* ---- the way back: one byte after the other */
+
+static size_t bare_reference(uint8_t *out, const uint8_t *text, size_t len, int carry) {
+    size_t size = 0;
+    for (size_t i = 0; i < len; i++) {
+        int opens = i ? text[i - 1] == '\n' : carry == BM_LINE_START;
+        if (!opens || text[i] != '.') out[size++] = text[i];
+    }
+    return size;
+}
+
+static void check_bare(const bm_row *row, size_t kind, size_t len, size_t alignment, int carry) {
+    void *src_block, *dst_block;
+    uint8_t *src = exactly(len, alignment, &src_block), *dst = exactly(len, alignment, &dst_block);
+    memset(src_block, carry == BM_LINE_START ? 'x' : '\n', alignment);
+    fill(src, len, kind);
+    size_t size = bare_reference(expected, src, len, carry), written = row->body_bare(dst, src, len, carry);
+    if (written != size || (size && memcmp(dst, expected, size) != 0)) fail(row, "bare", kind, len, alignment, 0, carry);
+    checks++;
+    release(src_block);
+    release(dst_block);
+}
+
+static void check_bare_row(const bm_row *row) {
+    for (size_t kind = 0; kind <= MIXED; kind++) {
+        for (int carry = BM_LINE_START; carry <= BM_MID_LINE; carry++) {
+            for (size_t len = 0; len <= EACH_LENGTH_TO; len++) check_bare(row, kind, len, len % ALIGNMENTS, carry);
+            for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) {
+                check_bare(row, kind, EACH_LENGTH_TO, alignment, carry);
+            }
+        }
+    }
+}
+
 /* ---- base64: the digits one at a time, by their number in the whole text */
 
 static size_t base64_reference(uint8_t *out, const uint8_t *text, size_t len) {
@@ -164,8 +246,8 @@ static void check_base64(const bm_row *row, size_t kind, size_t len, size_t alig
         fail(row, "base64", kind, len, alignment, 0, 0);
     }
     checks++;
-    free(src_block);
-    free(dst_block);
+    release(src_block);
+    release(dst_block);
 }
 
 static void check_base64_row(const bm_row *row) {
@@ -200,8 +282,8 @@ static void check_qp(const bm_row *row, size_t kind, size_t len, size_t alignmen
         fail(row, html ? "quoted-printable html" : "quoted-printable", kind, len, alignment, (size_t)before.col, 0);
     }
     checks++;
-    free(src_block);
-    free(dst_block);
+    release(src_block);
+    release(dst_block);
 }
 
 static void check_qp_row(const bm_row *row) {
@@ -220,6 +302,7 @@ static void check_qp_row(const bm_row *row) {
 }
 
 static void check_row(const bm_row *row) {
+    check_bare_row(row);
     check_qp_row(row);
     check_base64_row(row);
     for (size_t kind = 0; kind < PATTERNS + RANDOM; kind++) {
@@ -229,6 +312,18 @@ static void check_row(const bm_row *row) {
             check_cuts(row, kind, CUT_LENGTH, alignment);
         }
         for (size_t len = LONG - 33; len <= LONG; len += 11) check_piece(row, kind, len, 0);
+    }
+}
+
+static void fuzz_row(const bm_row *row, size_t count, size_t seed) {
+    uint32_t state = (uint32_t)seed;
+    for (size_t n = 0; n < count; n++) {
+        size_t kind = MIXED + seed + n, len = next(&state) % (QP_LONG + 1), alignment = next(&state) % ALIGNMENTS;
+        line before = {next(&state) % BM_QP_LINE, " \tx"[next(&state) % 3]};
+        check_piece(row, kind, len, alignment);
+        check_base64(row, kind, len, alignment);
+        check_bare(row, kind, len, alignment, (int)(n % 3));
+        for (int html = 0; html <= 1; html++) check_qp(row, kind, len, alignment, before, html);
     }
 }
 
@@ -243,7 +338,8 @@ static int check_dispatch(void) {
         && bm.body_extra == bm_row_at(rows - 1)->body_extra;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    size_t count = argc > 1 ? strtoul(argv[1], NULL, 10) : DEFAULT_COUNT, seed = argc > 2 ? strtoul(argv[2], NULL, 10) : 1;
     bm_kernels_init();
     if (!check_dispatch()) {
         fprintf(stderr, "dispatch: the rows are not as kernels.h says\n");
@@ -252,6 +348,7 @@ int main(void) {
     for (size_t i = 0; bm_row_at(i); i++) {
         checks = 0;
         check_row(bm_row_at(i));
+        fuzz_row(bm_row_at(i), count, seed);
         printf("row %s: %lu encodings equal the reference\n", bm_row_at(i)->name, checks);
     }
     return 0;

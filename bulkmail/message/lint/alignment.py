@@ -82,8 +82,15 @@ ED25519 = Rule(
     "sign with an RSA key too",
     "RFC 8463 section 5",
 )
+EXPOSED = Rule(
+    "dkim-key-open",
+    WARNING,
+    "the DKIM key of {domain} is not safe: {why}",
+    "let only the sending user read it",
+    "RFC 6376 section 8.3",
+)
 
-RULES = (NO_DKIM, UNALIGNED, ENVELOPE, NEITHER, UNKNOWN, UNSIGNED, SHORT, WEAK, SHA1, ED25519)
+RULES = (NO_DKIM, UNALIGNED, ENVELOPE, NEITHER, UNKNOWN, UNSIGNED, SHORT, WEAK, SHA1, ED25519, EXPOSED)
 
 
 def signatures(sample: Sample) -> Iterator[Finding]:
@@ -98,6 +105,8 @@ def signatures(sample: Sample) -> Iterator[Finding]:
             yield SHA1.at(path, domain=one.domain)
         if one.bits is not None and one.bits < ENOUGH_BITS:
             yield (SHORT if one.bits < FEWEST_BITS else WEAK).at(path, domain=one.domain, bits=one.bits)
+        if one.exposed:
+            yield EXPOSED.at(path, domain=one.domain, why=one.exposed)
     if made and all(one.algorithm.startswith("ed25519") for one in made):
         yield ED25519.at(sample.where(made[0].place))
 

@@ -127,7 +127,7 @@ def structure(sample: Sample) -> Iterator[Finding]:
             yield ENCODING.at(sample.where(""), kind=part.type, encoding=part.encoding)
             break
     for place, shown in (("text", sample.text_part), ("html", sample.html_part)):
-        if shown is not None and shown.text()[1]:
+        if shown is not None and shown.text[1]:
             yield CHARSET.at(sample.where(place), kind=shown.type, charset=shown.charset or "us-ascii")
 
 

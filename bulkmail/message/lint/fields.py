@@ -12,6 +12,7 @@ from bulkmail.address import check_address
 
 MAX_FIELDS = 5000  # looked at; Gmail takes no more, and beyond that a header is an attack
 MAX_ADDRESSES = 16_384  # bytes of a field looked at for addresses; the parser is slow for hostile input
+MAX_VALUE = 100_000  # characters of a field looked at for encoded-words; Gmail takes 32 KB
 MAX_WORD = 75  # RFC 2047 section 2
 
 _header_end = re.compile(rb"\r?\n\r?\n")
@@ -88,7 +89,7 @@ def decoded(value: str) -> tuple[str, list[str]]:
     """(the text with its encoded-words decoded, the encoded-words that cannot be)."""
     broken: list[str] = []
     out, at = [], 0
-    value = _between_words.sub(r"\1", value)
+    value = _between_words.sub(r"\1", value[:MAX_VALUE])
     held, charset = b"", ""
     for found in _word.finditer(value):
         data = _word_bytes(found[2], found[3])
@@ -156,7 +157,7 @@ def _text(data: bytes, charset: str) -> str:
 
 
 def words(value: str) -> list[str]:
-    return [found[0] for found in _word.finditer(value)]
+    return [found[0] for found in _word.finditer(value[:MAX_VALUE])]
 
 
 def mailboxes(value: str) -> list[Mailbox]:

@@ -1,13 +1,14 @@
-"""An HTML part as the rules see it: its links, images and oddities, found by one pass of html.parser."""
+"""An HTML part as the rules see it: its links, images and oddities, found in one pass."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 
-# Characters that are parsed. Gmail shows 102 KB; html.parser takes quadratic time for some hostile input.
-MAX_PAGE = 500_000
+from bulkmail.message.lint import markup
+
+MAX_PAGE = 1_000_000  # characters that are parsed; Gmail shows 102 KB
+MAX_OPEN = 100  # elements among which the one is looked for that an end tag closes
 MAX_LINKS = 5000  # and as many images: more are not looked at
 
 # Elements that end where their parent does or never have an end (HTML, section 13.1.2.4): no end tag is missed.
@@ -23,7 +24,8 @@ _PAIRED = frozenset(("a", "table", "div", "style", "title", "center", "ul", "ol"
 _INLINE = frozenset(("a", "b", "i", "u", "em", "strong", "span", "font", "small", "big", "sup", "sub", "code", "wbr"))
 _INVISIBLE = frozenset(("script", "style", "title", "template"))
 _hidden = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])|opacity\s*:\s*0(?![.\d])")
-_remote_css = re.compile(r"@import\b|url\(\s*['\"]?\s*https?:", re.IGNORECASE)
+# Styles from elsewhere; web fonts are left alone: where they are dropped another font is shown.
+_import = re.compile(r"@import\s[^;]*", re.IGNORECASE).findall
 
 
 @dataclass(slots=True)
@@ -43,8 +45,13 @@ class Image:
 
 @dataclass(slots=True)
 class Page:
-    """What one page has. `text`: what is seen of it; `unclosed`: (element, line); `handlers`: attributes such as
-    onclick."""
+    """What one page has.
+
+    text      what is seen of it; hidden: what CSS hides
+    unclosed  the first element that is, with its line
+    handlers  attributes such as onclick
+    resources URLs of backgrounds
+    """
 
     links: list[Link] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
@@ -59,21 +66,21 @@ class Page:
 
 
 def read(source: str) -> Page:
-    """Never raises; a page that html.parser gives up on is known as far as it came."""
+    """Any text; in linear time."""
     reader = _Reader()
-    try:
-        reader.feed(source[:MAX_PAGE])
-        reader.close()
-    except Exception:  # it raises AssertionError and more for hostile input
-        reader.broken = True
-    return reader.finish(cut=len(source) > MAX_PAGE)
+    for token in markup.tokens(source[:MAX_PAGE]):
+        if isinstance(token, str):
+            reader.text(token)
+        elif token.end:
+            reader.end(token.name)
+        else:
+            reader.start(token.name, token.given or {}, token.at)
+    return reader.finish(source)
 
 
-class _Reader(HTMLParser):
+class _Reader:
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.page = Page()
-        self.broken = False
         self._open: list[tuple[str, int]] = []
         self._texts: list[str] = []
         self._anchor: Link | None = None
@@ -81,24 +88,22 @@ class _Reader(HTMLParser):
         self._unseen = ""  # the element whose text is not shown
         self._hiding: tuple[int, str, list[str]] | None = None
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in reversed(attrs)}  # of repeated ones the first counts
+    def start(self, tag: str, given: dict[str, str], at: int) -> None:
         page = self.page
         self._end_word(tag)
         page.elements[tag] = page.elements.get(tag, 0) + 1
-        page.handlers += [name for name in given if name.startswith("on") and len(page.handlers) < MAX_LINKS]
+        if len(page.handlers) < MAX_LINKS:
+            page.handlers += [name for name in given if name.startswith("on")]
         if tag in _INVISIBLE and not self._unseen:
             self._unseen = tag
         if tag in _PAIRED:
-            self._open.append((tag, self.getpos()[0]))
+            self._open.append((tag, at))
         self._note(tag, given)
         style = given.get("style", "")
         if self._hiding is None and tag not in _ENDLESS and (_hidden.search(style.lower()) or "hidden" in given):
             self._hiding = (1, tag, [])
         elif self._hiding is not None and tag == self._hiding[1]:
             self._hiding = (self._hiding[0] + 1, tag, self._hiding[2])
-        if _remote_css.search(style):
-            page.stylesheets.append(style)
 
     def _note(self, tag: str, given: dict[str, str]) -> None:
         page = self.page
@@ -113,17 +118,16 @@ class _Reader(HTMLParser):
             if self._anchor is not None:
                 self._anchor.image = True
         elif tag == "link" and "stylesheet" in given.get("rel", "").lower():
-            page.stylesheets.append(given.get("href", ""))
+            self._note_styles([given.get("href", "")])
         elif tag == "base" and "href" in given and page.base is None:
             page.base = given["href"].strip()
         if tag in ("td", "table", "body", "div") and given.get("background"):
             page.resources.append(given["background"].strip())
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        # In HTML the slash means nothing: <div/> is open.
-        self.handle_starttag(tag, attrs)
+    def _note_styles(self, found: list[str]) -> None:
+        self.page.stylesheets += [text for text in found[:MAX_LINKS] if "font" not in text.lower()]
 
-    def handle_endtag(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         self._end_word(tag)
         if tag == "a":
             self._end_anchor()
@@ -135,15 +139,15 @@ class _Reader(HTMLParser):
             if depth == 1:
                 self._end_hiding(texts)
         if tag in _PAIRED:
-            for place in range(len(self._open) - 1, max(len(self._open) - 100, -1), -1):
+            for place in range(len(self._open) - 1, max(len(self._open) - MAX_OPEN, -1), -1):
                 if self._open[place][0] == tag:
                     del self._open[place]
                     break
 
-    def handle_data(self, data: str) -> None:
+    def text(self, data: str) -> None:
         if self._unseen:
-            if self._unseen == "style" and _remote_css.search(data):
-                self.page.stylesheets.append("@import or url() in <style>")
+            if self._unseen == "style":
+                self._note_styles(_import(data))
             return
         if self._hiding is not None:
             self._hiding[2].append(data)
@@ -170,9 +174,9 @@ class _Reader(HTMLParser):
         if text:
             self.page.hidden.append(text)
 
-    def finish(self, cut: bool) -> Page:
+    def finish(self, source: str) -> Page:
         self._end_anchor()
-        if not (cut or self.broken):
-            self.page.unclosed = self._open
+        if len(source) <= MAX_PAGE:
+            self.page.unclosed = [(tag, source.count("\n", 0, at) + 1) for tag, at in self._open[:1]]
         self.page.text = " ".join("".join(self._texts).split())
         return self.page

@@ -6,12 +6,11 @@ bounded in depth and number.
 
 from __future__ import annotations
 
-import base64
 import binascii
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import cached_property
 
 from bulkmail.message.lint import fields
 from bulkmail.message.lint.fields import Field
@@ -21,10 +20,8 @@ MAX_PARTS = 1000  # of a message; each costs a little
 MAX_VALUE = 4096  # characters of a Content- field that are read; its parser is slow for hostile input
 MAX_TEXT = 2_000_000  # bytes of a text part that are decoded; Gmail shows 102 KB
 
-_not_base64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
-
-@dataclass(slots=True)
+@dataclass
 class Part:
     """A part that is no multipart: its own fields, type in lower case, and the bytes as they stand."""
 
@@ -42,12 +39,12 @@ class Part:
         """The transfer encoding undone, at most MAX_TEXT bytes of it."""
         data = self.body[: 4 * MAX_TEXT]
         if self.encoding == "base64":
-            packed = _not_base64.sub(b"", data)
-            return base64.b64decode(packed[: len(packed) // 4 * 4] + _rest(packed))[:MAX_TEXT]
+            return _base64(data)[:MAX_TEXT]
         if self.encoding == "quoted-printable":
             return binascii.a2b_qp(data)[:MAX_TEXT]
         return data[:MAX_TEXT]
 
+    @cached_property
     def text(self) -> tuple[str, str]:
         """(the text, why it may be wrong: "charset", "bytes" or "")."""
         data, name = self.content(), (self.charset or "us-ascii").lower()
@@ -60,9 +57,14 @@ class Part:
             return data.decode("utf-8", "replace"), "" if cut else "bytes"
 
 
-def _rest(packed: bytes) -> bytes:
-    left = len(packed) % 4
-    return packed[-left:] + b"=" * (4 - left) if left > 1 else b""
+def _base64(data: bytes) -> bytes:
+    """What is no base64 in it is passed over; a rest that makes no byte is dropped."""
+    for padding in (b"", b"=", b"=="):
+        try:
+            return binascii.a2b_base64(data + padding)
+        except binascii.Error:
+            continue
+    return b""
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ class Signing:
 
     headers  the fields it covers, lower case; None: not known
     bits     of an RSA key; None: not known, or no RSA key
+    exposed  why its key is not safe, if it is not
     """
 
     domain: str
@@ -41,6 +42,7 @@ class Signing:
     headers: frozenset[str] | None = None
     bits: int | None = None
     place: str = "dkim"
+    exposed: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,11 @@ class Sample:
 
     @cached_property
     def html(self) -> str | None:
-        return None if self.html_part is None else self.html_part.text()[0]
+        return None if self.html_part is None else self.html_part.text[0]
 
     @cached_property
     def text(self) -> str | None:
-        return None if self.text_part is None else self.text_part.text()[0]
+        return None if self.text_part is None else self.text_part.text[0]
 
     @cached_property
     def page(self) -> page.Page:
@@ -146,8 +148,10 @@ class Sample:
 
     @cached_property
     def signatures(self) -> list[Signing]:
-        """Those of the message and those to be made."""
-        return [*(_signature(one.value) for one in self.all("dkim-signature")), *self.given]
+        """Those of the message and those to be made; one that was made by a key that is given counts as that key's."""
+        ours = {(one.domain, one.selector) for one in self.given}
+        there = [_signature(one.value) for one in self.all("dkim-signature")]
+        return [*(one for one in there if (one.domain, one.selector) not in ours), *self.given]
 
     def attachment(self, name: str | None) -> str:
         """The path of an attachment by its name; inline ones stand elsewhere in the message than in the manifest."""

@@ -61,21 +61,39 @@ SIZE = Rule(
 RULES = (LINE, BARE, NUL, EIGHT_BIT, CLIP, NEAR, SIZE)
 
 _bare = re.compile(rb"\r(?!\n)|(?<!\r)\n").search
-_too_long = re.compile(rb"[^\r\n]{%d,}" % (MAX_LINE + 1))
 
 
 def octets(sample: Sample) -> Iterator[Finding]:
     path = sample.where("")
     if b"\0" in sample.eml:
         yield NUL.at(path, place=sample.eml.index(0))
-    found = _bare(sample.eml)
+    found = None if _all_crlf(sample.eml) else _bare(sample.eml)
     if found is not None:
         yield BARE.at(path, place=found.start(), what="CR" if found[0] == b"\r" else "LF")
-    longest = max(map(len, _too_long.findall(sample.halves[1])), default=0)
-    if longest:
-        yield LINE.at(path, length=longest)
+    length = _long_line(sample.halves[1])
+    if length:
+        yield LINE.at(path, length=length)
     if len(sample.eml) > LARGE:
         yield SIZE.at(path, mb=f"{len(sample.eml) / 1e6:.1f}")
+
+
+def _all_crlf(data: bytes) -> bool:
+    return data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r")
+
+
+def _long_line(data: bytes) -> int:
+    """The length of the first line that is too long, or 0. Looks at few bytes: those where a line must have ended."""
+    start = 0
+    while len(data) - start > MAX_LINE:
+        end = data.rfind(b"\n", start, start + MAX_LINE + 2)
+        if end < 0:
+            end = data.find(b"\n", start)
+            line = data[start:] if end < 0 else data[start:end]
+            if len(line.rstrip(b"\r")) > MAX_LINE:
+                return len(line.rstrip(b"\r"))
+            end = len(data) if end < 0 else end
+        start = end + 1
+    return 0
 
 
 def eight_bit(sample: Sample) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-from bulkmail.message.lint import RULES, Sample, Signing
+from bulkmail.job import lint as job
+from bulkmail.message.lint import RULES, Sample, Signing, dns
 
 PAGE = Path(__file__).parents[3] / "docs" / "lint.md"
 
@@ -212,6 +213,11 @@ EXAMPLES: dict[str, Example] = {
         "`DKIM-Signature: … a=ed25519-sha256` alone",
         {"DKIM-Signature": SIGNATURE.replace("rsa-", "ed25519-")},
     ),
+    "dkim-key-open": Example(
+        "`dkim.pem` that everybody may read",
+        {"DKIM-Signature": None},
+        sample={"given": [Signing("example.com", "s1", exposed="dkim.pem can be read by everybody: chmod 600")]},
+    ),
     # ---- words
     "subject": Example("`Subject:`", {"Subject": " "}),
     "subject-long": Example(
@@ -318,15 +324,44 @@ EXAMPLES: dict[str, Example] = {
 }  # fmt: skip
 
 
+# What tests/unit/message/test_lint_dns.py has a server answer.
+IN_THE_DNS = {
+    "dns-unknown": "a server that answers `SERVFAIL`",
+    "spf-missing": "no TXT record that begins with `v=spf1`",
+    "spf-several": "`v=spf1 -all` and `v=spf1 mx -all`",
+    "spf-syntax": "`v=spf1 ip4:9.9.9.300 -all`",
+    "spf-lookups": "`v=spf1 mx mx mx mx mx mx mx mx mx mx mx -all`",
+    "spf-open": "`v=spf1 +all`",
+    "spf-end": "`v=spf1 mx`",
+    "spf-address": '`v=spf1 ip4:9.9.9.11 -all`, `"local_address": "9.9.9.10"`',
+    "dkim-record": "nothing at `s1._domainkey.brand.shop`, or another key",
+    "dkim-testing": "`v=DKIM1; t=y; p=MIIB…`",
+    "dmarc-missing": "nothing at `_dmarc.brand.shop`",
+    "dmarc-several": "`v=DMARC1; p=none` and `v=DMARC1; p=reject`",
+    "dmarc-syntax": "`v=DMARC1; rua=mailto:d@brand.shop`",
+    "dmarc-rua": "`v=DMARC1; p=none`",
+    "dmarc-policy": "`v=DMARC1; p=reject`, signed and sent by `mailer.net`",
+    "domain-missing": "From at a domain that does not exist",
+    "mx-missing": "neither MX, A nor AAAA",
+    "mx-null": "`MX 0 .`",
+    "ptr-missing": "no PTR for 9.9.9.10",
+    "ptr-forward": "9.9.9.10 is `mta.brand.shop`, which is 9.9.9.99",
+    "ptr-generic": "9.9.9.10 is `static-9-9-9-10.isp.net`",
+    "ehlo-name": "`?name=elsewhere.brand.shop`, which is not 9.9.9.10",
+}
+OF_THE_JOB = {"tls": '`"relays": "smtp://mx.brand.shop?tls=never"`'}
+
+
 def table() -> str:
     """The rules as docs/lint.md has them."""
+    shown = {rule: example.shown for rule, example in EXAMPLES.items()} | IN_THE_DNS | OF_THE_JOB
     rows = ["| id | severity | what | failing example | remedy | source |", "|---|---|---|---|---|---|"]
-    for rule in RULES:
+    for rule in (*RULES, *dns.RULES, *job.RULES):
         cells = [
             f"`{rule.id}`",
             rule.severity,
             _plain(rule.text),
-            EXAMPLES[rule.id].shown,
+            shown[rule.id],
             _plain(rule.remedy),
             rule.source,
         ]

@@ -121,7 +121,7 @@ def test_a_message_without_marks_is_shared():
         {"headers": {"X-A": "{{ name }}"}},
         {"list_unsubscribe": ListUnsubscribe("https://example.com/{{ name }}")},
         {"envelope_from": "b+{{ name }}@example.com"},
-        {"html": "{% if 1 %}x{% endif %}"},
+        {"html": "{% for i in [1] %}x{% endfor %}"},
         {"personal": True},
     ],
 )
@@ -157,7 +157,9 @@ def test_fields_are_what_rows_must_have():
     assert message.fields == {"name", "email", "points", "id"}
     assert message.header_fields == {"name", "email", "id", "season"}
     assert message.names == {"name", "season", "email", "city", "points", "gone", "id"}
-    assert message.places["points"] == "html, line 1"
+    assert message.places["points"] == [("html, line 1", True)]
+    assert message.places["name"] == [("to, line 1", True), ("subject, line 1", True)]
+    assert message.places["gone"] == [("html", False)]
 
 
 def test_a_rows_value_wins_over_a_variable_and_that_over_a_default():

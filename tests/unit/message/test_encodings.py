@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkmail.errors import MessageError
-from bulkmail.message.encodings import check_encoding, choose_encoding, choose_whole, encode_base64, encode_whole
+from bulkmail.message.base64_lines import encode_base64
+from bulkmail.message.encodings import check_encoding, choose_encoding, choose_whole, encode_whole
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 

@@ -7,6 +7,8 @@ from email.policy import SMTP
 from subprocess import run
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import ListLink, ListUnsubscribe, Message, MessageSpec
@@ -318,11 +320,11 @@ def test_precedence_and_auto_submitted_are_there_when_stated_only():
 
 
 def test_a_message_of_a_program_has_its_url_signed():
-    for given in (
+    for stated in (
         {"url": "https://example.com/u/1", "one_click": True, "key": KEY},
         ListUnsubscribe("https://example.com/u/1", None, True, KEY),
     ):
-        made = message_from_bytes(Message("a@example.com", list_unsubscribe=given).as_bytes(), policy=SMTP)
+        made = message_from_bytes(Message("a@example.com", list_unsubscribe=stated).as_bytes(), policy=SMTP)
         assert header_url(made) == signed("https://example.com/u/1")
         assert made["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
 
@@ -371,3 +373,23 @@ def test_a_web_handler_and_a_single_message_import_little(code, absent):
     check = f"import sys; found = [name for name in {absent.split()} if name in sys.modules]; print(*found)"
     done = run([sys.executable, "-c", f"{code}\n{check}"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=30))
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize(
+    "url", ["https://example.com/u/{{ id }}", "https://example.com/?a={{ id | urlencode }}&b={{ id }}"]
+)
+def test_whatever_a_field_holds_the_url_is_one_uri_and_verifies(url, key, value):
+    assume("sig=" not in value)
+    message = compiled(list_unsubscribe=ListUnsubscribe(url, key=key), text="{{ unsubscribe_url }}")
+    made = one(message, id=value)
+    if isinstance(made, MessageError):
+        assert "fit a header" in str(made)
+        return
+    quick, slow = parsed(made), by_the_reference(message, id=value)
+    found = quick.get_content().strip()
+    assert re.fullmatch(r"[!-;=?-~]+", found)
+    assert (header_url(quick), header_url(slow)) == (found, found) == (slow.get_content().strip(), found)
+    assert key is None or verify_url(found, key)

@@ -55,3 +55,15 @@ def test_a_large_ready_message_is_shared_though_each_has_a_sender_of_its_own():
 def test_small_ones_are_copied_into_one_piece():
     _, made = composed(AttachmentSpec(content=b"x" * 1000, name="a.bin"))
     assert all(type(body) is bytes for _, _, body in made)
+
+
+def test_a_message_that_is_the_same_for_everybody_is_in_pieces_too():
+    compiled = compile_message(
+        MessageSpec(from_="n@example.com", text=".x\n", attachments=(AttachmentSpec(content=LARGE, name="a.bin"),)),
+        job="job",
+    )
+    first, second = (compiled.compose_shared(DATE)[1] for _ in "12")
+    assert large_ones(first)[0] is large_ones(second)[0] and all(piece.endswith(b"\r\n") for piece in first)
+    whole = message_from_bytes(b"".join(first).removesuffix(b".\r\n").replace(b"\n..x", b"\n.x"), policy=SMTP)
+    text, attached = whole.iter_parts()
+    assert (text.get_content(), attached.get_content()) == (".x\r\n", LARGE)

@@ -3,7 +3,9 @@
 import pytest
 
 from bulkmail.errors import MessageError
+from bulkmail.message.compile import compile_message
 from bulkmail.message.fields import find_uses
+from bulkmail.message.spec import MessageSpec
 from bulkmail.message.template import Source, make_environment, parse
 
 
@@ -84,3 +86,36 @@ def test_an_error_in_an_included_file_names_that_file_and_line(tmp_path):
 
 def test_a_missing_include_may_be_declared_harmless(tmp_path):
     assert uses("{% include 'none.html' ignore missing %}{{ a }}", tmp_path)[0] == {"a"}
+
+
+@pytest.mark.parametrize("tag", ["import '{}' as m", "from '{}' import m", "extends '{}'", "include '{}'"])
+@pytest.mark.parametrize(
+    "name", ["none.html", "../secret.html", "/secret.html", "link.html", "sub", "bad.html", "nul.html"]
+)
+def test_no_tag_reads_what_is_not_a_text_in_the_folder(tmp_path, tag, name):
+    inside = tmp_path / "inside"
+    (inside / "sub").mkdir(parents=True)
+    (tmp_path / "secret.html").write_text("secret")
+    (inside / "link.html").symlink_to(tmp_path / "secret.html")
+    (inside / "bad").write_bytes(b"fine\n\xff")
+    (inside / "nul").write_bytes(b"fine\n\0")
+    with pytest.raises(MessageError, match=r"folder|line 2"):
+        compile_message(
+            MessageSpec(from_="n@example.com", html="{% " + tag.format(name) + " %}"), job="j", folder=inside
+        )
+
+
+@pytest.mark.parametrize("tag", ["import 'a' as m", "from 'a' import m", "extends 'a'", "include 'a'"])
+def test_without_a_folder_nothing_is_read(tag):
+    with pytest.raises(MessageError, match="no folder"):
+        compile_message(MessageSpec(from_="n@example.com", html="{% " + tag + " %}"), job="j")
+
+
+def test_a_computed_name_leads_nowhere_else(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "secret.html").write_text("secret")
+    message = compile_message(
+        MessageSpec(from_="n@example.com", html="{% include name %}"), job="j", folder=tmp_path / "inside"
+    )
+    (made,) = message.compose([{"email": "a@example.net", "name": "../secret.html"}], [1], b"")
+    assert isinstance(made, MessageError)

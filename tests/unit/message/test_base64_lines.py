@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bulkmail.message.encoding import encode_base64
+from bulkmail.message.base64_lines import encode_base64
 from bulkmail.wire.body import force_row, kernel_rows
 
 ROWS = kernel_rows()
