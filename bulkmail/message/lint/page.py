@@ -158,6 +158,8 @@ class _Reader:
     def _end_word(self, tag: str) -> None:
         if tag not in _INLINE:
             self._texts.append(" ")
+            if self._hiding is not None:
+                self._hiding[2].append(" ")
             if self._anchor is not None:
                 self._anchor_texts.append(" ")
 
