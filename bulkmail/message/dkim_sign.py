@@ -57,8 +57,7 @@ class Signer:
         pickers: dict[object, HeaderPicker] = {}
         for line in self._lines:  # what several specs take of the header alike is taken once
             line.picker = pickers.setdefault(line.picks, line.picker)
-        self._hashes: dict[tuple[bool, bool], BodyHash] = {}
-        self._lock = threading.Lock()  # of what is kept of the last body
+        self._desks = (_Desk(), _Desk())
 
     def sign(self, bodies: Iterable[Body], now: float | None = None) -> list[bytes]:
         """For each message the signature fields that go before it; in this thread.
@@ -69,17 +68,24 @@ class Signer:
         """
         return [self.signed(self.prepare(body, now)) for body in bodies]
 
-    def prepare(self, body: Body, now: float | None = None, *, dotted: bool = True) -> list[Unsigned]:
-        """All but the last step, one for each spec. dotted: False for a message that is not in wire form."""
+    def prepare(
+        self, body: Body, now: float | None = None, *, dotted: bool = True, large: bool = False
+    ) -> list[Unsigned]:
+        """All but the last step, one for each spec.
+
+        dotted  False for a message that is not in wire form
+        large   waits for other large ones only, and they for it
+        """
         header, size, pieces = _parts(body, dotted)
         hashes: dict[bool, bytes] = {}
         fields: dict[HeaderPicker, tuple[bytes, bytes]] = {}
         out = []
-        with self._lock:
+        desk = self._desks[large]
+        with desk.lock:
             for line in self._lines:
                 relaxed, picker = line.relaxed_body, line.picker
                 if relaxed not in hashes:
-                    hashes[relaxed] = base64.b64encode(self._hash(relaxed, dotted).digest(pieces))
+                    hashes[relaxed] = base64.b64encode(desk.hasher(relaxed, dotted).digest(pieces))
                 if picker not in fields:
                     fields[picker] = _picked(picker, header, size, dotted)
                 out.append(line.unsigned(hashes[relaxed], fields[picker], now))
@@ -88,12 +94,6 @@ class Signer:
     def signed(self, unsigned: Sequence[Unsigned]) -> bytes:
         """The last step: the fields, by `Key.sign`."""
         return b"".join(one.field(signed(key, one.data)) for key, one in zip(self.keys, unsigned, strict=True))
-
-    def _hash(self, relaxed: bool, dotted: bool) -> BodyHash:
-        found = self._hashes.get((relaxed, dotted))
-        if found is None:
-            found = self._hashes[relaxed, dotted] = BodyHash(relaxed=relaxed, dotted=dotted)
-        return found
 
 
 def signed(key: Key, data: bytes) -> bytes:
@@ -128,6 +128,20 @@ def signer_of(specs: tuple[Dkim, ...]) -> Signer:
 @lru_cache(maxsize=16)
 def _signer_of(specs: tuple[Dkim, ...], stamps: tuple[tuple[int, ...], ...]) -> Signer:
     return Signer(specs)
+
+
+class _Desk:
+    """What is kept of the last body, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._hashers: dict[tuple[bool, bool], BodyHash] = {}
+
+    def hasher(self, relaxed: bool, dotted: bool) -> BodyHash:
+        found = self._hashers.get((relaxed, dotted))
+        if found is None:
+            found = self._hashers[relaxed, dotted] = BodyHash(relaxed=relaxed, dotted=dotted)
+        return found
 
 
 class _Line:

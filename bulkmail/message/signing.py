@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from bulkmail.errors import MessageError
 from bulkmail.message.dkim_keys import RSA, Key
 from bulkmail.message.dkim_sign import Body, Signer, Unsigned, signed
 from bulkmail.message.signing_worker import COUNT, READY, REQUEST
@@ -28,6 +29,8 @@ logger = logging.getLogger("bulkmail.dkim")
 # does not run dry while the loop is busy, and nobody waits long behind them.
 RSA_2048_REQUEST, ED25519_REQUEST = 16, 32
 DEPTH = 3
+# Bytes submitted at once that are hashed on the loop, in a millisecond. More is hashed in a thread.
+LARGE = 1 << 20
 # Messages that wait in the pool at most; of each some 1.5 KB are held.
 MAX_WAITING = 4096
 MAX_DEATHS = 3  # processes that ended by themselves, with nothing signed in between: then threads have to do
@@ -119,20 +122,39 @@ class SigningPool:
         """For each message the signature fields that go before it: see Signer.sign.
 
         The bodies are not kept. The future raises MessageError where a key that is a function fails; a message that
-        cannot be signed raises here. Cancelling it forgets what has not begun.
+        cannot be signed raises here, or there if it is large. Cancelling it forgets what has not begun.
         """
         if self._closed:
             raise RuntimeError("the SigningPool is closed")
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        batch = _Batch([self._signer.prepare(body, now) for body in bodies], future)
-        self._waiting += len(bodies)
-        future.add_done_callback(lambda _: self._finished(len(bodies)))
+        count = len(bodies)
+        if sum(map(_size, bodies)) <= LARGE:
+            self._begin(_Batch([self._signer.prepare(body, now) for body in bodies], future))
+        else:
+            self._keep(self._prepare_aside(list(bodies), now, future))
+        self._waiting += count
+        future.add_done_callback(lambda _: self._finished(count))
+        return future
+
+    async def _prepare_aside(self, bodies: list[Body], now: float | None, future: asyncio.Future[list[bytes]]) -> None:
+        def prepare() -> list[list[Unsigned]]:
+            return [self._signer.prepare(body, now, large=True) for body in bodies]
+
+        try:
+            messages = await asyncio.to_thread(prepare)
+        except MessageError as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            self._begin(_Batch(messages, future))
+
+    def _begin(self, batch: _Batch) -> None:
+        count = len(batch.messages)
         for spec, size in enumerate(self._sizes):
-            for first in range(0, len(bodies), size):
-                self._add(_Request(batch, spec, first, min(first + size, len(bodies))))
+            for first in range(0, count, size):
+                self._add(_Request(batch, spec, first, min(first + size, count)))
         batch.finish()  # nothing to sign
         self._deal()
-        return future
 
     async def sign(self, bodies: Sequence[Body], now: float | None = None) -> list[bytes]:
         """The same, and waits: first for room, then for the signatures."""
@@ -338,6 +360,10 @@ class _Worker(asyncio.Protocol):
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _size(body: Body) -> int:
+    return len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
 def _request_size(key: Key) -> int:

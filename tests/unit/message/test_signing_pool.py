@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -217,6 +218,47 @@ def test_a_message_that_cannot_be_signed_is_an_error_at_once(run):
             with pytest.raises(MessageError, match="final dot"):
                 pool.submit([*messages(2), b"From: a@example.com\r\n"])
             assert pool.waiting == 0 and len(await pool.sign(messages(2))) == 2
+
+    run(go())
+
+
+@pytest.mark.parametrize("pieces", [False, True], ids=["bytes", "pieces"])
+def test_large_messages_are_hashed_beside_the_loop(pieces, run, monkeypatch):
+    """The loop goes on, and signs small ones meanwhile."""
+    end = b"x" * 76 + b"\r\n"
+    large = [messages(1)[0][:-3] + end * 20_000 + b".\r\n"] * 2
+    signer, asked, go_on = Signer([ED]), threading.Event(), threading.Event()
+    expected = Signer([ED]).sign(large, NOW)
+    plain = signer.prepare
+
+    def prepare(body, now=None, **options):
+        if options.get("large"):
+            asked.set()
+            assert go_on.wait(60)
+        return plain(body, now, **options)
+
+    monkeypatch.setattr(signer, "prepare", prepare)
+
+    async def go():
+        async with SigningPool(signer, 1) as pool:
+            cut = len(large[0]) // 2
+            part = pool.submit([(one[:cut], one[cut:]) for one in large] if pieces else large, NOW)
+            await asyncio.to_thread(asked.wait, 60)
+            assert await pool.sign(messages(2), NOW) == Signer([ED]).sign(messages(2), NOW)
+            assert not part.done() and pool.waiting == 2
+            go_on.set()
+            return await part
+
+    assert run(go()) == expected
+
+
+def test_a_large_message_that_cannot_be_signed_is_an_error_of_its_batch(run):
+    async def go():
+        async with SigningPool(Signer([ED]), 1) as pool:
+            part = pool.submit([b"From: a@example.com\r\n\r\n" + b"x" * (2 << 20)])
+            with pytest.raises(MessageError, match="final dot"):
+                await part
+            assert pool.waiting == 0
 
     run(go())
 
