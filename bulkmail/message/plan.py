@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeAlias
 from jinja2 import Template, nodes
 from markupsafe import escape
 
+from bulkmail.errors import MessageError
 from bulkmail.message.bindings import check_bindings, propagate
 from bulkmail.message.fields import bound_by, find_uses
 from bulkmail.message.flatten import NotFlat, flatten, loads, origin
@@ -132,14 +133,51 @@ def make_plan(environment: Sandbox, source: Source) -> Plan:
     template = load(environment, source, source)
     uses = find_uses(environment, tree, source)
     try:
-        flat = flatten(environment, tree, source)
-        needed = find_uses(environment, flat, source)
-        propagate(flat)
-        pieces = merged(_Cutter(environment, source, None).frame(flat.body))
+        return _cut(environment, source, flatten(environment, tree, source), template)
     except NotFlat:
         slot = RenderedSlot(template, source, frozenset(uses.names), Scope(), whole=True)
         return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)
-    return Plan(source, pieces, template, needed.names, needed.required)
+
+
+def flat_tree(environment: Sandbox, source: Source, why: str) -> nodes.Template:
+    """All of a template in one tree, includes in loops too, for those who change it.
+
+    why     what needs it, for the error
+    raises  MessageError  for a template that cannot be used or is not flat
+    """
+    tree = parse(environment, source)
+    load(environment, source, source)
+    find_uses(environment, tree, source)
+    try:
+        flat = flatten(environment, tree, source, deep=True)
+        propagate(flat)
+    except NotFlat as error:
+        raise MessageError(f"{source.label}: {why} is not possible in a template with {error}") from None
+    left = next(flat.find_all(nodes.Include), None)
+    if left is not None:
+        raise MessageError(
+            f"{source.label}, line {left.lineno}: {why} needs to know what is included: a constant name, with context"
+        )
+    return flat
+
+
+def plan_of(environment: Sandbox, source: Source, flat: nodes.Template) -> Plan:
+    """The plan of a tree that was changed. raises  MessageError"""
+    flat.set_environment(environment)
+    template = load(environment, flat, source)
+    try:
+        return _cut(environment, source, flat, template)
+    except NotFlat:
+        uses = find_uses(environment, flat, source)
+        slot = RenderedSlot(template, source, frozenset(uses.names), Scope(), whole=True)
+        return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)
+
+
+def _cut(environment: Sandbox, source: Source, flat: nodes.Template, template: Template) -> Plan:
+    uses = find_uses(environment, flat, source)
+    propagate(flat)
+    pieces = merged(_Cutter(environment, source, None).frame(flat.body))
+    return Plan(source, pieces, template, uses.names, uses.required)
 
 
 class _Cutter:

@@ -27,6 +27,12 @@ def test_every_rule_has_an_example_and_an_id_of_its_own():
     assert all(rule.severity in SEVERITIES for rule in RULES)
 
 
+def test_a_rule_that_is_broken_everywhere_is_told_of_a_few_times():
+    found = lint(Example("", lines=b"".join(b"X-%d: K\xc3\xb6ln\r\n" % n for n in range(100))).samples())
+    assert [one.id for one in found] == ["header-8bit"] * 21
+    assert found[-1].text == "and 80 more of the same kind"
+
+
 def test_a_good_message_has_no_findings():
     assert lint(Example("").samples()) == []
 
