@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -176,3 +178,14 @@ def test_the_addresses_that_the_manifest_states_are_asked_about(tmp_path):
         Source("9.9.9.10", "mta.brand.shop", "$.relays[0]"),
         Source("9.9.9.11", None, "$.egress.x"),
     ]
+
+
+def test_a_run_does_not_load_the_rules(tmp_path):
+    load(tmp_path)
+    code = (
+        "import sys\n"
+        "from bulkmail.job.job import Job\n"
+        "assert Job.load('news.json').run(dry_run=True).exit_code == 0\n"
+        "assert not [name for name in sys.modules if name.startswith(('bulkmail.message.lint', 'dns.'))]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
