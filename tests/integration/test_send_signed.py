@@ -1,4 +1,4 @@
-"""Signed jobs: every copy verifies; a stop, a kill or a key that fails loses nobody and sends nobody an unsigned copy."""
+"""Signed jobs: every copy verifies; a stop, a kill or a failing key loses nobody and sends nobody an unsigned copy."""
 
 from __future__ import annotations
 
