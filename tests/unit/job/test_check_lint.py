@@ -66,6 +66,12 @@ def test_a_finding_has_the_path_of_what_is_to_be_changed(tmp_path, keys, finding
     assert finding in check(tmp_path, {**MESSAGE, **keys})
 
 
+def test_a_mail_provider_may_send_its_own_mail(tmp_path):
+    message = {**MESSAGE, "from": "me@gmail.com"}
+    assert check(tmp_path, message, relays="smtps://me:x@smtp.gmail.com") == []
+    assert ("from-freemail", "$.message.from") in check(tmp_path, message, relays="lmtp+unix:///run/lmtp")
+
+
 def signed(folder, *bits):
     """Keys in files that only their owner reads, one for each number of bits; 0: Ed25519."""
     keys = []
