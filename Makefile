@@ -31,7 +31,7 @@ bench: $(VENV)/.bench build
 	@scripts/bench-setup
 	@$(PY) benchmarks/peers/run.py --effort $(or $(BENCH),normal) $(ARGS)
 
-bench-micro: $(VENV)/.dev build
+bench-micro: $(VENV)/.dev $(VENV)/.bench build
 	@echo "== bench-micro: kernels, replies, sessions, composing, journal, manifest"
 	@$(PY) -m pytest benchmarks/micro --benchmark-only $(ARGS)
 

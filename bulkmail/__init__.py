@@ -41,6 +41,7 @@ _HOMES = {
     "bulkmail.smtp.auth": ("register_auth",),
     "bulkmail.pool.mailer": ("Mailer", "send"),
     "bulkmail.proxyproperties": ("proxies_from_properties",),
+    "bulkmail.message.dkim": ("Dkim",),
     "bulkmail.message.message": ("Attachment", "Message"),
     "bulkmail.job.job": ("Job",),
 }
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from bulkmail.errors import TimedOut as TimedOut
     from bulkmail.errors import TlsError as TlsError
     from bulkmail.job.job import Job as Job
+    from bulkmail.message.dkim import Dkim as Dkim
     from bulkmail.message.message import Attachment as Attachment
     from bulkmail.message.message import Message as Message
     from bulkmail.net.certificate import Certificate as Certificate

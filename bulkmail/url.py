@@ -30,7 +30,6 @@ from bulkmail.urlparts import decoded, host_and_port, nearest, shown_url, split_
 from bulkmail.values import (
     Rate,
     one_of,
-    only_off,
     parse_ehlo_name,
     parse_flag,
     parse_local_address,
@@ -118,7 +117,7 @@ class Options:
     wire_log: str | bool | None = _option(None, parse_wire_log, transactionLog="wire_log", debug="wire_log")
     log: bool | None = _option(None, parse_flag, logger="log")
     allow_files: bool = _option(True, parse_flag, disableFileAccess="allow_files=false")
-    allow_urls: bool = _option(False, only_off, disableUrlAccess="allow_urls (off unless allowed)")
+    allow_urls: bool = _option(False, parse_flag, disableUrlAccess="allow_urls (off unless allowed)")
 
     def __post_init__(self) -> None:
         if self.key_file is not None and self.cert_file is None:

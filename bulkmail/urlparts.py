@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
@@ -27,6 +28,8 @@ _address_with_port = re.compile(r"\[[^\]]*\](?::[0-9]*)?|[0-9A-Fa-f]*:[0-9A-Fa-f
 _port = re.compile(r"[0-9]{1,5}").fullmatch
 _bad_percent = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 _unprintable = re.compile(r"[\x00-\x20\x7f]").search
+_URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, and % of what is encoded already
+_web_host = re.compile(r"(https?://)([^/?#@:]+)", re.IGNORECASE).match
 _option_name = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}").fullmatch
 _secret_name = re.compile(r"pass|pwd|secret|token|oauth|credential", re.IGNORECASE).search
 
@@ -179,6 +182,16 @@ def decoded(text: str, what: str) -> str:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{what} is not UTF-8 when percent-decoded") from None
+
+
+def legal_uri(text: str) -> str:
+    """What may not stand in a URI becomes percent-encoded UTF-8; what is encoded already stays (RFC 3986 section 2)."""
+    found = None if text.isascii() else _web_host(text)
+    if found is not None:
+        # RFC 3987 section 3.1: a percent-encoded host is legal, and few clients would find it.
+        with suppress(ValueError):
+            text = found[1] + ascii_domain(found[2]) + text[found.end() :]
+    return quote(text, safe=_URI_SAFE)
 
 
 # ---- what errors show

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bulkmail.errors import ConfigError
-from bulkmail.urlparts import as_ip, listed, nearest, not_in_this_version, parse_host, quoted
+from bulkmail.urlparts import as_ip, listed, nearest, parse_host, quoted
 
 MAX_SECONDS = 10 * 365 * 86400.0  # a longer time is a slip of the keyboard, and dates made from it overflow
 MAX_COUNT = 1_000_000  # connections, messages, recipients; the same reason
@@ -157,9 +157,3 @@ def parse_local_address(value: object, what: str) -> str:
     if not _interface(text):
         raise ConfigError(f"{what} is {quoted(value)}, expected an IP address or the name of a network interface")
     return text
-
-
-def only_off(value: object, what: str) -> bool:
-    if parse_flag(value, what):
-        raise not_in_this_version(what)
-    return False

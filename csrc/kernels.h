@@ -20,6 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "qp.h"
+
 /* What the byte before src[0] was. A message begins as if a line had just ended. */
 enum { BM_LINE_START = 0, BM_AFTER_CR = 1, BM_MID_LINE = 2 };
 
@@ -39,10 +41,32 @@ static inline int bm_body_carry(const uint8_t *src, size_t len, int carry) {
     return src[len - 1] == '\r' ? BM_AFTER_CR : BM_MID_LINE;
 }
 
+/* base64 in lines of 76 digits, as MIME wants it (RFC 2045 section 6.8); CRLF also after the last line, which may be
+ * shorter. A text may be encoded in pieces of whole lines, each piece but the last a multiple of BM_BASE64_LINE bytes. */
+enum { BM_BASE64_LINE = 57, BM_BASE64_LINE_SIZE = 78 };
+
+/* How many bytes base64_lines writes for len bytes; below 2 * len + 6. */
+static inline size_t bm_base64_size(size_t len) {
+    size_t rest = len % BM_BASE64_LINE;
+    return len / BM_BASE64_LINE * BM_BASE64_LINE_SIZE + (rest ? (rest + 2) / 3 * 4 + 2 : 0);
+}
+
+/* Writes the lines of src[0..len) to dst and returns their size, bm_base64_size(len). dst has room for exactly that and
+ * does not overlap src. src may change meanwhile: no bound depends on what it holds. */
+typedef size_t (*bm_base64_lines_fn)(uint8_t *dst, const uint8_t *src, size_t len);
+
+/* Writes src[0..len) as quoted-printable from the pen's place on and moves the pen. html: escaped first, & < > " '. CRLF,
+ * CR and LF all become CRLF; no line that begins here begins with a dot. The line is left open: whoever ends it calls
+ * bm_qp_guard_blank first. The pen has room for bm_qp_bound(len), which does not overlap src; all of it may be written,
+ * also beyond where the pen then stands. src may change meanwhile: a byte is never more than the bound has for it. */
+typedef void (*bm_qp_text_fn)(bm_pen *pen, const uint8_t *src, size_t len, int html);
+
 typedef struct bm_row {
     const char *name;
     bm_body_extra_fn body_extra;
     bm_body_encode_fn body_encode;
+    bm_base64_lines_fn base64_lines;
+    bm_qp_text_fn qp_text;
 } bm_row;
 
 /* The row in use. Filled by bm_kernels_init, read-only from then on except for bm_force_row. */
@@ -60,15 +84,27 @@ int bm_force_row(const char *name);
 
 size_t bm_body_extra_scalar(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_scalar(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+size_t bm_base64_lines_scalar(uint8_t *dst, const uint8_t *src, size_t len);
+void bm_qp_text_scalar(bm_pen *pen, const uint8_t *src, size_t len, int html);
 
-/* MSVC has neither function-level targets nor __builtin_cpu_supports: it gets the scalar row. */
+/* MSVC has neither function-level targets nor __builtin_cpu_supports: it gets the scalar row. Every ARM64 CPU has NEON;
+ * its row has what compilers do not make of the scalar one by themselves. */
 #if (defined(__GNUC__) || defined(__clang__)) && !defined(_MSC_VER) && defined(__x86_64__)
 #  define BM_HAVE_AVX2 1
+#endif
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(_MSC_VER) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#  define BM_HAVE_NEON 1
 #endif
 
 #ifdef BM_HAVE_AVX2
 size_t bm_body_extra_avx2(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_avx2(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+size_t bm_base64_lines_avx2(uint8_t *dst, const uint8_t *src, size_t len);
+void bm_qp_text_avx2(bm_pen *pen, const uint8_t *src, size_t len, int html);
+#endif
+
+#ifdef BM_HAVE_NEON
+size_t bm_base64_lines_neon(uint8_t *dst, const uint8_t *src, size_t len);
 #endif
 
 #endif

@@ -45,13 +45,18 @@ def message(size: int) -> bytes:
     return filled.encode("ascii")
 
 
-def _paragraphs(filler: int, slots: int) -> str:
+def paragraphs(filler: int, slots: int) -> str:
     """Prose of about `filler` characters with `slots` marks in between."""
     text = prose(filler)
     marks = itertools.islice(itertools.cycle(SLOTS), slots)
     step = max(1, len(text) // slots)
     pieces = [text[at : at + step] for at in range(0, len(text), step)]
     return "".join(f"{mark}\n{piece}" for mark, piece in itertools.zip_longest(marks, pieces, fillvalue=""))
+
+
+def html(filler: int, slots: int) -> str:
+    prose = paragraphs(filler, slots).replace("\n\n", "\n</p>\n<p>\n")
+    return f"<!DOCTYPE html>\n<html><body>\n<p>\n{prose}</p>\n</body></html>\n"
 
 
 def write_job(folder: Path, *, size: int, filler: int, recipients: int, url: str, connections: int) -> Path:
@@ -63,12 +68,11 @@ def write_job(folder: Path, *, size: int, filler: int, recipients: int, url: str
     folder.mkdir(parents=True, exist_ok=True)
     body = {"text": {"file": "news.txt"}}
     if size > 4096:
-        (folder / "news.txt").write_text(_paragraphs(filler // 3, 3))
-        paragraphs = _paragraphs(filler - filler // 3, 7).replace("\n\n", "\n</p>\n<p>\n")
-        (folder / "news.html").write_text(f"<!DOCTYPE html>\n<html><body>\n<p>\n{paragraphs}</p>\n</body></html>\n")
+        (folder / "news.txt").write_text(paragraphs(filler // 3, 3))
+        (folder / "news.html").write_text(html(filler - filler // 3, 7))
         body["html"] = {"file": "news.html"}
     else:
-        (folder / "news.txt").write_text(_paragraphs(filler, 3))
+        (folder / "news.txt").write_text(paragraphs(filler, 3))
     write_recipients(folder / "recipients.jsonl", recipients)
     relay = {"name": "sink", "url": url, "connections": connections, "messages_per_connection": 0}
     manifest = {

@@ -23,7 +23,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import compose
 import opening
+import sign
 import stream
 from children import cpu_seconds, measure
 from clients import (
@@ -142,8 +144,10 @@ class Effort:
 
 STREAM = "stream"
 OPENING = "opening"
-KNOWN = [*(s.name for s in SCENARIOS), STREAM, OPENING]
-NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", STREAM, OPENING)
+COMPOSE = "compose"
+SIGN = "sign"
+KNOWN = [*(s.name for s in SCENARIOS), STREAM, OPENING, COMPOSE, SIGN]
+NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", STREAM, OPENING, COMPOSE, SIGN)
 EFFORTS = {
     "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW), stream_mb=128),
     "normal": Effort(
@@ -336,6 +340,10 @@ def main() -> int:
             tables.append(stream.compare(effort.stream_mb << 20, STREAM_CHECKED, effort.rounds))
         if OPENING in names and find("microsocks"):
             tables.append(opening.compare(1000, 50, effort.rounds))
+        if COMPOSE in names:
+            tables.append(compose.compare(effort.rounds))
+        if SIGN in names and find("openssl"):
+            tables.append(sign.compare(effort.rounds))
         if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
             tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
         tables += [f"Note: {note}" for note in notes]

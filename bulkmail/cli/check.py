@@ -12,9 +12,10 @@ from bulkmail.errors import ManifestError
 from . import output, trouble
 
 if TYPE_CHECKING:
-    from bulkmail.job.results import Finding
+    from bulkmail.message.finding import Finding
 
 WARNED, BROKEN = 1, 2
+FIELDS = ("id", "severity", "path", "text", "remedy", "source")
 
 
 @click.command(
@@ -29,13 +30,17 @@ Exit status:
 )
 @click.argument("manifest", type=click.Path())
 @click.option("--strict", is_flag=True, help="Warnings make the exit status 1.")
+@click.option("--dns/--no-dns", default=True, show_default=True,
+              help="Ask the DNS: SPF, DKIM, DMARC, MX, and the names of local addresses.")  # fmt: skip
+@click.option("--dns-server", metavar="ADDRESS[:PORT]", help="Ask this DNS server instead of the system's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
-def check(manifest: str, strict: bool, as_json: bool) -> int:
-    """Validate MANIFEST and everything it names without connecting: files, templates, every recipient.
+def check(manifest: str, strict: bool, dns: bool, dns_server: str | None, as_json: bool) -> int:
+    """Validate MANIFEST and everything it names without connecting to a relay: files, templates, every recipient, and
+    the message by the rules of the big receivers.
 
     All problems are told at once. Errors go to standard error; warnings, notes and the count to standard output.
     """
-    findings = find(manifest)
+    findings = find(manifest, dns, dns_server)
     if as_json:
         output.emit_json({"findings": findings})
     else:
@@ -46,21 +51,21 @@ def check(manifest: str, strict: bool, as_json: bool) -> int:
     return WARNED if strict and "warning" in severities else 0
 
 
-def find(manifest: str) -> list[dict[str, Any]]:
-    """All findings, each {"id", "severity", "path", "text", "remedy"}; one that cannot be loaded has some too."""
+def find(manifest: str, dns: bool, dns_server: str | None) -> list[dict[str, Any]]:
+    """All findings as dicts with the names of FIELDS; a manifest that cannot be loaded has some too."""
     from bulkmail.job.job import Job
 
     try:
-        return [as_dict(finding) for finding in Job.load(manifest).check()]
+        return [as_dict(finding) for finding in Job.load(manifest).check(dns=dns, dns_server=dns_server)]
     except ManifestError as error:
         return [
-            {"id": "manifest", "severity": "error", "path": path, "text": text, "remedy": ""}
+            {"id": "manifest", "severity": "error", "path": path, "text": text, "remedy": "", "source": ""}
             for path, text in error.problems
         ]
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:
-    return {name: getattr(finding, name) for name in ("id", "severity", "path", "text", "remedy")}
+    return {name: getattr(finding, name) for name in FIELDS}
 
 
 def tell(manifest: str, findings: list[dict[str, Any]]) -> None:

@@ -5,32 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bulkmail.errors import BulkmailError, ManifestError, MessageError
+from bulkmail.job.lint import SAMPLES, Row, lint_job
 from bulkmail.job.manifest import Manifest
 from bulkmail.job.recipients import RowBatch, Source, open_source
-from bulkmail.job.results import Finding
 from bulkmail.job.suppression import RecipientFilter
 from bulkmail.message.compiled import Compiled
+from bulkmail.message.finding import Finding
+from bulkmail.message.lint import in_order
 
 SHOWN = 20  # findings of one kind; a list with a wrong column has one for every row
 ROWS = "$.recipients"
 
 
-def check_job(manifest: Manifest, compiled: Compiled) -> list[Finding]:
-    """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to."""
+def check_job(
+    manifest: Manifest, compiled: Compiled, *, dns: bool = False, dns_server: str | None = None
+) -> list[Finding]:
+    """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to.
+
+    dns     ask the DNS about the domains and addresses of the job; dns_server: not by the system's servers
+    raises  ConfigError  for a dns_server that is no address
+    """
     findings = [Finding("manifest", "warning", path, text) for path, text in manifest.warnings]
-    findings += lint(manifest)
+    rows: list[Row] = []
     if manifest.recipients.source == "-":
         findings.append(
             Finding("recipients-stdin", "note", ROWS, "recipients come from standard input and were not checked")
         )
     else:
-        findings += _check_rows(manifest, compiled)
-    order = {"error": 0, "warning": 1, "note": 2}
-    return sorted(findings, key=lambda finding: order[finding.severity])
+        findings += _check_rows(manifest, compiled, rows)
+    return in_order(findings + lint_job(manifest, compiled, rows, dns=dns, dns_server=dns_server))
 
 
 @contextmanager
@@ -44,7 +52,8 @@ def opened_source(manifest: Manifest) -> Iterator[Source]:
             source.close()
 
 
-def _check_rows(manifest: Manifest, compiled: Compiled) -> list[Finding]:
+def _check_rows(manifest: Manifest, compiled: Compiled, rows: list[Row]) -> list[Finding]:
+    """The findings; `rows` gets the first good ones."""
     found = _Findings()
     try:
         spec = manifest.recipients
@@ -54,6 +63,7 @@ def _check_rows(manifest: Manifest, compiled: Compiled) -> list[Finding]:
             for batch in source.scan(required=compiled.fields, header_fields=compiled.header_fields):
                 total += len(batch)
                 _check_batch(manifest, compiled, source, batch, found)
+                rows += _first_good(batch, SAMPLES - len(rows))
                 found.left_out += len(leave_out.filter_rows(batch.rows)) if leave_out else 0
             if total == 0:
                 found.add("recipients", "error", f"{source.name} has no recipients", "add recipients")
@@ -61,6 +71,12 @@ def _check_rows(manifest: Manifest, compiled: Compiled) -> list[Finding]:
         problems = error.problems if isinstance(error, ManifestError) else [(ROWS, str(error))]
         return found.all + [Finding("recipients", "error", path, text) for path, text in problems]
     return found.finish()
+
+
+def _first_good(batch: RowBatch, count: int) -> list[Row]:
+    failed = {index for index, _ in batch.failed}
+    good = (index for index in range(len(batch.rows)) if index not in failed)
+    return [(batch.numbers[index], batch.rows[index]) for index in islice(good, count)]
 
 
 class _Findings:
@@ -102,24 +118,3 @@ def _check_batch(manifest: Manifest, compiled: Compiled, source: Source, batch: 
         if isinstance(item, MessageError) and index not in skip:
             text = f"{source.name}, row {batch.numbers[index]}: {item}"
             found.add("message", "error", text, "mend the row or the template")
-
-
-def lint(manifest: Manifest) -> list[Finding]:
-    """What bulk senders are asked for (Gmail, Yahoo and Outlook sender guidelines), of what the manifest can show."""
-    message = manifest.message
-    findings = []
-    if message.raw is None:
-        unsubscribe = message.list_unsubscribe
-        if unsubscribe is None or not unsubscribe.one_click:
-            text = "no one-click unsubscribe: Gmail and Yahoo ask it of bulk mail (RFC 8058)"
-            remedy = 'add "list_unsubscribe": {"url": "https://…", "one_click": true}'
-            findings.append(Finding("one-click", "warning", "$.message.list_unsubscribe", text, remedy))
-        if message.html is not None and message.text is None:
-            text = "an HTML part without a text part counts against the message"
-            findings.append(Finding("text-part", "warning", "$.message.text", text, 'add "text"'))
-        if not message.subject.strip():
-            findings.append(Finding("subject", "warning", "$.message.subject", "the subject is empty", 'add "subject"'))
-    if manifest.relays and all(relay.endpoint.options.tls == "never" for relay in manifest.relays):
-        text = "every relay is used without TLS"
-        findings.append(Finding("tls", "warning", "$.relays", text, "leave tls at auto, or use smtps://"))
-    return findings

@@ -73,11 +73,16 @@ class Job:
 
     # -- without sending
 
-    def check(self) -> list[Finding]:
-        """Everything that can be found without connecting: every row of the recipients against the message."""
+    def check(self, *, dns: bool = False, dns_server: str | None = None) -> list[Finding]:
+        """Everything that can be found without connecting to a relay: every row of the recipients against the message,
+        and the lint (docs/lint.md).
+
+        dns         ask the DNS too (SPF, DKIM, DMARC, MX, PTR); needs bulkmail[dns], and takes at most some seconds
+        dns_server  by this server, such as "192.0.2.53" or "192.0.2.53:5300", not by those of the system
+        """
         from bulkmail.job.check import check_job
 
-        return check_job(self.manifest, self.compiled)
+        return check_job(self.manifest, self.compiled, dns=dns, dns_server=dns_server)
 
     # -- sending
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from bulkmail.egress import Egress, check_ways, is_egress, parse_egress, parse_e
 from bulkmail.errors import ConfigError
 from bulkmail.job.document import Problems, read_document
 from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
-from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.message.spec import Access, MessageSpec
 from bulkmail.pool.domains import parse_pins
 from bulkmail.proxyurl import Chain
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
@@ -25,6 +26,7 @@ from bulkmail.values import parse_rate
 
 if TYPE_CHECKING:
     from bulkmail.job import models
+    from bulkmail.job.loading import Loading
 
 __all__ = ["LimitsSpec", "Manifest", "RecipientsSpec", "RelaySpec", "RetrySpec", "load_manifest", "manifest_schema"]
 
@@ -70,18 +72,23 @@ def load_manifest(
     wire_log           in place of that of every relay
     raises             ManifestError  with all problems; ConfigError for rate and connections
     """
+    from bulkmail.job.loading import Loading
+    from bulkmail.job.message_images import with_images
+
     path = Path(path)
     limits = _overrides(rate, connections)
     problems = Problems(str(path))
     document = read_document(path, os.environ if environ is None else environ, problems)
-    model, digests = _validated(document.data, path.absolute().parent, problems)
+    loading = Loading(path.absolute().parent, access=_access(document.data.get("relays")))
+    model = _validated(document.data, loading, problems)
     problems.refuse()
     assert model is not None
-    manifest = _assemble(model, path.absolute(), dict(variables or {}), limits, problems)
+    manifest = _assemble(model, path.absolute(), dict(variables or {}), limits, loading, problems)
+    manifest = replace(manifest, message=with_images(manifest.message, loading, problems))
     problems.refuse()
     if wire_log is not None:
         manifest = replace(manifest, relays=tuple(_logged(relay, wire_log) for relay in manifest.relays))
-    return replace(manifest, digest=_digest(manifest, document.as_written, digests))
+    return replace(manifest, digest=_digest(manifest, document.as_written, loading.digests))
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -101,24 +108,37 @@ def _overrides(rate: str | None, connections: int | None) -> dict[str, Any]:
     return given
 
 
-def _validated(
-    data: dict[str, Any], folder: Path, problems: Problems
-) -> tuple[models.ManifestModel | None, dict[str, str]]:
+def _validated(data: dict[str, Any], loading: Loading, problems: Problems) -> models.ManifestModel | None:
     from pydantic import ValidationError
 
-    from bulkmail.job.models import Loading, ManifestModel
+    from bulkmail.job.models import ManifestModel
     from bulkmail.job.sentences import tell
 
-    loading = Loading(folder)
     try:
-        return ManifestModel.model_validate(data, context=loading), loading.digests
+        return ManifestModel.model_validate(data, context=loading)
     except ValidationError as error:
         tell(error, ManifestModel, problems)
-        return None, {}
+        return None
+
+
+def _access(relays: object) -> Access:
+    """What the message may be read from: what every relay allows. What is wrong with a relay is told elsewhere."""
+    options = []
+    for relay in relays if isinstance(relays, list) else [relays]:
+        url, keys = (relay.get("url"), relay) if isinstance(relay, dict) else (relay, {})
+        with contextlib.suppress(ConfigError):
+            given = {name: keys[name] for name in ("allow_files", "allow_urls") if name in keys}
+            options.append(parse_endpoint(str(url), **given).options)
+    return Access(all(one.allow_files for one in options), bool(options) and all(one.allow_urls for one in options))
 
 
 def _assemble(
-    model: models.ManifestModel, path: Path, variables: dict[str, str], limits: dict[str, Any], problems: Problems
+    model: models.ManifestModel,
+    path: Path,
+    variables: dict[str, str],
+    limits: dict[str, Any],
+    loading: Loading,
+    problems: Problems,
 ) -> Manifest:
     folder = path.parent
     job = model.job if model.job is not None else path.stem
@@ -127,12 +147,12 @@ def _assemble(
         folder=folder,
         digest="",
         job=job,
-        message=_message(model.message),
+        message=_message(model.message, loading.access),
         defaults=model.defaults,
         variables=variables,
         recipients=_recipients(model.recipients),
         relays=_relays(model.relays, model.egress, folder, problems),
-        warnings=_unused(model),
+        warnings=_unused(model) + _weak(model),
         limits=replace(LimitsSpec(model.limits.rate, model.limits.connections), **limits),
         retry=RetrySpec(tuple(model.retry.delays), model.retry.give_up_after, model.retry.patience),
         journal=folder / (model.journal if model.journal is not None else f"{job}.journal"),
@@ -140,33 +160,31 @@ def _assemble(
     )
 
 
-def _message(model: models.Message) -> MessageSpec:
-    html, text = _template(model.html), _template(model.text)
-    given = model.list_unsubscribe
+def _message(model: models.Message, access: Access) -> MessageSpec:
+    from bulkmail.job.content_model import headers_of, texts_of
+    from bulkmail.job.dkim_model import specs_of
+    from bulkmail.job.list_model import list_keys
+
     return MessageSpec(
+        **texts_of(model),
         from_=model.from_,
         to=model.to,
         subject=model.subject or "",
-        html=html[0],
-        text=text[0],
         sender=model.sender,
         reply_to=model.reply_to,
         attachments=tuple(attachment.spec() for attachment in model.attachments),
-        headers=dict(model.headers),
-        list_unsubscribe=(None if not given else ListUnsubscribe(given.url, given.mailto, given.one_click)),
-        list_id=model.list_id,
-        feedback_id=model.feedback_id,
+        headers=headers_of(model.headers),
+        **list_keys(model),
         envelope_from=model.envelope_from,
         raw=model.raw,
-        html_file=html[1],
-        text_file=text[1],
+        dkim=specs_of(model.dkim),
+        priority=model.priority,
+        in_reply_to=model.in_reply_to,
+        references=model.references,
+        encoding=model.encoding,
+        embed_images=model.embed_images,
+        access=access,
     )
-
-
-def _template(content: str | models.TemplateFile | None) -> tuple[str | None, str | None]:
-    if content is None or isinstance(content, str):
-        return content, None
-    return content.file.source, content.file.file
 
 
 def _recipients(model: Path | Literal["-"] | list[Any] | models.Recipients) -> RecipientsSpec:
@@ -232,6 +250,12 @@ def _unused(model: models.ManifestModel) -> list[tuple[str, str]]:
     return [(f"$.egress.{name}", "no relay uses this egress") for name in model.egress if name not in used]
 
 
+def _weak(model: models.ManifestModel) -> list[tuple[str, str]]:
+    from bulkmail.job.dkim_model import warnings_of
+
+    return warnings_of(model.message.dkim)
+
+
 def _endpoint(relay: Any, path: str, folder: Path, problems: Problems) -> Endpoint:
     """The relay with the file names of its options relative to the manifest, those in its URL too."""
     url, options = (relay, {}) if isinstance(relay, str) else (relay.url, relay.options())
@@ -276,14 +300,17 @@ def _logged(relay: RelaySpec, wire_log: str) -> RelaySpec:
 
 
 def _digest(manifest: Manifest, written: dict[str, Any], files: dict[str, str]) -> str:
-    """Of the JSON as it was written, before the environment's values: no secret is in it."""
+    """Of the JSON as it was written, before the environment's values: no secret is in it.
+
+    Nor is what a message is signed with: a job goes on with a new key.
+    """
     recipients = written["recipients"]
     if not isinstance(recipients, dict):
         recipients = {"list" if isinstance(recipients, list) else "file": recipients}
     defaults: dict[str, Any] = {"format": None, "bad_rows": "stop", "deduplicate": False, "suppress": []}
     meaning = {
         "job": manifest.job,
-        "message": {key: value for key, value in written["message"].items() if value is not None},
+        "message": {key: value for key, value in written["message"].items() if value is not None and key != "dkim"},
         "files": files,
         "defaults": written.get("defaults") or {},
         "variables": manifest.variables,

@@ -8,20 +8,12 @@ such as "what was found, expected what".
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import stat
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
     PlainValidator,
     Tag,
@@ -32,87 +24,32 @@ from pydantic import (
 )
 
 from bulkmail.egress import is_egress, parse_egress
+from bulkmail.job.content_model import (
+    MAX_RAW,
+    Alternative,
+    Attachment,
+    Calendar,
+    Content,
+    HeaderName,
+    HeaderValues,
+    OneLine,
+    TextContent,
+    TextFile,
+    constant,
+)
+from bulkmail.job.dkim_model import Signatures
 from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDomain
+from bulkmail.job.list_model import ListLinks, SecretKey
+from bulkmail.job.loading import MARKS, ExistingFile, Strict, either, loading_of, plain_text
 from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
-from bulkmail.message.mime import load_attachment
 from bulkmail.message.raw import prepare
-from bulkmail.message.spec import AttachmentSpec
 from bulkmail.url import OPTIONS, check_relay_url, parse_endpoint
 from bulkmail.urlparts import quoted
 from bulkmail.values import Rate, parse_rate, parse_seconds
 
-# Bytes. Nobody mails such messages; a name that leads to a device or a disk image does not fill the memory.
-MAX_TEMPLATE = 1 << 24
-MAX_RAW = 1 << 27
-
-MARKS = ("{{", "{%", "{#")
-
-
-@dataclass
-class Loading:
-    """What validators know: the manifest's folder. `digests`: of each file that was read, by its name."""
-
-    folder: Path
-    digests: dict[str, str] = field(default_factory=dict)
-
-    def read(self, name: str, bound: int) -> bytes:
-        """The content of a file. ValueError: it cannot be read, or has more than `bound` bytes."""
-        path = self.file(name)
-        with open(path, "rb") as stream:
-            data = stream.read(bound + 1)
-        if len(data) > bound:
-            raise ValueError(f"{path} has more than {bound} bytes")
-        self.digests[name] = hashlib.blake2b(data, digest_size=16).hexdigest()
-        return data
-
-    def file(self, name: str, *, plain: bool = True) -> Path:
-        """The path of a file that is there. plain: and no pipe or device, which could not be read twice or to an end.
-
-        Nothing is opened: a pipe's writer would take that for its only reader. ValueError if it is not there.
-        """
-        if not name:
-            raise ValueError("an empty string, expected the name of a file")
-        path = self.folder / name
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise ValueError(f"cannot read the file {path}: {error.strerror}") from None
-        if stat.S_ISDIR(mode):
-            raise ValueError(f"{path} is a folder, expected a file")
-        if plain and not stat.S_ISREG(mode):
-            raise ValueError(f"{path} is not a plain file")
-        if not os.access(path, os.R_OK):
-            raise ValueError(f"cannot read the file {path}: permission denied")
-        return path
-
-
-def _loading(info: ValidationInfo) -> Loading:
-    loading = info.context
-    assert isinstance(loading, Loading)
-    return loading
-
-
-class Strict(BaseModel):
-    """later: keys that the documentation names and this version has not; refused: keys that cannot be, and why."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
-    later: ClassVar[frozenset[str]] = frozenset()
-    refused: ClassVar[dict[str, str]] = {}
-
-
 # ---- values ----------------------------------------------------------------------------------------------------------
-
-
-def _branch(value: object) -> str | None:
-    names = ((str, "<string>"), (list, "<list>"), (dict, "<object>"))
-    return next((name for kind, name in names if isinstance(value, kind)), None)
-
-
-def _either(expected: str) -> Discriminator:
-    """A union told by the JSON type of the value."""
-    return Discriminator(_branch, custom_error_type="kind", custom_error_message=expected)
 
 
 Seconds = Annotated[
@@ -143,36 +80,7 @@ Deduplicate = Annotated[
 ]
 
 
-ExistingFile = Annotated[
-    Path,
-    PlainValidator(lambda value, info: _loading(info).file(_text(value))),
-    WithJsonSchema({"type": "string"}),
-]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{quoted(value)}, expected a string")
-    return value
-
-
 # ---- message ---------------------------------------------------------------------------------------------------------
-
-
-def is_template(text: str) -> bool:
-    """Whether a text has template marks: what it will be is then known for each recipient only."""
-    return any(mark in text for mark in MARKS)
-
-
-def _constant(check: Callable[[str], object]) -> AfterValidator:
-    """Checks a text that is the same for everyone."""
-
-    def checked(text: str) -> str:
-        if not is_template(text):
-            check(text)
-        return text
-
-    return AfterValidator(checked)
 
 
 def _mailbox(text: str) -> None:
@@ -184,70 +92,10 @@ def _sender(text: str) -> None:
         _mailbox(text)
 
 
-Mailbox = Annotated[str, _constant(_mailbox)]
-Mailboxes = Annotated[str, _constant(lambda text: headers.parse_mailboxes(text, "the addresses"))]
-EnvelopeSender = Annotated[str, _constant(_sender)]
-OneLine = Annotated[str, _constant(lambda text: headers.check_value(text, "the value"))]
-HeaderName = Annotated[str, AfterValidator(lambda name: (headers.check_name(name), name)[1])]
+Mailbox = Annotated[str, constant(_mailbox)]
+Mailboxes = Annotated[str, constant(lambda text: headers.parse_mailboxes(text, "the addresses"))]
+EnvelopeSender = Annotated[str, constant(_sender)]
 ListId = Annotated[str, AfterValidator(lambda text: (headers.list_id(text, "the list's id"), text)[1])]
-
-
-@dataclass(frozen=True)
-class Template:
-    """A template's source and the name of the file that it was read from."""
-
-    source: str
-    file: str | None = None
-
-
-def _template(name: str, info: ValidationInfo) -> Template:
-    data = _loading(info).read(name, MAX_TEMPLATE)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{name}, line {line}: not valid UTF-8 (byte 0x{data[error.start]:02x})") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"{name}, line {line}: a NUL, which no mail may hold")
-    return Template(text, name)
-
-
-class TemplateFile(Strict):
-    """A template in a file, UTF-8."""
-
-    file: Annotated[
-        Template, PlainValidator(lambda value, info: _template(_text(value), info)), WithJsonSchema({"type": "string"})
-    ]
-
-
-Content = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[TemplateFile, Tag("<object>")],
-    _either('a string or {"file": name}'),
-]
-
-
-class Attachment(Strict):
-    """A file that goes with every message."""
-
-    later = frozenset(("url",))
-
-    file: ExistingFile | None = None
-    content: str | None = Field(None, description="its text")
-    base64: str | None = Field(None, description="its bytes")
-    name: str | None = Field(None, description="the file name shown")
-    type: str | None = Field(None, description="such as application/pdf; found from the name if missing")
-    cid: str | None = Field(None, description="content id: the HTML part refers to it as cid:…")
-    inline: bool = False
-
-    @model_validator(mode="after")
-    def _loads(self, info: ValidationInfo) -> Attachment:
-        attached = load_attachment(self.spec(), "the attachment")
-        _loading(info).digests[f"attachment {attached.name}"] = hashlib.blake2b(attached.data).hexdigest()[:32]
-        return self
-
-    def spec(self) -> AttachmentSpec:
-        return AttachmentSpec(self.file, self.content, self.base64, self.name, self.type, self.cid, self.inline)
 
 
 class ListUnsubscribe(Strict):
@@ -256,6 +104,7 @@ class ListUnsubscribe(Strict):
     url: OneLine | None = None
     mailto: OneLine | None = None
     one_click: bool = False
+    key: SecretKey | None = Field(None, description="signs the url: at least 16 bytes, such as ${UNSUBSCRIBE_KEY}")
 
     @model_validator(mode="after")
     def _complete(self) -> ListUnsubscribe:
@@ -271,20 +120,24 @@ def _may_be_https(url: str) -> bool:
 
 
 def _raw(name: str, info: ValidationInfo) -> bytes:
-    data = _loading(info).read(name, MAX_RAW)
+    data = loading_of(info).read(name, MAX_RAW)
     prepare(data, name)
     return data
 
 
 ReadyMessage = Annotated[
-    bytes, PlainValidator(lambda value, info: _raw(_text(value), info)), WithJsonSchema({"type": "string"})
+    bytes, PlainValidator(lambda value, info: _raw(plain_text(value), info)), WithJsonSchema({"type": "string"})
 ]
+
+
+# The keys of which a message has one at least.
+CONTENTS = frozenset(("html", "text", "amp", "watch", "calendar", "alternatives", "attachments"))
 
 
 class Message(Strict):
     """The message. Every text in it is a Jinja2 template."""
 
-    later = frozenset(("dkim", "calendar", "variants"))
+    later = frozenset(("variants",))
     refused = dict.fromkeys(("cc", "bcc"), "everyone named there would get every copy; add them as recipients")
 
     from_: Mailbox | None = Field(None, alias="from", description='the author, such as "News <news@example.com>"')
@@ -293,25 +146,52 @@ class Message(Strict):
     reply_to: Mailboxes | None = None
     subject: OneLine | None = None
     html: Content | None = None
-    text: Content | None = None
+    text: TextContent | None = None
+    amp: Content | None = Field(None, description="AMP for email, beside html")
+    watch: Content | None = Field(None, description="html for watches")
+    calendar: Calendar | None = None
+    alternatives: list[Alternative] = Field(default_factory=list)
     attachments: list[Attachment] = Field(default_factory=list)
-    headers: dict[HeaderName, OneLine] = Field(default_factory=dict)
+    inline_css: bool = Field(False, description="style sheets of html become style attributes")
+    link_parameters: dict[str, OneLine] = Field(
+        default_factory=dict, description="added to the links of html, such as utm_source"
+    )
+    locale: str | None = Field(None, description="of dates, numbers and amounts in templates, such as de_DE")
+    embed_images: bool = Field(False, description="local images that html names go along")
+    headers: dict[HeaderName, HeaderValues] = Field(default_factory=dict)
+    priority: Literal["high", "normal", "low"] | None = None
+    in_reply_to: OneLine | None = None
+    references: OneLine | None = None
+    encoding: Literal["7bit", "8bit", "quoted-printable", "base64"] | None = Field(
+        None, description="of the texts; chosen by what they hold if missing"
+    )
     list_unsubscribe: ListUnsubscribe | None = None
     list_id: ListId | None = None
+    list_help: ListLinks | None = None
+    list_subscribe: ListLinks | None = None
+    list_post: ListLinks | None = None
+    list_owner: ListLinks | None = None
+    list_archive: ListLinks | None = None
+    precedence: Literal["bulk", "list", "junk", "none"] | None = None
+    auto_submitted: Literal["auto-generated", "auto-replied"] | None = None
     feedback_id: OneLine | None = None
     envelope_from: EnvelopeSender | None = Field(None, description="the sender of the envelope, where bounces go")
     raw: ReadyMessage | None = Field(None, description="file of a ready message")
+    dkim: Signatures | None = Field(None, description="signatures of every message")
 
     @model_validator(mode="after")
     def _complete(self) -> Message:
-        given = self.model_fields_set - {"raw", "envelope_from"}
+        given = self.model_fields_set - {"raw", "envelope_from", "dkim"}
         if self.raw is not None:
             if given:
                 others = ", ".join(sorted(repr(name.rstrip("_")) for name in given))
-                raise ValueError(f"'raw' is a whole message, expected nothing else but 'envelope_from', found {others}")
+                expected = "expected nothing else but 'envelope_from' and 'dkim'"
+                raise ValueError(f"'raw' is a whole message, {expected}, found {others}")
         elif self.from_ is None:
             raise ValueError("'from' is missing, expected the author, such as \"News <news@example.com>\"")
-        elif self.html is None and self.text is None and not self.attachments:
+        elif isinstance(self.text, TextFile) and self.text.from_html and self.html is None:
+            raise ValueError("'text' is to be made of 'html', and there is none")
+        elif not given & CONTENTS:
             raise ValueError("there is nothing to send, expected 'html', 'text' or both (or 'raw')")
         return self
 
@@ -320,12 +200,12 @@ class Message(Strict):
 
 
 def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
-    return "-" if name == "-" else _loading(info).file(name, plain=False)
+    return "-" if name == "-" else loading_of(info).file(name, plain=False)
 
 
 SourceName = Annotated[
     Path | Literal["-"],
-    PlainValidator(lambda value, info: _source(_text(value), info)),
+    PlainValidator(lambda value, info: _source(plain_text(value), info)),
     WithJsonSchema({"type": "string"}),
 ]
 
@@ -344,13 +224,13 @@ class Recipients(Strict):
 
 Item = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[dict[str, Any], Tag("<object>")],
-    _either("an address or an object with 'email'"),
+    either("an address or an object with 'email'"),
 ]
 AnyRecipients = Annotated[
     Annotated[SourceName, Tag("<string>")]
     | Annotated[list[Item], Field(min_length=1), Tag("<list>")]
     | Annotated[Recipients, Tag("<object>")],
-    _either("a file's name, a list of addresses or objects, or an object with 'file'"),
+    either("a file's name, a list of addresses or objects, or an object with 'file'"),
 ]
 
 
@@ -382,9 +262,9 @@ def _option(name: str) -> Any:
         elif value is not None:
             parse(value, repr(name))
         if name in FILE_OPTIONS and isinstance(value, str):
-            return str(_loading(info).file(value))
+            return str(loading_of(info).file(value))
         if name == "wire_log" and isinstance(value, str) and value.lower() not in ("true", "false"):
-            return str(_loading(info).folder / value)
+            return str(loading_of(info).folder / value)
         return value
 
     shape = {bool: "boolean", int: "integer", str: "string"}.get(type(OPTIONS[name].default))
@@ -427,13 +307,13 @@ else:
     )
 
 AnyRelay = Annotated[
-    Annotated[RelayUrl, Tag("<string>")] | Annotated[Relay, Tag("<object>")], _either("a URL or an object with 'url'")
+    Annotated[RelayUrl, Tag("<string>")] | Annotated[Relay, Tag("<object>")], either("a URL or an object with 'url'")
 ]
 AnyRelays = Annotated[
     Annotated[RelayUrl, Tag("<string>")]
     | Annotated[list[AnyRelay], Field(min_length=1), Tag("<list>")]
     | Annotated[Relay, Tag("<object>")],
-    _either("a URL, an object with 'url', or a list of them"),
+    either("a URL, an object with 'url', or a list of them"),
 ]
 
 

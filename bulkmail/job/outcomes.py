@@ -111,7 +111,7 @@ class Outcomes:
         why = refusal(tx)
         rejected = tx.rejected or {}
         if why is None and tx.judged:
-            self.tally.counts.bytes += len(tx.body or b"")
+            self.tally.counts.bytes += tx.body_size
             self.tally.sent += len(tx.rcpts) - len(rejected)
         for index, place in enumerate([tx.at] if tx.positions is None else tx.positions):
             if index in elsewhere:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
+from typing import TYPE_CHECKING
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused, ManifestError, MessageError
@@ -25,6 +26,9 @@ from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
 from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
+
+if TYPE_CHECKING:
+    from bulkmail.wire.transaction import Body
 
 
 def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:
@@ -83,7 +87,7 @@ async def send_test(manifest: Manifest, compiled: Compiled, address: str, count:
         tally.counts.attempts += state != "pending"
         if state == "delivered":
             tally.sent += 1
-            tally.counts.bytes += len(tx.body or b"")
+            tally.counts.bytes += tx.body_size
     counts = tally.counts
     tally.end("stopped" if counts.pending else "finished")
     return Report(tally.summary(), 3 if counts.pending else 1 if counts.failed or counts.in_doubt else 0, error)
@@ -115,7 +119,7 @@ def _ending(tx: Transaction) -> tuple[str, BulkmailError | None]:
     return {NOT_TAKEN: "pending", IN_DOUBT: "in_doubt"}.get(tx.state, "failed"), why
 
 
-def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, bytes]]:
+def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, Body]]:
     date = formatdate(time.time(), localtime=True).encode()
     with opened_source(manifest) as source:
         for batch in source.scan(max(count, 1), required=compiled.fields, header_fields=compiled.header_fields):
@@ -128,7 +132,7 @@ def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[
             for item in composed:
                 if isinstance(item, MessageError):
                     raise item
-                messages.append((item[0], item[2]))
+                messages.append((item[0], compiled.signed(item[2])))
             if messages:
                 return messages
     raise ManifestError("there are no recipients to take the test's values from", path="$.recipients")

@@ -7,22 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bulkmail.errors import BulkmailError
+from bulkmail.message.finding import Finding
+
+__all__ = ["Finding", "OnEvent", "Report"]
 
 OnEvent = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that check() has to say. severity: "error", "warning" or "note"."""
-
-    id: str
-    severity: str
-    path: str
-    text: str
-    remedy: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return dict(vars(self))
 
 
 @dataclass

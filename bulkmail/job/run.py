@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import BulkmailError, ConnectionLost, JournalError
 from bulkmail.job.compose import Composer
@@ -31,6 +31,9 @@ from bulkmail.pool.limits import Limit
 from bulkmail.smtp.wirelog import make_trace
 from bulkmail.urlparts import listed
 
+if TYPE_CHECKING:
+    from bulkmail.message.signing import SigningPool
+
 SIDECARS = ("", "-wal", "-shm", ".lock", ".recipients")  # what stands beside a journal, and goes with it
 
 
@@ -47,6 +50,7 @@ class Run:
         self._source: Source = None  # type: ignore[assignment]
         self._scheduler: Scheduler | None = None
         self._relays: list[Relay] = []
+        self._signers: SigningPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_wanted = self._abandon_wanted = False
         self._filled = False  # by this run
@@ -156,6 +160,7 @@ class Run:
         writer = Writer(self._journal, self._loop)
         try:
             self._make_relays()
+            self._signers = self._make_signers()
             self._scheduler = self._make_scheduler(writer)
             self._event("started")
             self._tell_decided()
@@ -168,6 +173,8 @@ class Run:
             await self._abandon()
             raise
         finally:
+            if self._signers is not None:
+                await self._signers.close()
             await writer.close()
             report = self._end(error)
         if self._listener_error is not None:
@@ -194,6 +201,14 @@ class Run:
             self.tally.relays[spec.name] = relay.tally
             self._relays.append(relay)
 
+    def _make_signers(self) -> SigningPool | None:
+        """Processes that sign what is each recipient's own; a shared message is signed once."""
+        if self.compiled.signer is None or self.compiled.shared:
+            return None
+        from bulkmail.message.signing import SigningPool  # only what is signed pays for it
+
+        return SigningPool(self.compiled.signer)
+
     def _make_scheduler(self, writer: Writer) -> Scheduler:
         manifest = self.manifest
         limit = Limit(manifest.limits.rate.per_second if manifest.limits.rate else None)
@@ -206,7 +221,7 @@ class Run:
         )
         assert self.tally is not None
         scheduler = Scheduler(
-            composer=Composer(self.compiled, self._source, batch),
+            composer=Composer(self.compiled, self._source, batch, self._signers),
             relays=self._relays,
             routes=self._journal.routes(),
             writer=writer,

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import functools
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
-from typing import Any, TypeVar
+from typing import Any
 
 from bulkmail.errors import BulkmailError, JournalError, MessageError
 from bulkmail.job.compose import Composer, split
 from bulkmail.job.detail import DetailBuffer
-from bulkmail.job.ledger import Advance, Chunk
+from bulkmail.job.leases import Leases, entry
+from bulkmail.job.ledger import Advance
 from bulkmail.job.notices import Notices
 from bulkmail.job.outcomes import EVERYONE, Outcomes
 from bulkmail.job.pacing import Pacing
@@ -37,26 +37,6 @@ from bulkmail.wire.transaction import NOT_TAKEN, WAITING, Transaction
 
 # How long an outcome may wait for a commit: docs/architecture.md, "How much can be in doubt".
 COMMIT_SECONDS = 0.01
-LEASE_CHUNKS = 4  # chunks in hand before their recipients run out: hides the ledger's latency
-
-Entry = TypeVar("Entry", bound=Callable[..., Any])
-
-
-def entry(method: Entry) -> Entry:
-    """For what a pool, the writer or a timer calls: an exception that we did not expect ends the run, and is its end.
-
-    The loop would log it and go on, and the run would wait for ever for what was lost with it.
-    """
-
-    @functools.wraps(method)
-    def guarded(self: Scheduler, *args: Any) -> Any:
-        try:
-            return method(self, *args)
-        except Exception as error:
-            self._break_off(error)
-            return []
-
-    return guarded  # type: ignore[return-value]
 
 
 class Scheduler:
@@ -86,16 +66,17 @@ class Scheduler:
         self._notices = Notices(on_event)
         self._pacing = Pacing(self._loop, limit, relays, self._wake_pools)
         self._by_pool: dict[Pool, Relay] = {}
-        self._stocks = {route: Stock(route, composer.per_transaction) for route in routes}
+        composer.on_signed = self._on_signed
+        self._stocks = {route: Stock(route, composer.per_transaction, composer.ahead) for route in routes}
         self._open: dict[Lane, list[Stock]] = {}  # what each egress may carry, the one first that had its turn last
+        self._leases = Leases(self, writer, self._stocks.values())
         self._dirty: set[Work] = set()
         self._details = DetailBuffer(time.time() - self._loop.time())
         self._outcomes = Outcomes(tally, delays, give_up_after, self._details, composer.compiled.message_id, on_event)
-        self._committing = self._leasing = False
+        self._committing = False
         self._halting: BulkmailError | None = None
-        self._stopping = False
+        self.stopping = False
         self._flush_timer: asyncio.TimerHandle | None = None
-        self._due_timer: asyncio.TimerHandle | None = None
         self._serial = 0
 
     def start(self) -> None:
@@ -105,13 +86,13 @@ class Scheduler:
                 self._open[lane] = [stock for stock in self._stocks.values() if relay.carries(stock.route, lane)]
         if not self._stocks:
             self._loop.call_soon(self._look_for_end)
-        self._lease_if_low()
+        self._leases.fetch_if_low()
 
     # -- the pools' Source
 
     def backlog(self, lane: Lane) -> int:
         """What could be sent now: enough to say whether another connection would have work."""
-        if self._stopping or lane.pool.dead is not None or not self._pacing.allows(self._by_pool[lane.pool], lane):
+        if self.stopping or lane.pool.dead is not None or not self._pacing.allows(self._by_pool[lane.pool], lane):
             return 0
         count = sum(stock.held() + stock.waiting() for stock in self._open[lane])
         return -(-count // self.composer.per_transaction)
@@ -120,7 +101,7 @@ class Scheduler:
     def take(self, lane: Lane, room: int) -> list[Transaction]:
         """Transactions whose claims are committed, as many as the limits allow now."""
         taken: list[Transaction] = []
-        if self._stopping or lane.pool.dead is not None:
+        if self.stopping or lane.pool.dead is not None:
             return taken
         stocks, now, short = self._open[lane], self._loop.time(), False
         for stock in stocks:
@@ -151,7 +132,7 @@ class Scheduler:
             stock.taken += count
         return True
 
-    def _compose_up_to(self, stock: Stock, room: int) -> None:
+    def _compose_up_to(self, stock: Stock, room: int | None) -> None:
         while (claimed := stock.next_to_compose(room)) is not None:
             self._compose(stock, *claimed)
 
@@ -173,7 +154,7 @@ class Scheduler:
             self._commit()
         else:
             self._flush_soon()
-        if self._stopping or not any(stock.ready or stock.claimed for stock in self._stocks.values()):
+        if self.stopping or not any(stock.ready or stock.claimed for stock in self._stocks.values()):
             self._look_for_end()
 
     def _count_delivered(self, relay: Relay, lane: Lane, first: int, again: int, size: int) -> None:
@@ -192,11 +173,11 @@ class Scheduler:
         elsewhere = self._regroup(relay, tx)
         if len(elsewhere) == len(tx.rcpts):
             return
-        if tx.state == NOT_TAKEN and (tx.tries < self._outcomes.MAX_TRIES or self._stopping):
+        if tx.state == NOT_TAKEN and (tx.tries < self._outcomes.MAX_TRIES or self.stopping):
             self._requeue(tx)
         elif self._outcomes.sender_refused(tx):
             given_up = relay.refused_us(self._outcomes.refusing_reply(tx))
-            if given_up or self._stopping or not relay.accepted or tx.tries < self._outcomes.MAX_TRIES:
+            if given_up or self.stopping or not relay.accepted or tx.tries < self._outcomes.MAX_TRIES:
                 self._requeue(tx)
             else:
                 self._outcomes.settle(tx, relay, lane, self._dirty)
@@ -207,7 +188,7 @@ class Scheduler:
             if tx.judged and tx.reply is not None and tx.reply.code < 300:
                 relay.took_one()
                 self._dirty |= self._outcomes.proved(relay)
-            elif self._outcomes.refused_by(relay) >= (EVERYONE if relay.usable else 1) and not self._stopping:
+            elif self._outcomes.refused_by(relay) >= (EVERYONE if relay.usable else 1) and not self.stopping:
                 relay.refuses_everyone(self._outcomes.refused_by(relay))
                 self._outcomes.release_unproved(relay, self._dirty)
                 self._relay_lost()
@@ -224,7 +205,7 @@ class Scheduler:
     def _requeue(self, tx: Transaction) -> None:
         """Certainly not taken: it goes first on the next connection. Its claim stands."""
         self._stock(tx).ready.appendleft(tx.again() if tx.state != WAITING else tx)
-        if not self._stopping:
+        if not self.stopping:
             self._wake_pools()
 
     def _stock(self, tx: Transaction) -> Stock:
@@ -244,7 +225,7 @@ class Scheduler:
     @entry
     def _stop_if_stranded(self) -> None:
         """Stop when those who are left can go by no egress that has worked within its relay's patience."""
-        if self._stopping or any(stock.under_way() > stock.held() for stock in self._stocks.values()):
+        if self.stopping or any(stock.under_way() > stock.held() for stock in self._stocks.values()):
             return
         waiting = [stock for stock in self._stocks.values() if stock.due is not None or stock.left()]
         lanes = [lane for lane, stocks in self._open.items() if any(stock in stocks for stock in waiting)]
@@ -288,11 +269,11 @@ class Scheduler:
 
     def _claim(self) -> None:
         """Claim the next recipients of each route that is short of them, and commit that with whatever else is due."""
-        if self._committing or self._stopping:
+        if self._committing or self.stopping:
             return
         picked, changed = claim_for(self._stocks.values(), self._loop.time(), self._pacing.rate())
         self._dirty.update(changed)
-        self._lease_if_low()
+        self._leases.fetch_if_low()
         if picked:
             self._commit(picked)
 
@@ -318,7 +299,7 @@ class Scheduler:
     def _collect(self) -> Advance | None:
         """Everything that has changed since the last commit."""
         idle = all(stock.exhausted and not stock.ready and not stock.under_way() for stock in self._stocks.values())
-        retries, moved = self._outcomes.take_retries(self._loop.time(), idle or self._stopping)
+        retries, moved = self._outcomes.take_retries(self._loop.time(), idle or self.stopping)
         self._dirty |= moved
         troubles, news = self._outcomes.take_troubles(), self._notices.take_news()
         if not (self._dirty or troubles or len(self._details) or news):
@@ -344,12 +325,15 @@ class Scheduler:
     def _on_commit(self, error: BaseException | None, claimed: Iterable[tuple[Work, Places]]) -> None:
         self._committing = False
         if error is not None:
-            self._ledger_failed(error, "written")
+            self.ledger_failed(error, "written")
             return
         for work, places in claimed:
-            self._stocks[work.chunk.route].claimed.append((work, places))
-        if not self._stopping:
-            self._lease_if_low()
+            stock = self._stocks[work.chunk.route]
+            stock.claimed.append((work, places))
+            if self.composer.signers is not None and not self.stopping:
+                self._compose_up_to(stock, None)  # signing takes longer than the message stays in a cache
+        if not self.stopping:
+            self._leases.fetch_if_low()
             if claimed:
                 self._wake_pools()
             elif self._wanting():
@@ -366,81 +350,59 @@ class Scheduler:
         date = formatdate(time.time(), localtime=True).encode()
         try:
             stock.ready.extend(self.composer.compose(work, places, date))
+            stock.signing += len(places) if self.composer.signers is not None else 0
         except JournalError as changed:  # the recipients' file is not what it was
             self._outcomes.release(work, places, self._dirty)
             self._halt(changed)
-        for place, address, error in self.composer.take_failures():
-            self._cannot_compose(work, place, address, error)
-
-    def _cannot_compose(self, work: Work, place: int, address: str, error: MessageError) -> None:
-        self._outcomes.fail(work, place, address, error, self._dirty)
-        self._flush_soon()
-
-    # -- chunks
-
-    def _lease_if_low(self) -> None:
-        """Fetch chunks for the route that is lowest; one lease at a time."""
-        if self._leasing or self._stopping:
-            return
-        low = [stock for stock in self._stocks.values() if stock.low()]
-        if low:
-            stock = min(low, key=Stock.waiting)
-            self._leasing = True
-            answer = functools.partial(self._on_lease, stock)
-            self.writer.lease(LEASE_CHUNKS, time.time(), answer, [stock.route])
+        self._settle_failures(work)
 
     @entry
-    def _on_lease(self, stock: Stock, chunks: list[Chunk], next_due: float | None, error: BaseException | None) -> None:
-        self._leasing = False
-        if error is not None:
-            self._ledger_failed(error, "read")
-            return
-        for chunk in chunks:
-            stock.works[chunk.no] = Work(chunk)
-        if chunks:
+    def _on_signed(
+        self, work: Work, places: Places, transactions: list[Transaction], error: BaseException | None
+    ) -> None:
+        stock = self._stocks[work.chunk.route]
+        stock.signing -= len(places)
+        stock.ready.extend(transactions)
+        self._settle_failures(work)
+        if error is not None:  # nobody can be sent to without a signature
+            self._outcomes.release(work, places, self._dirty)
+            known = isinstance(error, BulkmailError)
+            self._halt(error if known else MessageError(f"the message cannot be signed: {error}"))  # type: ignore[arg-type]
+        if self.stopping:
+            self._look_for_end()
+        else:
+            self._wake_pools()
+
+    def _settle_failures(self, work: Work) -> None:
+        """Those whose message could not be composed."""
+        for place, address, error in self.composer.take_failures():
+            self._outcomes.fail(work, place, address, error, self._dirty)
+            self._flush_soon()
+
+    @entry
+    def leased(self, found: bool) -> None:
+        """The ledger was asked for chunks."""
+        if found:
             if self._wanting():
                 self._claim()
             self._wake_pools()
-        else:
-            stock.exhausted, stock.due = True, next_due
-            self._await_retries()
-        self._lease_if_low()
+        self._leases.fetch_if_low()
         self._look_for_end()
-
-    def _await_retries(self) -> None:
-        """Look again when the first chunk is due."""
-        if self._due_timer is not None:
-            self._due_timer.cancel()
-            self._due_timer = None
-        due = min((s.due for s in self._stocks.values() if s.exhausted and s.due is not None), default=None)
-        if due is not None:
-            seconds = min(max(due - time.time(), 0.001), 3600.0)
-            self._due_timer = self._loop.call_later(seconds, self._retry_due)
-
-    @entry
-    def _retry_due(self) -> None:
-        self._due_timer = None
-        now = time.time()
-        for stock in self._stocks.values():
-            if stock.due is not None and stock.due <= now:
-                stock.exhausted, stock.due = False, None
-        self._await_retries()
-        self._lease_if_low()
 
     # -- the end
 
     def _look_for_end(self) -> None:
         """Is everybody settled, or, when stopping, everything that was begun?"""
-        if self.done.done() or self._committing or self._leasing:
+        if self.done.done() or self._committing or self._leases.busy:
             return
-        if self._stopping:
+        if self.stopping:
             self._release()  # at once: whoever is killed while the last replies are awaited leaves only those in doubt
             if self._dirty or len(self._details):
                 self._commit()
             elif not any(stock.under_way() for stock in self._stocks.values()):
                 self.done.set_result(self._halting)
             return
-        if self._due_timer is not None or not all(s.exhausted and s.idle() for s in self._stocks.values()):
+        if self._leases.waiting or not all(s.exhausted and s.idle() for s in self._stocks.values()):
             return
         for relay in self.relays:
             self._dirty |= self._outcomes.proved(relay)  # what it refused, it has refused
@@ -453,7 +415,7 @@ class Scheduler:
         if self.tally.counts.pending or self.tally.counts.deferred:
             for stock in self._stocks.values():
                 stock.exhausted = False  # chunks were added since the last look
-            self._lease_if_low()
+            self._leases.fetch_if_low()
         else:
             self.done.set_result(None)
 
@@ -473,22 +435,22 @@ class Scheduler:
         self._halt(error)
 
     def _halt(self, error: BulkmailError | None) -> None:
-        if self._stopping:
+        if self.stopping:
             return
-        self._stopping, self._halting = True, error
+        self.stopping, self._halting = True, error
         for relay in self.relays:
             self._put_back(relay)
         self._look_for_end()
 
-    def _ledger_failed(self, error: BaseException, what: str) -> None:
+    def ledger_failed(self, error: BaseException, what: str) -> None:
         """Stop at once: what cannot be recorded need not be waited for."""
-        self._stopping = True
+        self.stopping = True
         if not isinstance(error, BulkmailError):
             error = JournalError(f"the journal cannot be {what}: {error}")
         if not self.done.done():
             self.done.set_result(error)
 
-    def _break_off(self, error: Exception) -> None:
-        self._stopping = True
+    def break_off(self, error: Exception) -> None:
+        self.stopping = True
         if not self.done.done():
             self.done.set_exception(error)

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from bulkmail.job.document import Problems, kind, shown_key, step
-from bulkmail.job.models import Strict
+from bulkmail.job.loading import Strict
 from bulkmail.url import unknown_option
 from bulkmail.urlparts import listed, nearest, quoted
 

@@ -109,7 +109,7 @@ def settle_delivered(list finished, DetailBuffer details not None, int relay, in
                 outcome[place] = c"D"
                 details.add(work.no, place, work.attempt + 1, relay, egress, tx.mail_at, tx.done_at, tx.reply.code, tx.reply._raw, c"D")
         work.outstanding -= count
-        size += len(tx.body)
+        size += tx.body_size
         if work.attempt:
             again += count
         else:
@@ -118,25 +118,29 @@ def settle_delivered(list finished, DetailBuffer details not None, int relay, in
 
 
 
-cpdef int flags_of(bytes sender, list rcpts, bytes body):
+cpdef int flags_of(bytes sender, list rcpts, object body):
     """The flags of a Transaction: what it needs of the server."""
-    cdef int flags = 0 if body.isascii() else EIGHT_BIT
+    cdef int flags = 0 if is_ascii(body) else EIGHT_BIT
     return flags if sender.isascii() and all([rcpt.isascii() for rcpt in rcpts]) else flags | UTF8
 
 
-def personal_transactions(list composed, Work work not None, list places):
-    """(transactions, [(index, exception)]) of composed messages: each (sender, rcpt, body), or an exception."""
+cdef bint is_ascii(object body):
+    return all([piece.isascii() for piece in body]) if type(body) is tuple else body.isascii()
+
+
+def personal_transactions(list composed, Work work not None, list places, bint eight_bit):
+    """(transactions, [(index, exception)]) of composed messages: each (sender, rcpt, body), or an exception.
+
+    eight_bit  the bodies may have bytes beyond ASCII
+    """
     cdef list made = [], failed = []
     cdef Py_ssize_t index
-    cdef int flags, same = -1
-    cdef bytes sender, rcpt, body
+    cdef int flags, same = EIGHT_BIT if eight_bit else 0
+    cdef bytes sender, rcpt
     for index in range(len(composed)):
         item = composed[index]
         if type(item) is tuple:
             sender, rcpt, body = item
-            if same < 0:
-                # What is composed is ASCII but for addresses in headers; a ready message is what it is, in every copy.
-                same = 0 if body.isascii() else EIGHT_BIT
             flags = same if rcpt.isascii() and sender.isascii() else UTF8 | EIGHT_BIT
             made.append(Transaction(sender, [rcpt], body, flags, work, places[index]))
         else:
@@ -144,7 +148,7 @@ def personal_transactions(list composed, Work work not None, list places):
     return made, failed
 
 
-def shared_transaction(bytes sender, bytes body, list rcpts, Work work not None, list places):
+def shared_transaction(bytes sender, object body, list rcpts, Work work not None, list places):
     """One message to all `rcpts`, which stand at `places` of the chunk."""
     cdef Transaction tx = Transaction(sender, rcpts, body, flags_of(sender, rcpts, body), work, -1)
     tx.positions = places

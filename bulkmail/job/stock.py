@@ -24,17 +24,18 @@ Claim = tuple[Work, Places]
 
 
 class Stock:
-    """route: of its recipients; size: how many share a transaction.
+    """route: of its recipients; size: how many share a transaction; ahead: how many the signers should have.
 
     works      chunks in hand, oldest first, by number
     claimed    positions whose claim is committed
-    ready      of those, what is composed
+    signing    recipients whose message is being signed
+    ready      what is composed, and signed
     exhausted  the ledger has no chunk of this route that is due; `due` is when it has (Unix seconds), or None
     wanted     what pools asked for and did not get since the last claim, in recipients
     taken      recipients handed to pools since the last claim
     """
 
-    def __init__(self, route: str, size: int) -> None:
+    def __init__(self, route: str, size: int, ahead: int = 0) -> None:
         self.route, self.size = route, size
         self.works: dict[int, Work] = {}
         self.claimed: deque[Claim] = deque()
@@ -42,13 +43,15 @@ class Stock:
         self.exhausted = False
         self.due: float | None = None
         self.wanted = self.taken = 0
-        self._ahead = 0  # recipients that should be ready
+        self.signing = 0
+        self._least = max(ahead, size)  # recipients that should be ready at least
+        self._ahead = 0  # and now
         self._claimed_at = 0.0
 
     def held(self) -> int:
         """Recipients that are claimed, committed, and not handed to a pool."""
         ready = sum(len(tx.rcpts) for tx in self.ready) if self.size > 1 else len(self.ready)
-        return ready + sum(len(places) for _, places in self.claimed)
+        return ready + self.signing + sum(len(places) for _, places in self.claimed)
 
     def waiting(self) -> int:
         """Recipients of the chunks in hand that are not claimed yet."""
@@ -91,18 +94,20 @@ class Stock:
         bound = max(self.size, most)
         if rate is not None:
             bound = min(bound, max(self.size, int(rate * PACED_SECONDS)))
-        wanted = max(self.wanted, self.taken * AHEAD_SECONDS / passed, self.size)
+        wanted = max(self.wanted, self.taken * AHEAD_SECONDS / passed, self._least)
         self.wanted = self.taken = 0
         self._ahead = int(min(bound, wanted))
         return self._ahead
 
-    def next_to_compose(self, room: int) -> Claim | None:
-        """Claimed positions that are to be composed until `room` transactions are ready, or None.
+    def next_to_compose(self, room: int | None) -> Claim | None:
+        """Claimed positions that are to be composed until `room` transactions are ready (None: all), or None.
 
         No sooner than they are asked for: a message is then still in the processor's cache when it is written.
         """
-        if not self.claimed or len(self.ready) >= room:
+        if not self.claimed or (room is not None and len(self.ready) >= room):
             return None
+        if room is None:
+            return self.claimed.popleft()
         work, places = self.claimed.popleft()
         most = (room - len(self.ready)) * self.size
         if len(places) > most:

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bulkmail.message.compile import CompileError, compile_message
     from bulkmail.message.compiled import Compiled
+    from bulkmail.message.finding import Finding
+    from bulkmail.message.lint.library import lint_message
     from bulkmail.message.message import Attachment, Message, to_wire
     from bulkmail.message.reference import RenderedMessage
-    from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec
+    from bulkmail.message.spec import AttachmentSpec, ListLink, ListUnsubscribe, MessageSpec
 
 _HOMES = {
     "Attachment": "message",
     "AttachmentSpec": "spec",
     "CompileError": "compile",
     "Compiled": "compiled",
+    "Finding": "finding",
+    "ListLink": "spec",
     "ListUnsubscribe": "spec",
     "Message": "message",
     "MessageSpec": "spec",
     "RenderedMessage": "reference",
     "compile_message": "compile",
+    "lint_message": "lint.library",
     "to_wire": "message",
 }
 
@@ -30,11 +35,14 @@ __all__ = [
     "AttachmentSpec",
     "CompileError",
     "Compiled",
+    "Finding",
+    "ListLink",
     "ListUnsubscribe",
     "Message",
     "MessageSpec",
     "RenderedMessage",
     "compile_message",
+    "lint_message",
     "to_wire",
 ]
 

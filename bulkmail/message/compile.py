@@ -5,28 +5,40 @@ Names in templates are looked up in the recipient's row, then among the variable
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bulkmail.address import domain_of
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
-from bulkmail.message.compiled import Compiled, encode_text
-from bulkmail.message.fieldplan import HeaderPlan, address_header, check_pieces, text_header, text_of, uri_header
+from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.compiled import Compiled, in_pieces
+from bulkmail.message.embed import embed_images
+from bulkmail.message.encodings import check_encoding, encode_whole
+from bulkmail.message.fieldplan import (
+    HeaderPlan,
+    address_header,
+    check_pieces,
+    ids_header,
+    prepared_header,
+    text_header,
+    text_of,
+)
+from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant_url, without_own_url
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
-from bulkmail.message.reference import Reference
-from bulkmail.message.spec import ListUnsubscribe, MessageSpec
+from bulkmail.message.reference import Reference, Texts
+from bulkmail.message.rework import Work
+from bulkmail.message.spec import AttachmentSpec, MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
+from bulkmail.message.textparts import Form, forms_of, part_of, template_encoding
+from bulkmail.wire.transaction import Body
 
 UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
-ONE_CLICK = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"  # RFC 8058 section 3.1
 # Of a Message-ID where no address says which domain is ours (RFC 2606 section 2: nobody can own it).
 NO_DOMAIN = "bulkmail.invalid"
-
-_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:").match
 
 
 class CompileError(MessageError):
@@ -63,11 +75,13 @@ def compile_message(
 class _Compiler:
     def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
         self._spec, self._job, self._base, self._personal = spec, job, base, personal
-        self._plain = make_environment(folder, html=False)
-        self._marked_up = make_environment(folder, html=True)
+        folder = self._folder = folder if spec.access.files else None
+        self._plain = make_environment(folder, html=False, locale=spec.locale)
+        self._marked_up = make_environment(folder, html=True, locale=spec.locale)
         self._problems: list[tuple[str, str]] = []
         self._plans: list[Plan] = []  # every template, in the order of reading
         self._header_plans: list[Plan] = []  # those that reach a header or the envelope
+        self._own_url: OwnUrl | None = None
 
     def compiled(self) -> Compiled:
         return self._raw() if self._spec.raw is not None else self._composed()
@@ -84,6 +98,11 @@ class _Compiler:
 
     def _plan(self, key: str, text: str, file: str | None = None, *, html: bool = False, body: bool = False) -> Plan:
         plan = make_plan(self._marked_up if html else self._plain, Source(key, text, file, html))
+        return self._noted(plan, body)
+
+    def _noted(self, plan: Plan, body: bool) -> Plan:
+        if self._own_url is not None and self._own_url.constant is not None:
+            plan.pieces = with_constant_url(plan.pieces, self._own_url.constant)
         self._plans.append(plan)
         if not body:
             self._header_plans.append(plan)
@@ -95,17 +114,22 @@ class _Compiler:
         sender: bytes | list[Piece],
         domain: str,
         reference: Reference,
-        shared_body: Callable[[bytes, bytes], bytes] | None,
+        shared_body: Callable[[bytes, bytes], Body] | None,
         own_id: str | None = None,
     ) -> Compiled:
+        signer = self._signer()
         if self._problems:
             raise CompileError(self._problems)
+        own_url = reference.own_url = self._own_url
+        if own_url is not None and not without_own_url(self._plans, own_url):
+            own_url = None
         names = frozenset().union(*(plan.names for plan in self._plans))
-        places: dict[str, str] = {}
+        places: dict[str, list[tuple[str, bool]]] = {}
         for plan in self._plans:
             for name in sorted(plan.names):
                 line = plan.required.get(name)
-                places.setdefault(name, f"{plan.source.label}, line {line}" if line else plan.source.label)
+                place = f"{plan.source.label}, line {line}" if line else plan.source.label
+                places.setdefault(name, []).append((place, line is not None))
         return Compiled(
             fields=fields,
             sender=sender,
@@ -121,7 +145,17 @@ class _Compiler:
             header_fields=frozenset({"email"}).union(*(plan.names for plan in self._header_plans)),
             names=names,
             places=places,
+            signer=signer,
+            own_url=(OWN_URL, own_url.pieces, own_url.finish) if own_url is not None else None,
         )
+
+    def _signer(self) -> Any:
+        if not self._spec.dkim:
+            return None
+        from bulkmail.message.dkim_sign import Signer  # only what is signed pays for the library
+
+        with self._at("dkim"):
+            return Signer(self._spec.dkim)
 
     def _envelope_sender(self, fallback: list[Piece]) -> bytes | list[Piece]:
         """Constant bytes, or the plan of each recipient's sender."""
@@ -150,40 +184,80 @@ class _Compiler:
         with self._at("envelope_from"):
             if not self._problems:
                 pieces = self._envelope_sender([Text(sender or "")])
-        body = raw.wire_ready(content)
-        fields: list[Any] = [("const", body.removesuffix(b".\r\n"), [], None, "raw")]
-        shared = (lambda date, message_id: body) if isinstance(pieces, bytes) else None
-        reference = Reference([], None, None, [], self._base, content)
+        body = raw.wire_ready(content).removesuffix(b".\r\n")
+        fields: list[Any] = [("const", body, [], None, "raw")]
+        shared = (lambda date, message_id: in_pieces([body, b".\r\n"])) if isinstance(pieces, bytes) else None
+        reference = Reference([], Texts(), self._base, content)
         return self._finish(fields, pieces, NO_DOMAIN, reference, shared, raw.message_id_of(content))
 
     # ---- composed messages
 
     def _composed(self) -> Compiled:
         spec = self._spec
+        with self._at("encoding"):
+            if spec.encoding is not None:
+                check_encoding(spec.encoding, "encoding")
         with self._at("charset"):
             if spec.charset.lower() not in ("utf-8", "utf8"):
                 raise MessageError(f"charset: {spec.charset!r} is not in this version yet, expected utf-8")
-        header = self._header()
-        text = html = None
-        with self._at("text"):
-            text = self._plan("text", spec.text, spec.text_file, body=True) if spec.text is not None else None
         with self._at("html"):
-            html = (
-                self._plan("html", spec.html, spec.html_file, html=True, body=True) if spec.html is not None else None
-            )
+            self._spec = self._with_images()
+        header = self._header()
+        texts = self._texts()
         attached = self._attached()
         sender: bytes | list[Piece] = b""
         with self._at("envelope_from"):
             sender = self._envelope_sender(self._own_address(header))
         if self._problems:
             raise CompileError(self._problems)
-        if text is None and html is None:
-            text = self._plan("text", "", body=True)
-        tail = self._content(text, html, attached)
+        tail = self._content(texts, attached)
         personal = [plan.for_compiled() for plan in header]
         shared = self._shared(header, tail, sender)
-        reference = Reference(header, text, html, attached, self._base)
+        reference = Reference(header, Texts(texts, attached), self._base)
         return self._finish([*personal, *tail], sender, self._domain(header, sender), reference, shared)
+
+    def _with_images(self) -> MessageSpec:
+        spec = self._spec
+        if not spec.embed_images or spec.html is None:
+            return spec
+        html, images = embed_images(spec.html, "html", [self._folder or Path()], spec.access)
+        parts = [AttachmentSpec(name=image.name, cid=image.cid, loaded=image) for image in images]
+        return replace(spec, html=html, attachments=(*spec.attachments, *parts), embed_images=False)
+
+    def _texts(self) -> list[tuple[mime.TextPart, Plan]]:
+        """The forms of the message in their order, then those that are files as well."""
+        out: list[tuple[mime.TextPart, Plan]] = []
+        files: list[tuple[mime.TextPart, Plan]] = []
+        for form in forms_of(self._spec):
+            with self._at(form.key):
+                if form.key == "html":
+                    plan, text = self._html_plans(form)
+                    if text is not None:
+                        out.insert(0, (self._part(Form("text", "text/plain", ""), text), text))
+                else:
+                    plan = self._plan(form.key, form.source, form.file, html=form.html, body=True)
+                part = self._part(form, plan)
+                out.append((part, plan))
+                if form.name is not None:
+                    files.append((mime.as_file(part, form.name), plan))
+        return out + files
+
+    def _part(self, form: Form, plan: Plan) -> mime.TextPart:
+        return part_of(form, plan.text, template_encoding(plan, self._spec.encoding))
+
+    def _html_plans(self, form: Form) -> tuple[Plan, Plan | None]:
+        """That of the HTML part, and that of the text that is made of it, where one is wanted."""
+        spec = self._spec
+        work = Work(
+            self._marked_up,
+            self._plain,
+            text=spec.text_from_html and spec.text is None,
+            inlined=spec.inline_css,
+            link_parameters=spec.link_parameters,
+            unsubscribe=spec.list_unsubscribe.url if spec.list_unsubscribe is not None else None,
+        )
+        html, text = work.plans(Source(form.key, form.source, form.file, html=True))
+        return self._noted(html, body=True), self._noted(text, body=True) if text is not None else None
 
     def _header(self) -> list[HeaderPlan]:
         spec = self._spec
@@ -203,55 +277,44 @@ class _Compiler:
         with self._at("subject"):
             header.append(text_header("Subject", self._plan("subject", spec.subject)))
         header += [HeaderPlan("date", "Date"), HeaderPlan("message_id", "Message-ID")]
-        return header + self._list_fields() + self._custom()
+        fields = ListFields(spec, self._plan, self._at)
+        header += [*self._thread(), *self._importance(), *fields.header()]
+        self._own_url = fields.own_url
+        return header + self._custom(header)
 
-    def _list_fields(self) -> list[HeaderPlan]:
-        spec = self._spec
-        out: list[HeaderPlan] = []
-        with self._at("list_unsubscribe"):
-            if spec.list_unsubscribe is not None:
-                out += self._unsubscribe(spec.list_unsubscribe)
-        with self._at("list_id"):
-            if spec.list_id is not None:
-                plan = self._plan("list_id", spec.list_id)
-                if not plan.constant:
-                    raise MessageError("list_id: it is the same for every recipient, template marks are refused")
-                out.append(HeaderPlan("fixed", "List-Id", "list_id", [], headers.list_id(plan.text)))
-        with self._at("feedback_id"):
-            if spec.feedback_id is not None:
-                out.append(text_header("Feedback-ID", self._plan("feedback_id", spec.feedback_id)))
-        return out
-
-    def _unsubscribe(self, given: ListUnsubscribe) -> list[HeaderPlan]:
-        if given.url is None and given.mailto is None:
-            raise MessageError("list_unsubscribe: 'url' or 'mailto' is expected, found neither")
-        plans: list[list[Piece]] = []
-        if given.url is not None:
-            plans.append(self._plan("list_unsubscribe.url", given.url).pieces)
-            _check_url(plans[0], given.one_click)
-        elif given.one_click:
-            raise MessageError("list_unsubscribe: 'one_click' needs an https 'url' (RFC 8058 section 3.1)")
-        if given.mailto is not None:
-            pieces = self._plan("list_unsubscribe.mailto", given.mailto).pieces
-            plans.append(pieces if _starts_with(pieces, "mailto:") else [Text("mailto:"), *pieces])
-        header = [uri_header("List-Unsubscribe", "list_unsubscribe", plans)]
-        if given.one_click:
-            header.append(HeaderPlan("fixed", "List-Unsubscribe-Post", "list_unsubscribe", [], ONE_CLICK))
-        return header
-
-    def _custom(self) -> list[HeaderPlan]:
+    def _thread(self) -> list[HeaderPlan]:
         out = []
-        for name, value in self._spec.headers.items():
-            with self._at(f"headers.{name}"):
-                headers.check_name(name)
-                out.append(text_header(name, self._plan(f"headers.{name}", value)))
+        for key, name in (("in_reply_to", "In-Reply-To"), ("references", "References")):
+            text = getattr(self._spec, key)
+            with self._at(key):
+                if text is not None:
+                    out.append(ids_header(name, self._plan(key, text)))
+        return [plan for plan in out if plan.plans[0]]
+
+    def _importance(self) -> list[HeaderPlan]:
+        given, out = self._spec.priority, []
+        with self._at("priority"):
+            if given is not None:
+                fields = headers.priority_fields(given, "priority")
+                out += [HeaderPlan("fixed", name, "priority", [], line) for name, line in fields]
         return out
 
-    def _attached(self) -> list[mime.Attached]:
+    def _custom(self, made: list[HeaderPlan]) -> list[HeaderPlan]:
+        out = []
+        refused = headers.refused_names(plan.name for plan in made)
+        for name, value in self._spec.header_pairs():
+            with self._at(f"headers.{name}"):
+                headers.check_name(name, refused)
+                ready = isinstance(value, PreparedValue)
+                plan = self._plan(f"headers.{name}", value.value if isinstance(value, PreparedValue) else value)
+                out.append((prepared_header if ready else text_header)(name, plan))
+        return out
+
+    def _attached(self) -> list[Attached]:
         out = []
         for number, attachment in enumerate(self._spec.attachments):
             with self._at(f"attachments[{number}]"):
-                out.append(mime.load_attachment(attachment, f"attachments[{number}]"))
+                out.append(load_attachment(attachment, f"attachments[{number}]", self._spec.access))
         return out
 
     def _own_address(self, header: list[HeaderPlan]) -> list[Piece]:
@@ -260,31 +323,36 @@ class _Compiler:
         plan = named.get("Sender") or named.get("From")
         return plan.plans[1] if plan is not None else [Text("nobody@example.com")]  # a problem already
 
-    def _content(self, text: Plan | None, html: Plan | None, attached: list[mime.Attached]) -> list[Any]:
+    def _content(self, texts: list[tuple[mime.TextPart, Plan]], attached: list[Attached]) -> list[Any]:
         """The fields from the content's own headers to the end of the message."""
-        parts = [plan for plan in (text, html) if plan is not None]
-        pieces = mime.frame([plan.source.key for plan in parts], attached, dots=True)
-        out: list[Any] = [("const", pieces[0], [], None, "")]
-        for plan, after in zip(parts, pieces[1:], strict=True):
-            out.append(("body", b"", [[*plan.pieces, Text(plan.tail)]], None, plan.source.key))
-            out.append(("const", after, [], None, ""))
+        out: list[Any] = []
+        for piece in mime.frame([part for part, _ in texts], attached, dots=True):
+            if isinstance(piece, bytes):
+                out.append(("const", piece, [], None, ""))
+                continue
+            part, plan = texts[piece]
+            if plan.constant:
+                whole = encode_whole(plan.text, part.encoding, part.key)
+                out.append(("const", mime.escape_dots(whole), [], None, part.key))
+            else:
+                kind = "body" if part.encoding == "quoted-printable" else f"body-{part.encoding}"
+                out.append((kind, b"", [[*plan.pieces, Text(plan.tail)]], None, part.key))
         return out
 
-    def _shared(self, header: list[HeaderPlan], tail: list[Any], sender: Any) -> Callable[[bytes, bytes], bytes] | None:
+    def _shared(
+        self, header: list[HeaderPlan], tail: list[Any], sender: bytes | list[Piece]
+    ) -> Callable[[bytes, bytes], Body] | None:
         """What makes the one body of a message that is the same for everybody; None if it is not."""
         given = [plan for plan in self._plans if not plan.constant]
         if given or not isinstance(sender, bytes):
             return None
         lines = [UNDISCLOSED if plan.name == "To" and not plan.constant else plan for plan in header]
-        content = b"".join(
-            constant if kind == "const" else encode_text(text_of(plans[0]).encode())
-            for kind, constant, plans, _, _ in tail
-        )
+        content = [constant for _, constant, _, _, _ in tail]
 
-        def body(date: bytes, message_id: bytes) -> bytes:
+        def body(date: bytes, message_id: bytes) -> Body:
             made = {"date": b"Date: " + date + b"\r\n", "message_id": b"Message-ID: " + message_id + b"\r\n"}
             top = (line if isinstance(line, bytes) else made.get(line.kind) or line.line_of() for line in lines)
-            return b"".join(top) + content + b".\r\n"
+            return in_pieces([b"".join(top), *content, b".\r\n"])
 
         return body
 
@@ -303,22 +371,6 @@ class _Compiler:
                 except MessageError:
                     continue
         return NO_DOMAIN
-
-
-def _starts_with(pieces: list[Piece], prefix: str) -> bool:
-    return bool(pieces) and isinstance(pieces[0], Text) and pieces[0].text.lower().startswith(prefix)
-
-
-def _check_url(pieces: list[Piece], one_click: bool) -> None:
-    """What can be known before rendering: the scheme, if the template does not begin with a value."""
-    if not pieces or not isinstance(pieces[0], Text):
-        return
-    if one_click and not _starts_with(pieces, "https://"):
-        raise MessageError("list_unsubscribe: 'one_click' needs a url that begins with https:// (RFC 8058 section 3.1)")
-    if not _scheme(pieces[0].text):
-        raise MessageError(
-            f"list_unsubscribe: {pieces[0].text!r} has no scheme, expected a url such as https://example.com/u"
-        )
 
 
 def _checked_sender(text: str) -> bytes:

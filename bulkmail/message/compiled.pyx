@@ -5,10 +5,11 @@
 #   CONST        bytes as they are                            DATE, MESSAGE_ID   what they say
 #   TEXT         unstructured header: one plan                MAILBOX            header: plans of display name, address
 #   OTHER        header that Python makes from its plans      URLS               List-Unsubscribe: a plan per URI
-#   BODY         quoted-printable text: one plan
+#   BODY         quoted-printable text: one plan       BODY_BASE64, BODY_8BIT, BODY_7BIT   text in these encodings
 #
 # Owns      the constant bytes and the Python objects that ops point to (`_keep`).
 # Promises  bodies are ready for the wire: CRLF, at most 76 bytes a line in encoded text, dots escaped, final dot included.
+#           What is large and the same for everybody is held once: a body is then a tuple of pieces that begin a line each.
 #           A bad row yields its MessageError and leaves the others alone.
 # Errors    MessageError (scope recipient) as an item of the result; MemoryError is raised.
 cimport cython
@@ -16,8 +17,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
+from libc.string cimport memchr
 
 import hashlib
+import re
 
 from markupsafe import escape as html_escape
 
@@ -34,9 +37,11 @@ cdef extern from "Python.h":
 
 cdef enum:
     MAX_HEADER = 30_000     # bytes of one value: Gmail refuses more than 32 KB, and nobody reads a tenth of that
+    MAX_LINE = 998          # bytes of a line without CRLF (RFC 5322 section 2.1.1)
     MAX_URI = 980           # with brackets and comma its line stays below 998 bytes (RFC 5322 section 2.1.1)
     HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
     MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
+    MIN_SHARED = 32 << 10   # bytes of a constant part that messages share instead of copying: below, a copy is cheaper
     MAX_GROWTH = 1 << 27    # bytes that values may add to a message: no server takes a quarter of it
 
 cdef enum OpCode:
@@ -63,7 +68,11 @@ cdef struct Op:
     int bits                # header text: its header_class
 
 cdef enum FieldKind:
-    CONST, DATE, MESSAGE_ID, TEXT, MAILBOX, OTHER, URLS, BODY
+    CONST, DATE, MESSAGE_ID, TEXT, MAILBOX, OTHER, URLS, BODY, BODY_BASE64, BODY_8BIT, BODY_7BIT
+
+# What a plan's text becomes: a header's value; quoted-printable at once; lines with CRLF, to be encoded as a whole.
+cdef enum Mode:
+    HEADER, QUOTED, LINES
 
 cdef struct Range:
     int start
@@ -77,9 +86,16 @@ cdef struct Field:
     int ranges
     PyObject* fallback      # headers: texts, email -> bytes, for what the quick way does not do
     PyObject* label         # the manifest's key, for errors
+    PyObject* shared        # const: bytes that messages share, or NULL
 
 KINDS = {"const": CONST, "date": DATE, "message_id": MESSAGE_ID, "text": TEXT, "mailbox": MAILBOX, "other": OTHER,
-         "urls": URLS, "body": BODY}
+         "urls": URLS, "body": BODY, "body-base64": BODY_BASE64, "body-8bit": BODY_8BIT, "body-7bit": BODY_7BIT}
+
+cdef object _newline = re.compile("\r\n|\r|\n").sub
+
+
+cdef object with_crlf(text):
+    return _newline("\r\n", text)
 
 
 def encoded_words(bytes text not None, Py_ssize_t col):
@@ -96,10 +112,10 @@ def encode_text(bytes text not None, bint html=False):
     """UTF-8 text as quoted-printable from the start of a line; the last line is left open. html: escaped first."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(text)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, qp_bound(n))
-    cdef Pen pen
+    cdef bm_pen pen
     pen.p = <uint8_t*>PyBytes_AS_STRING(out)
     pen.col = 0
-    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, body_class(html))
+    put_text(&pen, <const uint8_t*>PyBytes_AS_STRING(text), n, html)
     return out[:pen.p - <uint8_t*>PyBytes_AS_STRING(out)]
 
 
@@ -109,15 +125,19 @@ cdef class Compiled:
     shared         no per-recipient content: compose_shared makes the one message
     fields         recipient fields that must exist
     header_fields  recipient fields that reach a header or the envelope
-    names          every name that a template takes from a recipient; places: where each is first used
+    names          every name that a template takes from a recipient
+    places         of each of them (where it is used, whether that fails without it)
     domain         of the Message-IDs
+    eight_bit      bodies may have bytes beyond ASCII
+    signer         dkim_sign.Signer, or None; compose() leaves signing to who sends, who can do it beside the loop
     """
 
-    cdef readonly bint shared
+    cdef readonly bint shared, eight_bit
     cdef readonly frozenset fields
     cdef readonly frozenset header_fields
     cdef readonly frozenset names
     cdef readonly dict places
+    cdef readonly object signer
     cdef object _reference
     cdef object _row_class
     cdef object _shared_body
@@ -137,6 +157,9 @@ cdef class Compiled:
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
     cdef Py_ssize_t _most           # bytes that a body may have
+    cdef str _own_url_name          # a name that each recipient's row gets a value for, or None
+    cdef Range _own_url_range
+    cdef object _finish_own_url
     cdef Py_ssize_t _typical        # about the size of a body: what the next one is given
 
     def __cinit__(self):
@@ -148,26 +171,31 @@ cdef class Compiled:
         PyMem_Free(self._fields)
 
     def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
-                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places):
+                 shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places,
+                 signer=None, tuple own_url=None):
         """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
 
         sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
         shared_body  date, Message-ID -> the one body; None: not a shared message
         own_id       Message-ID of a ready message ("" if it has none); None: ours
+        own_url      name, pieces, text -> URL: what the name means in all templates but this one
         base         what stands in for names that a row lacks; row_class, reference: see template.Row and reference.Reference
         """
         self.shared, self._shared_body = shared_body is not None, shared_body
         self.fields, self.header_fields, self.names, self.places = required, header_fields, names, places
         self._base, self._row_class, self._reference, self._check_sender = base, row_class, reference, check_sender
         self._id_seed, self._id_head, self._id_tail = id_parts(job, domain)
-        self.domain, self._own_id = domain, own_id
+        self.domain, self._own_id, self.signer = domain, own_id, signer
         if own_id is None and self.shared:
             self._own_id = make_message_id(job, 0, "", domain)
         self._typical = 1024
         if isinstance(sender, bytes):
             self._sender = sender
         else:
-            self._sender_range = self._add_range(sender, False)
+            self._sender_range = self._add_range(sender, HEADER)
+        if own_url is not None:
+            self._own_url_name, pieces, self._finish_own_url = own_url
+            self._own_url_range = self._add_range(pieces, HEADER)
         for field in fields:
             self._add_field(*field)
         self._most = self._typical + MAX_GROWTH
@@ -187,48 +215,56 @@ cdef class Compiled:
         cdef Field field
         field.kind = <FieldKind><int>KINDS[kind]
         field.p, field.n = self._own(text), PyBytes_GET_SIZE(text)
+        # Pieces begin lines, and Composer.share knows that of the next one only where this one ends with a line.
+        field.shared = NULL
+        if field.kind == CONST and field.n >= MIN_SHARED and text.endswith(b"\r\n"):
+            field.shared = <PyObject*>text
         field.range, field.ranges = self._range_count, len(plans)
         field.fallback, field.label = self._own_object(fallback), self._own_object(label)
+        self.eight_bit = self.eight_bit or field.kind == BODY_8BIT or (field.kind == CONST and not text.isascii())
         for pieces in plans:
-            self._add_range(pieces, field.kind == BODY)
+            self._add_range(pieces, QUOTED if field.kind == BODY else LINES if field.kind > BODY else HEADER)
         self._fields[self._field_count] = field
         self._field_count += 1
-        self._typical += field.n
+        if field.shared is NULL:
+            self._typical += field.n
 
-    cdef Range _add_range(self, list pieces, bint body) except *:
+    cdef Range _add_range(self, list pieces, Mode mode) except *:
         cdef Range r
         r.start = self._op_count
-        self._add_pieces(pieces, body)
+        self._add_pieces(pieces, mode)
         r.end = self._op_count
         self._ranges = <Range*>grown(self._ranges, self._range_count, sizeof(Range))
         self._ranges[self._range_count] = r
         self._range_count += 1
         return r
 
-    cdef int _add_pieces(self, list pieces, bint body) except -1:
+    cdef int _add_pieces(self, list pieces, Mode mode) except -1:
         for piece in pieces:
             kind = piece.kind
             if kind == "text":
-                self._add_text(piece.text.encode(), body)
+                self._add_text(piece.text.encode(), mode)
             elif kind == "value":
                 self._add_value(piece)
             elif kind == "rendered":
                 self._new(OP_RENDER).other = self._own_object(piece.slot)
             else:
-                self._add_branch(piece, body)
+                self._add_branch(piece, mode)
         return 0
 
-    cdef int _add_text(self, bytes text, bint body) except -1:
+    cdef int _add_text(self, bytes text, Mode mode) except -1:
         cdef Py_ssize_t at
         cdef Op* op
-        if body and text.startswith(b"."):
+        if mode == QUOTED and text.startswith(b"."):
             # Whether these begin a line, and so must be encoded, depends on what stands before them.
             rest = text.lstrip(b".")
             op = self._new(OP_DOTS)
             op.p, op.n = self._own(text), len(text) - len(rest)
             text = rest
-        if body:
+        if mode == QUOTED:
             text = encode_text(text)
+        elif mode == LINES:
+            text = text.replace(b"\n", b"\r\n")     # templates have no other newlines
         at = text.find(b"\r\n")
         op = self._new(OP_TEXT)
         op.p, op.n = self._own(text), PyBytes_GET_SIZE(text)
@@ -249,15 +285,15 @@ cdef class Compiled:
         op.second = self._own_object(piece.default if piece.has_default else None)
         return 0
 
-    cdef int _add_branch(self, piece, bint body) except -1:
+    cdef int _add_branch(self, piece, Mode mode) except -1:
         # Ops move when their array grows: they are addressed by index until both sides are there.
         cdef int test = self._op_count, jump
         self._add_test(piece.test)
-        self._add_pieces(piece.then, body)
+        self._add_pieces(piece.then, mode)
         jump = self._op_count
         self._new(OP_JUMP)
         self._ops[test].target = self._op_count
-        self._add_pieces(piece.orelse, body)
+        self._add_pieces(piece.orelse, mode)
         self._ops[jump].target = self._op_count
         return 0
 
@@ -284,7 +320,10 @@ cdef class Compiled:
     # ---- use
 
     def compose(self, list rows not None, list numbers not None, bytes date not None):
-        """One (sender, recipient, body) or MessageError for each row. date: the value of Date (RFC 5322 section 3.3)."""
+        """One (sender, recipient, body) or MessageError for each row. date: the value of Date (RFC 5322 section 3.3).
+
+        body: bytes, or a tuple of them where pieces are shared; not signed.
+        """
         cdef list out = []
         cdef Composer composer = Composer(self, date)
         cdef Py_ssize_t i
@@ -303,10 +342,14 @@ cdef class Compiled:
         return out
 
     def compose_shared(self, bytes date not None):
-        """(sender, body) of a shared message. raises  MessageError  for a message that has per-recipient content."""
+        """(sender, body) of a shared message, signed. raises  MessageError  for one that has per-recipient content."""
         if not self.shared:
             raise MessageError("the message differs from recipient to recipient, it cannot be composed once for all")
-        return self._sender, self._shared_body(date, self._own_id.encode())
+        return self._sender, self.signed(self._shared_body(date, self._own_id.encode()))
+
+    def signed(self, body):
+        """A composed body with its signatures, if the message has any. raises  MessageError"""
+        return body if self.signer is None else with_fields(self.signer.sign([body])[0], body)
 
     def render(self, dict row not None, int number, bytes date not None):
         """The same message made by Jinja2 and the standard library's email package: `Rendered`. raises  MessageError"""
@@ -320,8 +363,8 @@ cdef class Compiled:
             (made,) = self.compose([row], [number], date)
             if isinstance(made, MessageError):
                 raise made
-            body = made[2]
-        return self._reference.preview(row, body)
+            body = self.signed(made[2])
+        return self._reference.preview(row, b"".join(body) if type(body) is tuple else body)
 
     def message_id(self, number, str address not None):
         """The Message-ID, brackets included, of the copy for row `number`; "" for a ready message that has none."""
@@ -331,6 +374,25 @@ cdef class Compiled:
         cdef const char* text = PyUnicode_AsUTF8AndSize(address, &n)
         cdef uint64_t h = address_hash(self._id_seed, <const uint8_t*>text, n)
         return (self._id_head + base36(h) + b"." + base36(number) + self._id_tail).decode()
+
+
+def with_fields(bytes fields not None, body not None):
+    """A body with header fields (whole lines) before it: a tuple of pieces, the body itself is not copied."""
+    return (fields, *body) if type(body) is tuple else (fields, body)
+
+
+def in_pieces(list parts not None):
+    """A body from its parts: bytes, or a tuple of pieces where a large one can be held once, as Composer has it."""
+    cdef list pieces = [], small = []
+    cdef bint begins_line = True
+    for part in parts:
+        if begins_line and len(<bytes?>part) >= MIN_SHARED and part.endswith(b"\r\n"):
+            pieces += [b"".join(small), part] if small else [part]
+            small = []
+        else:
+            small.append(part)
+        begins_line = part.endswith(b"\r\n")
+    return (*pieces, b"".join(small)) if pieces else b"".join(small)
 
 
 def make_message_id(str job not None, number, str address not None, str domain not None):

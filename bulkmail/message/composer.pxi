@@ -15,11 +15,12 @@ cdef class Composer:
     cdef PyObject* body             # bytes, owned
     cdef uint8_t* base
     cdef Py_ssize_t cap
-    cdef Pen pen                    # where the next byte of the body goes
+    cdef bm_pen pen                 # where the next byte of the body goes
     cdef uint8_t* text              # UTF-8 of the header value in hand
     cdef Py_ssize_t text_n, text_cap
     cdef int bits                   # its header_class
     cdef object label               # the manifest's key of the field in hand
+    cdef list pieces                # those before the one under construction, or None
 
     def __cinit__(self, Compiled c, bytes date):
         self.c, self.date = c, date
@@ -35,15 +36,28 @@ cdef class Composer:
     cdef tuple one(self, dict row, number):
         cdef Py_ssize_t i
         cdef Compiled c = self.c
-        self.row, self.email, self.jinja = row, row.get("email"), None
+        self.row, self.email, self.jinja, self.pieces = row, row.get("email"), None, None
         if not isinstance(self.email, str):
             raise MessageError("the row has no 'email'")
+        if c._own_url_name is not None:
+            self.own_url()
         self.start()
         for i in range(c._field_count):
             self.field(&c._fields[i], number)
         self.raw(b".\r\n", 3)
         sender = c._sender if c._sender is not None else self.sender()
-        return sender, self.email.encode(), self.finish()
+        body = self.finish()
+        return sender, self.email.encode(), body if self.pieces is None else (*self.pieces, body)
+
+    cdef int own_url(self) except -1:
+        cdef Py_ssize_t n
+        self.label = "list_unsubscribe"
+        cdef const uint8_t* p = self.value(self.c._own_url_range, &n)
+        url = self.c._finish_own_url(p[:n].decode())
+        self.row = self.row.copy()
+        self.row[self.c._own_url_name] = url
+        self.jinja = None               # made without it, if the URL's template needed one
+        return 0
 
     # ---- the body as a growing bytes object
 
@@ -76,13 +90,27 @@ cdef class Composer:
         cdef Py_ssize_t n = self.pen.p - self.base
         if n > self.c._typical:
             self.c._typical = min(n, MAX_SPARE)
-        else:
+        elif self.pieces is None:
             self.c._typical -= (self.c._typical - n) // 8
         _PyBytes_Resize(&self.body, n)
         cdef bytes out = <bytes>self.body       # a second reference; the first is given up
         Py_XDECREF(self.body)
         self.body = NULL
         return out
+
+    cdef inline bint at_line_start(self) noexcept:
+        cdef Py_ssize_t n = self.pen.p - self.base
+        return n == 0 or (n > 1 and (self.pen.p - 2)[0] == c'\r' and (self.pen.p - 1)[0] == c'\n')
+
+    cdef int share(self, piece) except -1:
+        """Put a piece that all messages have behind what there is, and begin another."""
+        if self.pieces is None:
+            self.pieces = []
+        if self.pen.p > self.base:
+            self.pieces.append(self.finish())
+            self.start()
+        self.pieces.append(piece)
+        return 0
 
     cdef inline int raw(self, const void* p, Py_ssize_t n) except -1:
         self.need(n)
@@ -95,10 +123,14 @@ cdef class Composer:
     cdef int field(self, Field* field, number) except -1:
         self.label = <object>field.label
         if field.kind == CONST:
+            if field.shared is not NULL and self.at_line_start():
+                return self.share(<object>field.shared)
             return self.raw(field.p, field.n)
         if field.kind == BODY:
             self.pen.col = 0
-            return self.run(self.c._ranges[field.range], True)
+            return self.run(self.c._ranges[field.range], QUOTED)
+        if field.kind > BODY:
+            return self.lines(field)
         self.raw(field.p, field.n)
         if field.kind == DATE:
             self.raw(PyBytes_AS_STRING(self.date), PyBytes_GET_SIZE(self.date))
@@ -114,6 +146,21 @@ cdef class Composer:
             self.pen.p -= field.n
             return self.fallback(field, self.texts(field))
         return self.raw(b"\r\n", 2)
+
+    cdef int lines(self, Field* field) except -1:
+        """A text part that is encoded as a whole."""
+        cdef size_t n
+        self.text_n = self.bits = 0
+        self.run(self.c._ranges[field.range], LINES)
+        n = <size_t>self.text_n
+        if field.kind == BODY_BASE64:
+            self.need(<Py_ssize_t>bm_base64_size(n))
+            self.pen.p += KERNELS.base64_lines(self.pen.p, self.text, n)
+            return 0
+        check_lines(self.text, self.text_n, field.kind == BODY_7BIT, self.label)
+        self.need(self.text_n + <Py_ssize_t>KERNELS.body_extra(self.text, n, BM_LINE_START))
+        self.pen.p += KERNELS.body_encode(self.pen.p, self.text, n, BM_LINE_START)
+        return 0
 
     cdef int message_id(self, number) except -1:
         cdef Compiled c = self.c
@@ -246,7 +293,7 @@ cdef class Composer:
     cdef const uint8_t* value(self, Range r, Py_ssize_t* n) except NULL:
         """The text of a header's plan without the blanks around it, and its class in `bits`; valid until the next call."""
         self.text_n, self.bits = 0, 0
-        self.run(r, False)
+        self.run(r, HEADER)
         cdef const uint8_t* p = self.text
         cdef Py_ssize_t size = self.text_n
         while size and (p[size - 1] == c' ' or p[size - 1] == c'\t'):
@@ -259,43 +306,43 @@ cdef class Composer:
         n[0] = size
         return p
 
-    cdef int run(self, Range r, bint body) except -1:
+    cdef int run(self, Range r, Mode mode) except -1:
         cdef int i = r.start
         cdef Op* op
         while i < r.end:
             op = &self.c._ops[i]
             i += 1
             if op.code == OP_TEXT:
-                self.put_const(op, body)
+                self.put_const(op, mode)
             elif op.code == OP_DOTS:
                 self.need(qp_bound(op.n))
-                put_text(&self.pen, op.p, op.n, body_class(False))
+                put_text(&self.pen, op.p, op.n, False)
             elif op.code == OP_VALUE:
-                self.put_value(op, body)
+                self.put_value(op, mode)
             elif op.code == OP_RENDER:
-                self.put(<object>op.other, (<object>op.other)(self.jinja_row()), False, body)
+                self.put(<object>op.other, (<object>op.other)(self.jinja_row()), False, mode)
             elif op.code == OP_JUMP:
                 i = op.target
             elif not self.test(op):
                 i = op.target
         return 0
 
-    cdef int put_const(self, Op* op, bint body) except -1:
+    cdef int put_const(self, Op* op, Mode mode) except -1:
         cdef Py_ssize_t last = op.last
-        if not body:
+        if mode != QUOTED:
             self.bits |= op.bits
             return self.append(op.p, op.n)
         self.need(op.n + 8)
         if op.first == 0 and last >= 0:
-            guard_blank(&self.pen)
-        elif self.pen.col + op.first > (QP_LINE if last >= 0 else QP_LINE - 1):
-            soft_break(&self.pen)
+            bm_qp_guard_blank(&self.pen)
+        elif self.pen.col + op.first > (BM_QP_LINE if last >= 0 else BM_QP_LINE - 1):
+            bm_qp_soft_break(&self.pen)
         memcpy(self.pen.p, op.p, op.n)
         self.pen.p += op.n
         self.pen.col = last if last >= 0 else self.pen.col + op.n
         return 0
 
-    cdef int put_value(self, Op* op, bint body) except -1:
+    cdef int put_value(self, Op* op, Mode mode) except -1:
         cdef PyObject* found = PyDict_GetItemWithError(self.row, <object>op.name)
         if found is NULL:
             found = op.other
@@ -304,22 +351,27 @@ cdef class Composer:
         value = <object>found
         if op.flags & FALSY and not value:
             value = <object>op.second
-        return self.put(<object>op.name, value, op.flags & ESCAPE, body)
+        return self.put(<object>op.name, value, op.flags & ESCAPE, mode)
 
-    cdef int put(self, what, value, bint escape, bint body) except -1:
+    cdef int put(self, what, value, bint escape, Mode mode) except -1:
         cdef Py_ssize_t n
         cdef const uint8_t* p
         cdef int bits
         if not isinstance(value, str):
             value = str(value)
         p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
-        if body:
+        if mode == QUOTED:
             self.need(qp_bound(n))
-            put_text(&self.pen, p, n, body_class(escape))
+            put_text(&self.pen, p, n, escape)
             return 0
         if escape:
             value = str(html_escape(value))
             p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
+        if mode == LINES:
+            if memchr(p, c'\n', <size_t>n) is not NULL or memchr(p, c'\r', <size_t>n) is not NULL:
+                value = with_crlf(value)
+                p = <const uint8_t*>PyUnicode_AsUTF8AndSize(value, &n)
+            return self.append(p, n)
         bits = header_class(p, n)
         if bits & BREAK:
             raise put_in_header(self.label, repr(what) if isinstance(what, str) else "/".join(sorted(map(repr, what.names))))
@@ -367,6 +419,25 @@ cdef class Composer:
             values.update(self.row)
             self.jinja = self.c._row_class(values)
         return self.jinja
+
+
+cdef int check_lines(const uint8_t* p, Py_ssize_t n, bint ascii_only, label) except -1:
+    """Of text that is sent as it is: what every server takes."""
+    cdef Py_ssize_t i = 0, size, line = 1
+    cdef const uint8_t* end
+    while i < n:
+        end = <const uint8_t*>memchr(p + i, c'\n', <size_t>(n - i))
+        size = (end - (p + i)) - 1 if end is not NULL else n - i
+        if size > MAX_LINE:
+            raise MessageError(f"{label}: line {line} has {size} bytes, at most {MAX_LINE} go without an encoding")
+        i += size + 2
+        line += 1
+    for i in range(n):
+        if ascii_only and p[i] > 127:
+            raise MessageError(f"{label}: it has characters beyond ASCII, which 7bit cannot carry")
+        if p[i] == 0:
+            raise MessageError(f"{label}: there is a NUL, which no mail may hold")
+    return 0
 
 
 cdef inline bint looks_like_word(int bits, const uint8_t* p, Py_ssize_t n) noexcept nogil:

@@ -4,15 +4,16 @@
 from libc.stdint cimport int8_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
+from bulkmail.wire.body cimport kernels
+from bulkmail.wire.kernels cimport (BM_LINE_START, BM_QP_LINE, bm_base64, bm_base64_size, bm_pen, bm_qp_bound,
+                                    bm_qp_guard_blank, bm_qp_soft_break, bm_row)
+
+cdef const bm_row* KERNELS = kernels()
+
 cdef enum:
-    QP_LINE = 76            # RFC 2045 section 6.7 rule 5, the "=" of a soft break included
     WORD_LINE = 76          # RFC 2047 section 2: a line with an encoded-word
     WORD_MAX = 75           # an encoded-word
     WORD_FRAME = 12         # =?utf-8?b??=
-
-# What a byte of a body becomes. From AMPERSAND on only in HTML.
-cdef enum:
-    LITERAL, DOT, LINE_FEED, RETURN, HEX, AMPERSAND, LESS, GREATER, DOUBLE_QUOTE, SINGLE_QUOTE
 
 # What a byte of a header value is, as bits that are ORed over the value.
 cdef enum:
@@ -25,21 +26,17 @@ cdef enum:
     QUESTION = 64
     NOT_URI = 128           # may not stand in a URI (RFC 3986 section 2)
 
-cdef uint8_t TEXT_CLASS[256]
-cdef uint8_t HTML_CLASS[256]
 cdef uint8_t HEADER_CLASS[256]
 cdef uint8_t WORD_SAFE[256]         # stands for itself in a Q encoded-word anywhere (RFC 2047 section 5 rule 3)
 cdef uint8_t ATEXT[256]
 cdef uint8_t ALNUM[256]
 cdef const char* HEX_DIGITS = b"0123456789ABCDEF"
-cdef const char* BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 cdef const char* BASE36 = b"0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 cdef void _fill_tables():
     cdef int c
     for c in range(256):
-        TEXT_CLASS[c] = HTML_CLASS[c] = LITERAL if (32 <= c < 127 and c != c'=') or c == c'\t' else HEX
         ALNUM[c] = 48 <= c < 58 or 65 <= c < 91 or 97 <= c < 123
         WORD_SAFE[c] = ALNUM[c] or chr(c) in "!*+-/"
         ATEXT[c] = ALNUM[c] or (c < 128 and chr(c) in "!#$%&'*+-/=?^_`{|}~")
@@ -60,141 +57,17 @@ cdef void _fill_tables():
             HEADER_CLASS[c] |= EQUALS
         if c == c'?':
             HEADER_CLASS[c] |= QUESTION
-    TEXT_CLASS[c'.'] = HTML_CLASS[c'.'] = DOT
-    TEXT_CLASS[c'\n'] = HTML_CLASS[c'\n'] = LINE_FEED
-    TEXT_CLASS[c'\r'] = HTML_CLASS[c'\r'] = RETURN
-    HTML_CLASS[c'&'] = AMPERSAND
-    HTML_CLASS[c'<'] = LESS
-    HTML_CLASS[c'>'] = GREATER
-    HTML_CLASS[c'"'] = DOUBLE_QUOTE
-    HTML_CLASS[c"'"] = SINGLE_QUOTE
 
 _fill_tables()
 
 
-cdef inline const uint8_t* body_class(bint html) noexcept nogil:
-    if html:
-        return &HTML_CLASS[0]
-    return &TEXT_CLASS[0]
-
-
-# Where the next byte of a quoted-printable body goes, and how many bytes its line has so far (at most 75).
-cdef struct Pen:
-    uint8_t* p
-    Py_ssize_t col
-
-
-cdef inline void put(Pen* pen, const void* text, Py_ssize_t n) noexcept nogil:
-    memcpy(pen.p, text, n)
-    pen.p += n
-    pen.col += n
-
-
-cdef inline void soft_break(Pen* pen) noexcept nogil:
-    memcpy(pen.p, b"=\r\n", 3)
-    pen.p += 3
-    pen.col = 0
-
-
-cdef inline void guard_blank(Pen* pen) noexcept nogil:
-    """Before a line end: a blank that would stand last is encoded, since relays may strip it (RFC 2045 section 6.7 rule 3)."""
-    cdef uint8_t last
-    if pen.col == 0:
-        return
-    last = (pen.p - 1)[0]
-    if last != c' ' and last != c'\t':
-        return
-    if pen.col + 2 > QP_LINE:
-        soft_break(pen)
-        return
-    pen.p -= 1
-    pen.col -= 1
-    put(pen, b"=20" if last == c' ' else b"=09", 3)
-
-
-cdef inline void hard_break(Pen* pen) noexcept nogil:
-    guard_blank(pen)
-    memcpy(pen.p, b"\r\n", 2)
-    pen.p += 2
-    pen.col = 0
-
-
-cdef inline void put_unit(Pen* pen, const char* text, Py_ssize_t n) noexcept nogil:
-    """Bytes that stay on one line."""
-    if pen.col + n > QP_LINE - 1:
-        soft_break(pen)
-    put(pen, text, n)
-
-
-cdef inline void put_hex(Pen* pen, uint8_t c) noexcept nogil:
-    cdef char unit[3]
-    unit[0] = c'='
-    unit[1] = HEX_DIGITS[c >> 4]
-    unit[2] = HEX_DIGITS[c & 15]
-    put_unit(pen, unit, 3)
-
-
 cdef inline Py_ssize_t qp_bound(Py_ssize_t n) noexcept nogil:
-    """The most that put_text writes for n bytes: each becomes 5 at most ("&#34;"), a soft break every 71 bytes at least."""
-    return 6 * n + 16
+    return <Py_ssize_t>bm_qp_bound(<size_t>n)
 
 
-cdef inline bint ends_line(const uint8_t* s, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    """Whether s[i], no blank, is the last before a line break: it may stand where a soft break's "=" would."""
-    return i + 1 < n and (s[i + 1] == c'\n' or s[i + 1] == c'\r') and s[i] != c' ' and s[i] != c'\t'
-
-
-cdef void put_text(Pen* pen, const uint8_t* s, Py_ssize_t n, const uint8_t* table) noexcept nogil:
-    """Text as quoted-printable, continuing the pen's line. CRLF, CR and LF all become CRLF.
-
-    No line that it begins starts with ".", so that nothing needs dot-escaping. The line is left open: whoever ends it calls
-    guard_blank first.
-    """
-    cdef Py_ssize_t i = 0, run, room
-    cdef uint8_t kind
-    while i < n:
-        room = QP_LINE - 1 - pen.col
-        run = i
-        while run < n and room > 0 and table[s[run]] == LITERAL:
-            run += 1
-            room -= 1
-        if run > i:
-            put(pen, s + i, run - i)
-            i = run
-            if i == n:
-                return
-        kind = table[s[i]]
-        if kind == LITERAL:
-            if ends_line(s, i, n):
-                put(pen, s + i, 1)
-                i += 1
-            else:
-                soft_break(pen)
-            continue
-        if kind == HEX:
-            put_hex(pen, s[i])
-        elif kind == DOT:
-            if pen.col == 0 or pen.col == QP_LINE - 1:
-                put_hex(pen, c'.')
-            else:
-                put(pen, b".", 1)
-        elif kind == LINE_FEED:
-            hard_break(pen)
-        elif kind == RETURN:
-            hard_break(pen)
-            if i + 1 < n and s[i + 1] == c'\n':
-                i += 1
-        elif kind == AMPERSAND:
-            put_unit(pen, b"&amp;", 5)
-        elif kind == LESS:
-            put_unit(pen, b"&lt;", 4)
-        elif kind == GREATER:
-            put_unit(pen, b"&gt;", 4)
-        elif kind == DOUBLE_QUOTE:
-            put_unit(pen, b"&#34;", 5)
-        else:
-            put_unit(pen, b"&#39;", 5)
-        i += 1
+cdef inline void put_text(bm_pen* pen, const uint8_t* s, Py_ssize_t n, bint html) noexcept nogil:
+    """Text as quoted-printable, continuing the pen's line, which stays open; html: escaped. There is room for qp_bound(n)."""
+    KERNELS.qp_text(pen, s, <size_t>n, html)
 
 
 cdef inline int header_class(const uint8_t* s, Py_ssize_t n) noexcept nogil:
@@ -253,7 +126,7 @@ cdef Py_ssize_t put_words(uint8_t* out, const uint8_t* s, Py_ssize_t n, Py_ssize
                 break
             size += k
         memcpy(p, b"=?utf-8?q?" if q else b"=?utf-8?b?", 10)
-        k = put_q(p + 10, s + i, size) if q else put_base64(p + 10, s + i, size)
+        k = put_q(p + 10, s + i, size) if q else <Py_ssize_t>bm_base64(p + 10, s + i, <size_t>size)
         memcpy(p + 10 + k, b"?=", 2)
         p += WORD_FRAME + k
         col[0] += WORD_FRAME + k
@@ -280,21 +153,6 @@ cdef inline Py_ssize_t put_q(uint8_t* out, const uint8_t* s, Py_ssize_t n) noexc
             p[1] = HEX_DIGITS[s[i] >> 4]
             p[2] = HEX_DIGITS[s[i] & 15]
             p += 3
-    return p - out
-
-
-cdef inline Py_ssize_t put_base64(uint8_t* out, const uint8_t* s, Py_ssize_t n) noexcept nogil:
-    cdef uint8_t* p = out
-    cdef Py_ssize_t i = 0
-    cdef uint64_t bits
-    while i < n:
-        bits = (<uint64_t>s[i] << 16) | (<uint64_t>s[i + 1] << 8 if i + 1 < n else 0) | (s[i + 2] if i + 2 < n else 0)
-        p[0] = BASE64[bits >> 18]
-        p[1] = BASE64[(bits >> 12) & 63]
-        p[2] = BASE64[(bits >> 6) & 63] if i + 1 < n else c'='
-        p[3] = BASE64[bits & 63] if i + 2 < n else c'='
-        p += 4
-        i += 3
     return p - out
 
 

@@ -14,13 +14,18 @@ _group = re.compile(r"[A-Za-z0-9 _-]+: *;").fullmatch  # an empty group, RFC 532
 _blank = re.compile(r"\s*").fullmatch
 
 
+# What a kind is for `Compiled`, where that has another name.
+_COMPILED = {"whole": "mailbox", "uris": "urls", "mailboxes": "mailbox", "ids": "other", "prepared": "other"}
+
+
 @dataclass(slots=True)
 class HeaderPlan:
     """One header field.
 
     kind    "text"; "mailboxes" (plans: display name and address by turns); "whole" (plans: nothing, and a mailbox that
-            is known only when rendered); "uris"; "date"; "message_id"; "fixed": `line` as it is
+            is known only when rendered); "uris"; "ids"; "prepared"; "date"; "message_id"; "fixed": `line` as it is
     what    the manifest's key, for errors
+    comments  of "uris": for people, one for each, "" for none
     """
 
     kind: str
@@ -28,6 +33,7 @@ class HeaderPlan:
     what: str = ""
     plans: Sequence[list[Piece]] = ()
     line: bytes = b""
+    comments: Sequence[str] = ()
 
     @property
     def constant(self) -> bool:
@@ -37,11 +43,15 @@ class HeaderPlan:
         """The field from its rendered plans. raises  MessageError"""
         if self.kind == "fixed":
             return self.line
+        if self.kind == "prepared":
+            return headers.prepared(self.name, texts[0], self.what)
         texts = [headers.check_value(text, self.what) for text in texts]
         if self.kind == "text":
             return headers.unstructured(self.name, texts[0])
         if self.kind == "uris":
-            return headers.uris(self.name, texts, self.what)
+            return headers.uris(self.name, texts, self.what, self.comments)
+        if self.kind == "ids":
+            return headers.message_ids(self.name, texts[0], self.what)
         boxes = (
             [headers.parse_one(texts[1], self.what)]
             if self.kind == "whole"
@@ -58,8 +68,8 @@ class HeaderPlan:
         if self.constant:
             return "const", self.line_of(), [], None, self.what
         prefix = f"{self.name}: ".encode()
-        kind: str = {"whole": "mailbox", "uris": "urls", "mailboxes": "mailbox"}.get(self.kind, self.kind)
-        if self.kind == "mailboxes" and len(self.plans) > 2:
+        kind = _COMPILED.get(self.kind, self.kind)
+        if (self.kind == "mailboxes" and len(self.plans) > 2) or any(self.comments):
             kind = "other"
         fallback: Callable[..., bytes] = headers.legal_uri if kind == "urls" else self.make
         return kind, prefix, list(self.plans), fallback, self.what
@@ -73,6 +83,23 @@ def text_header(name: str, plan: Plan) -> HeaderPlan:
     """raises  MessageError  for a line break in its constant text"""
     check_pieces(plan.pieces, plan.source.key)
     return HeaderPlan("text", name, plan.source.key, [plan.pieces])
+
+
+def ids_header(name: str, plan: Plan) -> HeaderPlan:
+    """raises  MessageError  for constant text that is no message id"""
+    check_pieces(plan.pieces, plan.source.key)
+    header = HeaderPlan("ids", name, plan.source.key, [plan.pieces])
+    if plan.constant:
+        header.line_of()
+    return header
+
+
+def prepared_header(name: str, plan: Plan) -> HeaderPlan:
+    """raises  MessageError  for a constant value that no header can carry"""
+    header = HeaderPlan("prepared", name, plan.source.key, [plan.pieces])
+    if plan.constant:
+        header.line_of()
+    return header
 
 
 def uri_header(name: str, what: str, plans: Sequence[list[Piece]]) -> HeaderPlan:

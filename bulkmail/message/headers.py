@@ -7,16 +7,18 @@ local part is not (RFC 6532). No value can end its field: CR, LF and NUL are ref
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from urllib.parse import quote
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from bulkmail import urlparts
 from bulkmail.address import check_address, parse_mailbox
 from bulkmail.errors import MessageError
 from bulkmail.message.compiled import encoded_words
+from bulkmail.message.spec import HeaderValue
 
 LINE = 78  # RFC 5322 section 2.1.1, without CRLF
 MAX_TOKEN = 900  # a run without blanks is one line; RFC 5322 section 2.1.1 has 998 for lines, our own names need some
 MAX_URI = 980
+MAX_LINE = 998
 
 # The fields that we make, in lower case, and where a user states what they hold.
 OURS = {
@@ -42,6 +44,25 @@ OURS = {
     "content-id": "it is made from the content",
 }
 
+# Fields that users may make themselves, but not where a key of theirs already does.
+KEYS = {
+    "in-reply-to": "in_reply_to",
+    "references": "references",
+    "x-priority": "priority",
+    "x-msmail-priority": "priority",
+    "importance": "priority",
+    "auto-submitted": "auto_submitted",
+    "precedence": "precedence",
+    **{f"list-{name}": f"list_{name}" for name in ("help", "subscribe", "post", "owner", "archive")},
+}
+
+# The three fields by which programs tell importance, as Outlook and Nodemailer write them.
+PRIORITIES = {
+    "high": (("X-Priority", "1 (Highest)"), ("X-MSMail-Priority", "High"), ("Importance", "High")),
+    "normal": (("X-Priority", "3 (Normal)"), ("X-MSMail-Priority", "Normal"), ("Importance", "Normal")),
+    "low": (("X-Priority", "5 (Lowest)"), ("X-MSMail-Priority", "Low"), ("Importance", "Low")),
+}
+
 _ID = r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]{1,255}"
 
 _name = re.compile(r"[!-9;-~]{1,60}").fullmatch  # ftext, RFC 5322 section 3.6.8
@@ -50,13 +71,15 @@ _needs_words = re.compile(r"[^\t -~]|=\?").search
 _token = re.compile(r"[ \t]*[^ \t]+").findall
 _atoms = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*").fullmatch
 _field_end = re.compile(r"\0|\r(?!\n)|\n(?![ \t])|\r\n(?![ \t])").search
+# A fold begins with a blank and is not all blanks: some would take that line for the end of the header.
+_not_prepared = re.compile(r"[^\t\n -~]|\n(?![ \t]+[!-~])|\n\Z").search
 _message_id = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>").fullmatch
 _list_id = re.compile(rf"([^<>]*)<({_ID})>|({_ID})").fullmatch
 _special = re.compile(r'(["\\])').sub
-_URI_SAFE = "!#$%&'()*+,/:;=?@[]~-._"  # reserved and unreserved of RFC 3986, and % of what is encoded already
+_in_comment = re.compile(r"([()\\])").sub
 
 
-def check_name(name: str, ours: dict[str, str] = OURS) -> None:
+def check_name(name: str, ours: Mapping[str, str] = OURS) -> None:
     """raises  MessageError  for a custom header whose name is no field name, or that repeats one of ours"""
     if not _name(name):
         raise MessageError(f"headers: {name!r} is not a header name: up to 60 printable characters, no ':' or space")
@@ -76,6 +99,28 @@ def check_value(value: str, what: str) -> str:
     return value.strip(" \t")
 
 
+def custom(name: str, value: HeaderValue, what: str, ours: Mapping[str, str]) -> bytes:
+    """A custom field. ours: names that it cannot have, in lower case, and why. raises  MessageError"""
+    check_name(name, ours)
+    if isinstance(value, str):
+        return unstructured(name, check_value(value, what))
+    return prepared(name, value.value, what)
+
+
+def prepared(name: str, value: str, what: str) -> bytes:
+    """A field whose value is encoded and folded already.
+
+    raises  MessageError  naming `what` for a line break that does not fold, characters beyond ASCII, a line too long
+    """
+    value = value.replace("\r\n", "\n")
+    if _not_prepared(value):
+        raise MessageError(f"{what}: a prepared value is ASCII, its line breaks are followed by a blank and by text")
+    lines = f"{name}: {value.strip(' ')}".split("\n")
+    if max(map(len, lines)) > MAX_LINE:
+        raise MessageError(f"{what}: a line of the prepared value has more than {MAX_LINE} bytes")
+    return "\r\n".join(lines).encode() + b"\r\n"
+
+
 def breaks_field(value: str) -> bool:
     """Whether a value, perhaps folded already, holds a NUL or a line break that would end its field."""
     return _field_end(value) is not None
@@ -84,6 +129,32 @@ def breaks_field(value: str) -> bool:
 def is_message_id(text: str) -> bool:
     """RFC 5322 section 3.6.4, and not beyond what Gmail takes."""
     return len(text) <= 500 and _message_id(text) is not None
+
+
+def refused_names(made: Iterable[str], ours: Mapping[str, str] = OURS) -> dict[str, str]:
+    """What no custom field may be called in a message that has the fields `made`: lower-case name -> why."""
+    repeated = {name.lower() for name in made} & KEYS.keys()
+    return {**ours, **{name: f"use {KEYS[name]!r}, which is given too" for name in repeated}}
+
+
+def priority_fields(given: str, what: str) -> list[tuple[str, bytes]]:
+    """(name, field). raises  MessageError  naming `what`"""
+    if given not in PRIORITIES:
+        raise MessageError(f"{what}: {given!r}, expected high, normal or low")
+    return [(name, f"{name}: {value}\r\n".encode()) for name, value in PRIORITIES[given]]
+
+
+def message_ids(name: str, text: str, what: str) -> bytes:
+    """In-Reply-To and References: ids separated by blanks, with or without angle brackets; b"" for none.
+
+    raises  MessageError  naming `what` for what is none
+    """
+    found = [word if word.startswith("<") else f"<{word}>" for word in check_value(text, what).split()]
+    for word in found:
+        if not is_message_id(word):
+            raise MessageError(f"{what}: {word!r}, expected message ids such as <unique@example.com>")
+    lines = _fold(f"{name}:", [f" {word}" for word in found])
+    return "\r\n".join(lines).encode() + b"\r\n" if found else b""
 
 
 def unstructured(name: str, value: str) -> bytes:
@@ -183,12 +254,12 @@ def split_list(text: str) -> list[str]:
 
 
 def legal_uri(text: str) -> bytes:
-    """What may not stand in a URI becomes percent-encoded UTF-8; what is encoded already stays (RFC 3986 section 2)."""
-    return quote(text, safe=_URI_SAFE).encode()
+    """As it stands in a header."""
+    return urlparts.legal_uri(text).encode()
 
 
-def uris(name: str, texts: Iterable[str], what: str) -> bytes:
-    """List-Unsubscribe and the like (RFC 2369 section 2). Texts are checked.
+def uris(name: str, texts: Iterable[str], what: str, comments: Sequence[str] = ()) -> bytes:
+    """List-Unsubscribe and the like (RFC 2369 section 2). Texts and comments (one for each, or none) are checked.
 
     raises  MessageError  naming `what` for an impossible length
     """
@@ -202,7 +273,22 @@ def uris(name: str, texts: Iterable[str], what: str) -> bytes:
         elif number:
             line += b", "
         line += b"<" + uri + b">"
+        if comments:
+            added = comment(comments[number], len(line))
+            before, newline, line = (line + added).rpartition(b"\r\n")
+            done += before + newline
     return done + line + b"\r\n"
+
+
+def comment(text: str, col: int) -> bytes:
+    """A blank and a comment (RFC 5322 section 3.2.2), folded where a line that has `col` bytes would grow too long."""
+    if not text:
+        return b""
+    if _needs_words(text) or max(map(len, text.split(" "))) > MAX_TOKEN:
+        return b"\r\n (" + encoded_words(text.encode(), 2)[0] + b")"
+    made = " (" + _in_comment(r"\\\1", text) + ")"
+    lines = _fold(" " * col, _token(made))
+    return "\r\n".join(lines)[col:].encode()
 
 
 def list_id(text: str, what: str = "list_id") -> bytes:

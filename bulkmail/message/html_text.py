@@ -25,6 +25,7 @@ _BLOCKS = dict.fromkeys(("p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "d
 _hidden = re.compile(r"display\s*:\s*none|mso-hide\s*:\s*all", re.I).search
 _pieces = re.compile(f"({STATEMENT}\\d+\ufdd2)")
 _RULE = "-" * 40
+_MANY = 9  # more line breaks than any element asks for
 
 
 def html_to_text(html: str) -> str:
@@ -41,8 +42,7 @@ class _Reader(HTMLParser):
         self._out: list[str] = []
         self._pending = 0  # line breaks that are due before the next word
         self._blank = False  # a blank that is due before the next word
-        self._begun = False  # the line in hand
-        self._started = False  # the text
+        self._ended = _MANY  # line breaks at the end of the text, 0 within a line
         self._skip: list[str] = []  # elements that are not shown, outermost first
         self._lists: list[int | None] = []
         self._pre = 0
@@ -83,7 +83,7 @@ class _Reader(HTMLParser):
             self._lists.append(1 if tag == "ol" else None)
         elif tag == "li":
             self._item()
-        elif tag in ("td", "th") and self._begun:
+        elif tag in ("td", "th") and not self._ended:
             self._gap()
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -146,28 +146,26 @@ class _Reader(HTMLParser):
 
     def _put(self, text: str) -> None:
         self._out.append(text)
-        self._begun = not text.endswith("\n")
-        self._started = True
+        self._ended = len(text) - len(text.rstrip("\n"))
 
     def _flush(self) -> None:
         """Writes the line breaks or the blank that are due."""
-        if self._pending and self._started:
+        if self._pending:
             self._out.append("\n" * self._pending)
-            self._begun = False
-        elif self._blank and self._begun:
+            self._ended += self._pending
+        elif self._blank and not self._ended:
             self._out.append(" ")
         self._pending, self._blank = 0, False
 
     def _break(self, lines: int) -> None:
         """lines: 1 for a new line, 2 for an empty one between; of several the most count."""
-        if lines and (self._begun or lines > 1):
-            self._pending = max(self._pending, lines if self._begun else lines - 1)
+        self._pending = max(self._pending, lines - self._ended)
 
     def _newline(self) -> None:
         self._flush()
-        if self._started:
+        if self._ended < _MANY:
             self._out.append("\n")
-        self._begun = False
+            self._ended += 1
 
     def _gap(self) -> None:
         if not self._pending:
@@ -179,7 +177,7 @@ class _Reader(HTMLParser):
         number = self._lists[-1] if self._lists else None
         depth = max(len(self._lists) - 1, 0)
         self._put("  " * depth + ("- " if number is None else f"{number}. "))
-        self._begun = False
+        self._ended = _MANY  # a paragraph stands beside it
         if number is not None:
             self._lists[-1] = number + 1
 

@@ -1,171 +1,164 @@
-"""The frame of a message: its MIME structure, made once by the standard library's `email`, with holes where text goes.
+"""The frame of a message: its MIME structure, with holes where texts go.
 
-text             text/plain                  text and html    multipart/alternative
-cid or inline    multipart/related of the html part           attachments    multipart/mixed around all
+one text         itself                      several forms    multipart/alternative, the richest last
+cid or images    multipart/related of the html part           attachments    multipart/mixed around all
+
+Forms are in the order that Gmail and Nodemailer have: text, watch, AMP, html, calendar, others.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import mimetypes
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from email import message_from_bytes
-from email.message import EmailMessage, Message, MIMEPart
-from email.policy import SMTP
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from bulkmail.errors import MessageError
-from bulkmail.message.spec import AttachmentSpec
+from bulkmail.message.attach import Attached
+from bulkmail.message.parameters import content_type, disposition
+from bulkmail.message.spec import Encoding
 
-# Encoded text that only the frame has: letters, so that every transfer encoding leaves them as they are.
-HOLES = {"text": "BULKMAILHOLEFORTHETEXTPART", "html": "BULKMAILHOLEFORTHEHTMLPART"}
+# Bytes from which on a piece of a message is kept by itself: it is then shared by all copies, and never copied.
+LARGE = 1 << 15
 
-_type = re.compile(
-    r"([A-Za-z0-9!#$&^_.+-]+)/([A-Za-z0-9!#$&^_.+-]+)((?:\s*;\s*[A-Za-z0-9!#$&^_.+-]+=(?:[^\s\";]+|\"[^\"\r\n]*\"))*)\s*"
-).fullmatch
-_parameter = re.compile(r";\s*([^=]+)=(?:\"([^\"]*)\"|([^\s;]+))").findall
-_cid = re.compile(r"[!-;=?-~]+").fullmatch
-_unfit = re.compile(r"[\x00-\x1f\x7f]").search
+Frame: TypeAlias = "list[bytes | int]"
+
 _line_start_dot = re.compile(rb"^\.", re.MULTILINE).sub
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
-    """An attachment with its bytes read and everything decided."""
+class TextPart:
+    """A part whose content goes into a hole.
 
-    data: bytes
-    type: str
-    parameters: dict[str, str]
-    name: str
-    cid: str | None
-    inline: bool
-
-
-def load_attachment(spec: AttachmentSpec, what: str = "attachments") -> Attached:
-    """raises  MessageError  naming `what`: an unreadable file, broken base64, a type that is none, not one source"""
-    data = _content(spec, what)
-    name = spec.name or (spec.file.name if spec.file is not None else "attachment")
-    kind, parameters = _split_type(spec, name, what)
-    if isinstance(spec.content, str) and kind.startswith("text/"):
-        parameters["charset"] = "utf-8"
-    if _unfit(name):
-        raise MessageError(f"{what}: the name {name!r} has a line break or control character")
-    cid = spec.cid.strip("<>") if spec.cid is not None else None
-    if cid is not None and not _cid(cid):
-        raise MessageError(f"{what}: cid {spec.cid!r}, expected printable characters without spaces and angle brackets")
-    return Attached(data, kind, parameters, name, cid, spec.inline or cid is not None)
-
-
-def _content(spec: AttachmentSpec, what: str) -> bytes:
-    given = [key for key in ("file", "content", "base64") if getattr(spec, key) is not None]
-    if len(given) != 1:
-        found = " and ".join(map(repr, given)) or "none"
-        raise MessageError(f"{what}: one of 'file', 'content' and 'base64' is expected, found {found}")
-    if spec.file is not None:
-        try:
-            return spec.file.read_bytes()
-        except OSError as error:
-            raise MessageError(f"{what}: {spec.file} cannot be read: {error.strerror or error}") from None
-    if isinstance(spec.content, bytes):
-        return spec.content
-    if spec.content is not None:
-        return spec.content.encode()
-    try:
-        return base64.b64decode("".join((spec.base64 or "").split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MessageError(f"{what}: 'base64' is not base64: {error}") from None
-
-
-def _split_type(spec: AttachmentSpec, name: str, what: str) -> tuple[str, dict[str, str]]:
-    if spec.type is None:
-        guessed, packed = mimetypes.guess_type(name)
-        return (guessed if guessed and not packed else "application/octet-stream"), {}
-    found = _type(spec.type)
-    if found is None or found[1].lower() == "multipart":
-        raise MessageError(f"{what}: type {spec.type!r}, expected a content type such as application/pdf")
-    parameters = {key.strip().lower(): quoted or plain for key, quoted, plain in _parameter(found[3])}
-    return f"{found[1]}/{found[2]}".lower(), parameters
-
-
-def build(text: str | None, html: str | None, attached: Sequence[Attached]) -> EmailMessage:
-    """The whole message but for its own headers; a message without any part has an empty text part."""
-    message = EmailMessage(policy=SMTP)
-    if text is not None or html is None:
-        message.set_content(text or "", cte="quoted-printable")
-    if html is not None:
-        (message.set_content if text is None else message.add_alternative)(html, subtype="html", cte="quoted-printable")
-        for item in attached:
-            if _is_related(item):
-                _attach(_html_part(message), item, related=True)
-    for item in attached:
-        if html is None or not _is_related(item):
-            _attach(message, item, related=False)
-    _fix_boundaries(message, text, html, attached)
-    return message
-
-
-def _is_related(item: Attached) -> bool:
-    # Inline without a content id is not part of the page: nothing in it can refer to it.
-    return item.cid is not None
-
-
-def _html_part(message: EmailMessage) -> MIMEPart:
-    """The html part, or the multipart/related that it has become."""
-    if message.get_content_type() == "multipart/alternative":
-        return message.get_payload()[-1]  # type: ignore[return-value,index]
-    return message
-
-
-def _attach(message: MIMEPart, item: Attached, *, related: bool) -> None:
-    maintype, _, subtype = item.type.partition("/")
-    options: dict[str, Any] = {"disposition": "inline" if item.inline else "attachment", "filename": item.name}
-    if item.cid is not None:
-        options["cid"] = f"<{item.cid}>"
-    add = message.add_related if related else message.add_attachment
-    if item.type == "message/rfc822":
-        # RFC 2046 section 5.2.1: base64 is not allowed for these; the email package flattens the parsed message.
-        inner: Message = message_from_bytes(item.data, policy=SMTP)
-        add(inner, **options)
-    else:
-        add(item.data, maintype=maintype, subtype=subtype, params=item.parameters, **options)
-
-
-def _fix_boundaries(message: EmailMessage, text: str | None, html: str | None, attached: Sequence[Attached]) -> None:
-    """The same content has the same boundaries. "=_" stands in no quoted-printable or base64 text (RFC 2045)."""
-    digest = hashlib.sha256(repr((text, html)).encode("utf-8", "surrogatepass"))
-    for item in attached:
-        digest.update(item.data)
-    parts = [part for part in message.walk() if part.get_content_maintype() == "multipart"]
-    outer = [part for part in parts if not _inside_rfc822(message, part)]
-    for number, part in enumerate(outer, 1):
-        part.set_boundary(f"=_{digest.hexdigest()[:24]}_{number}")
-
-
-def _inside_rfc822(message: Message, wanted: Message) -> bool:
-    return any(
-        part.get_content_type() == "message/rfc822" and any(inner is wanted for inner in part.walk())
-        for part in message.walk()
-    )
-
-
-def frame(kinds: Sequence[str], attached: Sequence[Attached], *, dots: bool) -> list[bytes]:
-    """The message around its text parts: n + 1 pieces for n kinds ("text", "html", in this order).
-
-    The first begins with the headers that say what the content is. Encoded text goes between the pieces and ends with
-    CRLF.
-    dots: lines that begin with one are escaped, for the wire.
+    key        the manifest's
+    type       "text/plain"; parameters: those of it, the charset among them
+    salt       what boundaries depend on: the text itself, where its encoding would let a boundary through
+    file       the name of the file that it is; None: a form of the message
     """
-    holes = {kind: HOLES[kind] for kind in kinds}
-    rest = build(holes.get("text"), holes.get("html"), attached).as_bytes()
-    pieces = []
-    for kind in kinds:
-        before, hole, rest = rest.partition(HOLES[kind].encode() + b"\r\n")
-        assert hole, "the frame has a hole for each text part"
-        pieces.append(before)
-    pieces.append(rest)
-    # Base64 and headers never begin a line with a dot; a message/rfc822 attachment may.
-    return [_line_start_dot(b"..", piece) for piece in pieces] if dots else pieces
+
+    key: str
+    type: str
+    encoding: Encoding = "quoted-printable"
+    parameters: dict[str, str] = field(default_factory=dict)
+    salt: bytes = b""
+    file: str | None = None
+
+    def head(self) -> bytes:
+        lines = [
+            content_type(self.type, self.parameters, self.file),
+            b"Content-Transfer-Encoding: " + self.encoding.encode() + b"\r\n",
+        ]
+        if self.file is not None:
+            lines.append(disposition("attachment", self.file))
+        return b"".join(lines)
+
+
+def as_file(part: TextPart, name: str) -> TextPart:
+    """The same text once more, as an attachment; an event is one for calendars that know no invitations."""
+    kind, parameters = ("application/ics", {}) if part.type == "text/calendar" else (part.type, part.parameters)
+    return replace(part, type=kind, parameters=parameters, file=name)
+
+
+@dataclass(slots=True)
+class _Multi:
+    subtype: str
+    parts: list[_Node]
+
+
+_Node: TypeAlias = "int | Attached | _Multi"
+
+
+def frame(texts: Sequence[TextPart], attached: Sequence[Attached], *, dots: bool) -> Frame:
+    """The message around its texts: bytes, and for each text its place in `texts` once, in this order.
+
+    The first piece begins with the headers that say what the content is. An encoded text goes into its place and ends
+    with CRLF. Pieces of LARGE bytes and more are objects of their own: the bodies of attachments as they are.
+    texts   at least one form of the message comes first, files last
+    dots    lines that begin with one are escaped, for the wire
+    """
+    writer = _Writer(texts, _boundary(texts, attached))
+    writer.add(b"MIME-Version: 1.0\r\n")
+    writer.node(_tree(texts, attached))
+    return writer.pieces(dots)
+
+
+def is_html(part: TextPart) -> bool:
+    return part.type == "text/html" and part.file is None
+
+
+def _tree(texts: Sequence[TextPart], attached: Sequence[Attached]) -> _Node:
+    forms: list[_Node] = [place for place, text in enumerate(texts) if text.file is None]
+    files: list[_Node] = [place for place, text in enumerate(texts) if text.file is not None]
+    # What has a content id belongs to the page; inline without one does not: nothing in the page can refer to it.
+    html = next((place for place, text in enumerate(texts) if is_html(text)), None)
+    related = [item for item in attached if item.cid is not None and html is not None]
+    if related:
+        forms = [_Multi("related", [html, *related]) if form == html else form for form in forms]
+    top = forms[0] if len(forms) == 1 else _Multi("alternative", forms)
+    beside = [*files, *(item for item in attached if item not in related)]
+    return _Multi("mixed", [top, *beside]) if beside else top
+
+
+def _boundary(texts: Iterable[TextPart], attached: Iterable[Attached]) -> str:
+    """The same content has the same boundaries. "=_" stands in no quoted-printable or base64 text (RFC 2045)."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text.key} {text.type}\n".encode() + text.salt)
+    for item in attached:
+        digest.update(item.head + item.digest.encode())
+    return f"=_{digest.hexdigest()[:24]}"
+
+
+class _Writer:
+    """Writes the tree as pieces; boundaries are numbered from the outside."""
+
+    def __init__(self, texts: Sequence[TextPart], boundary: str) -> None:
+        self._texts, self._boundary, self._count = texts, boundary, 0
+        self._out: Frame = []
+
+    def add(self, piece: bytes | int) -> None:
+        self._out.append(piece)
+
+    def node(self, node: _Node) -> None:
+        if isinstance(node, _Multi):
+            self._multi(node)
+        elif isinstance(node, int):
+            self.add(self._texts[node].head() + b"\r\n")
+            self.add(node)
+        else:
+            self.add(node.head + b"\r\n" if node.head else b"")
+            self.add(node.body)
+
+    def _multi(self, node: _Multi) -> None:
+        self._count += 1
+        boundary = f"{self._boundary}_{self._count}"
+        # RFC 2387 section 3.1 asks for the type of the root.
+        kind = {"type": "text/html"} if node.subtype == "related" else {}
+        self.add(content_type(f"multipart/{node.subtype}", {**kind, "boundary": boundary}) + b"\r\n")
+        for part in node.parts:
+            self.add(f"--{boundary}\r\n".encode())
+            self.node(part)
+            # The line end before a boundary is the boundary's; that of base64 is nobody's.
+            if not (isinstance(part, Attached) and part.encoding == "base64"):
+                self.add(b"\r\n")
+        self.add(f"--{boundary}--\r\n".encode())
+
+    def pieces(self, dots: bool) -> Frame:
+        """Neighbours as one piece, but for the large ones."""
+        out: Frame = []
+        small: list[bytes] = []
+        for piece in self._out:
+            if isinstance(piece, bytes) and len(piece) < LARGE:
+                small.append(piece)
+                continue
+            out += [b"".join(small), piece]
+            small = []
+        out.append(b"".join(small))
+        return [escape_dots(piece) if dots and isinstance(piece, bytes) else piece for piece in out if piece != b""]
+
+
+def escape_dots(piece: bytes) -> bytes:
+    """For the wire (RFC 5321 section 4.5.2); the piece begins a line. The same object where there is nothing to do."""
+    # Base64 and our own fields never begin a line with a dot; an attached message or a ready part may.
+    starts = piece.startswith(b".") or b"\n." in piece
+    return _line_start_dot(b"..", piece) if starts else piece

@@ -12,7 +12,7 @@ from jinja2 import TemplateNotFound, nodes
 from bulkmail.errors import MessageError
 from bulkmail.message.flatten import clone, loads
 from bulkmail.message.html_css import inline_css, moved_css
-from bulkmail.message.html_links import add_link_parameters, encoded, with_parameters
+from bulkmail.message.html_links import add_link_parameters, encoded, leaves, with_parameters
 from bulkmail.message.html_text import html_to_text
 from bulkmail.message.marked import Marks, check_text, value_token
 from bulkmail.message.plan import Plan, flat_tree, make_plan, plan_of
@@ -112,10 +112,8 @@ class Work:
 
         def computed(raw: str) -> str:
             value = _joined(marks.parts(raw, unescape))
-            added = nodes.List(
-                [nodes.Tuple([nodes.Const(name), _joined(marks.parts(text, str))], "load") for name, text in pairs],
-                "load",
-            )
+            named = [[nodes.Const(name), _joined(marks.parts(text, str))] for name, text in pairs]
+            added = nodes.List([nodes.Tuple(pair, "load") for pair in named])
             node = nodes.Filter(value, "with_link_parameters", [added], [], None, None, lineno=_line(value))
             return marks.value(node, marks.home(raw))
 
@@ -128,7 +126,7 @@ class Work:
             lambda html: add_link_parameters(
                 html,
                 pairs,
-                skip=lambda address: spelled(address) == same,
+                skip=lambda address: spelled(address) == same or leaves(spelled(address)) is not None,
                 computed=computed,
                 plain=plain,
                 where=marks.where,

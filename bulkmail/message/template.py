@@ -21,7 +21,7 @@ from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bulkmail.errors import RECIPIENT, MessageError
-from bulkmail.message import limits
+from bulkmail.message import limits, localised
 
 # Bytes of an included template or parent, as of those that a manifest names.
 MAX_INCLUDED = 1 << 24
@@ -186,15 +186,21 @@ def read_text(path: Path, name: str, most: int) -> str:
     return text
 
 
-def make_environment(folder: Path | None, *, html: bool) -> Sandbox:
-    """An environment for one kind of part; templates of others may be included from `folder` only."""
-    return Sandbox(
+def make_environment(folder: Path | None, *, html: bool, locale: str | None = None) -> Sandbox:
+    """An environment for one kind of part; templates of others may be included from `folder` only.
+
+    locale  of dates, numbers and amounts
+    raises  MessageError  for a locale that is unknown
+    """
+    environment = Sandbox(
         undefined=StrictUndefined,
         autoescape=html,
         keep_trailing_newline=True,
         auto_reload=False,
         loader=FolderLoader(folder) if folder is not None else None,
     )
+    environment.add_filters(localised.filters(locale))
+    return environment
 
 
 def parse(environment: Environment, source: Source) -> nodes.Template:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bulkmail.egress import Egress, check_ways, is_egress, parse_egresses
 from bulkmail.errors import (
@@ -20,57 +20,26 @@ from bulkmail.pool.domains import parse_pins
 from bulkmail.pool.lane import Lane
 from bulkmail.pool.limits import Alarm, Limit, grant_all
 from bulkmail.pool.outbox import Outbox
+from bulkmail.pool.parcel import MAX_TRIES, Parcel, Ticket, part_of, refused_receipt, tear_up
 from bulkmail.pool.pool import Pool
+from bulkmail.pool.signing import SigningStage
 from bulkmail.smtp.connection import Connection
-from bulkmail.smtp.envelope import (
-    Envelope,
-    Receipt,
-    Rejected,
-    ServerInfo,
-    transaction_flags,
-    wire_content,
-    wire_envelope,
-)
-from bulkmail.smtp.outcome import fitting, message_id, over_the_limit, receipt
-from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
+from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo
+from bulkmail.smtp.outcome import fitting, over_the_limit, receipt
 from bulkmail.smtp.session import Session
 from bulkmail.url import parse_endpoint
 from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
+if TYPE_CHECKING:
+    from bulkmail.message.dkim import Dkim
+    from bulkmail.message.spec import Access
+
 CLOSED = "the Mailer is closed"
-MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
 # What send_many composes ahead keeps the connections busy and bounds the memory: for each connection as many messages
 # as a long line takes (smtp.session: MAX_LONG_WINDOW) and some more, and so many bytes of all together.
 AHEAD = 160
 AHEAD_BYTES = 32 << 20
 PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
-
-
-class _Ticket:
-    """One message on its way: the transactions that its recipients were split into, and their joint receipt."""
-
-    def __init__(self, index: int, parts: int, size: int, finish: Callable[[Receipt], None]) -> None:
-        self.parts, self.finish = parts, finish
-        self.result = Receipt(index=index, bytes=size)
-
-    def add(self, part: Receipt) -> None:
-        whole = self.result
-        if self.parts == 1 and whole.reply is None and not whole.rejected:  # it is all of it
-            part.index, part.bytes, part.message_id = whole.index, whole.bytes, whole.message_id
-            self.parts, self.result = 0, part
-            self.finish(part)
-            return
-        whole.accepted += part.accepted
-        whole.rejected += part.rejected
-        if part.accepted or whole.reply is None:
-            whole.reply = part.reply
-            whole.tls, whole.relay, whole.egress = part.tls, part.relay, part.egress
-        whole.error = None if whole.accepted else part.error
-        whole.envelope_seconds += part.envelope_seconds
-        whole.data_seconds += part.data_seconds
-        self.parts -= 1
-        if self.parts == 0:
-            self.finish(whole)
 
 
 class Mailer:
@@ -80,6 +49,7 @@ class Mailer:
     defaults  Message fields merged into every message
     egress    the ways to it, in place of proxy=: a list, or an object of them by name; docs/egress.md
     domains   recipients' domains that only some egresses may carry mail to: {"gmail.com": ["a"]}
+    dkim      signatures for every message that has none of its own: `Dkim(domain, selector, key_file=)`, or several
 
     `async with` opens connections as they are needed and ends them with QUIT. send() raises if nobody was accepted;
     send_many() yields a Receipt for every message, in order of completion.
@@ -92,6 +62,7 @@ class Mailer:
         defaults: dict[str, Any] | None = None,
         egress: Any = None,
         domains: dict[str, Any] | None = None,
+        dkim: Any = None,
         **options: Any,
     ) -> None:
         if egress is None and is_egress(options.get("proxy")):
@@ -104,6 +75,9 @@ class Mailer:
         self._url = url
         self._options = options
         self._defaults = dict(defaults or {})
+        self._dkim = _ready_to_sign(dkim)
+        self._signing = SigningStage(self._dkim)
+        self._unsigned: dict[Ticket, list[str]] = {}  # whose signature is being made: their recipients
         rate = self._endpoint.options.rate
         self._limit = Limit(rate.per_second if rate else None)
         rates = [one for one in (rate, *(way.rate for way in self._egresses)) if one]
@@ -144,6 +118,7 @@ class Mailer:
             return
         self._outbox.put_back(pool.recall())
         self._fail_queue(ConnectionLost(CLOSED))
+        await self._stop_signing(ConnectionLost(CLOSED))
         try:
             if not abort:
                 await pool.finished()
@@ -188,7 +163,7 @@ class Mailer:
             if not future.done():
                 future.set_result(result)
 
-        ticket = self._submit(0, message, envelope, finish, to)
+        ticket = self._submit(0, await self._ready(message), envelope, finish, to)
         try:
             if timeout is None:
                 result = await future
@@ -215,10 +190,11 @@ class Mailer:
         finished: deque[Receipt] = deque()
         news, room = asyncio.Event(), asyncio.Event()
         held = size = 0  # taken from the input and not yet yielded; bytes of them that are not sent
+        sizes: dict[int, int] = {}  # by index: a signature makes a message longer
 
         def finish(result: Receipt) -> None:
             nonlocal size
-            size -= result.bytes
+            size -= sizes.pop(result.index, 0)
             finished.append(result)
             news.set()
 
@@ -231,8 +207,9 @@ class Mailer:
                     await room.wait()
                 envelope, message = item if isinstance(item, tuple) else (None, item)
                 try:
-                    ticket = self._submit(index, message, envelope, finish)
-                    size += ticket.result.bytes
+                    ticket = self._submit(index, await self._ready(message), envelope, finish)
+                    sizes[index] = ticket.result.bytes
+                    size += sizes[index]
                 except (MessageError, EnvelopeRefused) as error:
                     finish(Receipt(index=index, error=error))
                 held += 1
@@ -259,6 +236,24 @@ class Mailer:
         finally:
             feeder.cancel()
 
+    def _access(self) -> Access:
+        from bulkmail.message.spec import Access
+
+        options = self._endpoint.options
+        return Access(options.allow_files, options.allow_urls)
+
+    async def _ready(self, message: Any) -> Any:
+        """With the defaults; what its URLs stand for is fetched in a thread, where nobody else waits for it."""
+        from bulkmail.message.message import Message
+
+        if not isinstance(message, Message):
+            return message
+        if self._defaults:
+            message = message.with_defaults(self._defaults)
+        if message.has_urls:
+            return await asyncio.to_thread(message.fetched, self._access())
+        return message
+
     def _submit(
         self,
         index: int,
@@ -266,39 +261,37 @@ class Mailer:
         envelope: Envelope | None,
         finish: Callable[[Receipt], None],
         to: list[str] | str | None = None,
-    ) -> _Ticket:
-        from bulkmail.message.message import Message, to_wire
-
+    ) -> Ticket:
         pool = self._started()
-        if self._defaults and isinstance(message, Message):
-            message = message.with_defaults(self._defaults)
-        try:
-            content, sender, rcpts = to_wire(message, envelope=envelope is None)
-        except TypeError as error:
-            raise MessageError(str(error)) from error
-        if to is not None:
-            rcpts = [to] if isinstance(to, str) else list(to)
-        if envelope is not None:
-            sender, rcpts = envelope.sender, envelope.addresses
-        if not rcpts:
-            raise EnvelopeRefused("the message has no recipients", permanent=True, scope="message")
-        if sender is None:
-            raise EnvelopeRefused("the message has no From, Sender or envelope sender", permanent=True, scope="message")
-        body = wire_content(envelope, content)
-        from_, addresses = wire_envelope(sender, rcpts)
-        groups = self._groups(addresses)
-        ticket = _Ticket(index, len(groups) or 1, len(content), finish)
-        ticket.result.message_id = message_id(content)
-        asks, behind = mail_asks(envelope), rcpt_parameters(envelope)
-        for group in groups or [[]]:
-            part, named, params = addresses, rcpts, behind
-            if group:
-                part, named = [addresses[place] for place in group], [rcpts[place] for place in group]
-                params = [behind[place] for place in group] if behind is not None else None
-            flags = transaction_flags(envelope, content, [from_, *part])
-            self._outbox.add(Transaction(from_, part, body, flags, (ticket, named), MAX_TRIES, asks, params))
-        pool.wake()
+        parcel = Parcel(message, envelope, to, self._access(), self._dkim)
+        groups = self._groups(parcel.addresses)
+        ticket = parcel.ticket(index, groups, finish)
+
+        def post(fields: bytes = b"", error: BulkmailError | None = None) -> None:
+            self._unsigned.pop(ticket, None)
+            ticket.signing = False
+            if error is None and isinstance(pool.dead, BulkmailError):
+                error = pool.dead
+            if error is not None:
+                tear_up(ticket, parcel.named, error)
+            elif ticket.parts:  # else nobody waits for it any more
+                for tx in parcel.transactions(ticket, groups, fields):
+                    self._outbox.add(tx)
+                pool.wake()
+
+        if parcel.specs:
+            ticket.signing = True
+            self._unsigned[ticket] = parcel.named
+            self._signing.add(parcel.specs, parcel.body, post)
+        else:
+            post()
         return ticket
+
+    async def _stop_signing(self, error: BulkmailError) -> None:
+        unsigned, self._unsigned = self._unsigned, {}
+        for ticket, addresses in unsigned.items():
+            tear_up(ticket, addresses, error)
+        await self._signing.close()
 
     def _groups(self, addresses: list[bytes]) -> list[list[int]]:
         """Which recipients go together: of one route and at most `batch`; nothing if that is all of them."""
@@ -312,13 +305,17 @@ class Mailer:
             for at in range(0, len(route), size)
         ]
 
-    def _withdraw(self, ticket: _Ticket) -> int:
+    def _withdraw(self, ticket: Ticket) -> int:
         """Nobody waits for it any more: what of it was not begun is not sent. How many transactions that were."""
+        if ticket.signing:
+            unsent, ticket.parts = ticket.parts, 0
+            return unsent
         return self._outbox.drop(lambda tx: tx.tag[0] is ticket)
 
-    def _late(self, ticket: _Ticket, timeout: float) -> BulkmailError:
+    def _late(self, ticket: Ticket, timeout: float) -> BulkmailError:
         late = TimedOut(f"the message was not sent within {timeout:g} s", phase="command")
-        if self._withdraw(ticket) == ticket.parts and not ticket.result.accepted:
+        parts = ticket.parts
+        if self._withdraw(ticket) == parts and not ticket.result.accepted:
             return late
         doubt = InDoubt(f"{late}: it is under way", command="end of data")
         doubt.__cause__ = late
@@ -367,7 +364,7 @@ class Mailer:
             if elsewhere:
                 again += self._regroup(tx, elsewhere)
             if tx.state == NOT_TAKEN and left and alive:
-                again.append(_part(tx, list(range(len(tx.rcpts))), left))
+                again.append(part_of(tx, list(range(len(tx.rcpts))), left))
             elif len(elsewhere) < len(addresses):
                 ticket.add(receipt(tx, addresses, frozenset(elsewhere)))
         self._outbox.put_back(again)
@@ -377,7 +374,7 @@ class Mailer:
         self._batch = min(self._batch, fitting(tx))
         groups = [places[at : at + self._batch] for at in range(0, len(places), self._batch)]
         tx.tag[0].parts += len(groups) - (len(places) == len(tx.rcpts))
-        return [_part(tx, group, tx.at) for group in groups]
+        return [part_of(tx, group, tx.at) for group in groups]
 
     def failed(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
         pool = lane.pool
@@ -403,18 +400,19 @@ class Mailer:
     def _fail_queue(self, error: BulkmailError, route: str | None = None) -> None:
         for tx in self._outbox.empty(route):
             ticket, addresses = tx.tag
-            ticket.add(Receipt(rejected=_all_rejected(addresses, error), error=error, reply=error.reply))
+            ticket.add(refused_receipt(addresses, error))
 
 
-def _part(tx: Transaction, places: list[int], tries: int) -> Transaction:
-    """One like `tx`, for the recipients at `places`, which may be tried so often."""
-    part, (ticket, addresses) = tx.part(places), tx.tag
-    part.tag, part.at = (ticket, [addresses[place] for place in places]), tries
-    return part
+def _ready_to_sign(dkim: Any) -> tuple[Dkim, ...]:
+    """raises  MessageError  for a key that cannot be used"""
+    if dkim is None:
+        return ()
+    from bulkmail.message.dkim import dkim_specs
+    from bulkmail.message.dkim_sign import signer_of
 
-
-def _all_rejected(addresses: list[str], error: BulkmailError) -> list[Rejected]:
-    return [Rejected(address, error.reply, error) for address in addresses]
+    specs = dkim_specs(dkim)
+    signer_of(specs)
+    return specs
 
 
 async def _each(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

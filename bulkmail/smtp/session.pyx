@@ -183,7 +183,7 @@ cdef class Session:
         for tx in transactions:
             tx.via = self
             if tx.body is not None:
-                self._size, self._rcpts = PyBytes_GET_SIZE(tx.body), len(tx.rcpts)
+                self._size, self._rcpts = tx.body_size, len(tx.rcpts)
             self.wire.push(tx, now)
         if self.error is not None:
             self.wire.lost(self.error, 0, now)

@@ -375,6 +375,7 @@ cdef class Client(Flight):
         """Write the next transaction's envelope: all of it where the server pipelines, else its first command."""
         cdef Transaction tx = self._queue.popleft()
         cdef object content = None
+        cdef Py_ssize_t size = 0
         self.begun += 1
         tx.mail_at = now
         tx.rejected = None
@@ -392,10 +393,11 @@ cdef class Client(Flight):
             tx.expected = len(tx.rcpts) + (2 if tx.manner == BY_DATA else 1)
             if tx.manner == BY_BDAT:
                 content = self._chunk(tx)
-            self._write(self.offer.group(tx, 0 if content is None else len(content)))
+                size = size_of(content)
+            self._write(self.offer.group(tx, size))
             if content is not None:
                 tx.data_at = now
-                self._write_message(tx, content)
+                self._write_message(tx, content, size)
         if self._head is None:
             self._adopt()
         if not self.pipelining:
@@ -447,11 +449,17 @@ cdef class Client(Flight):
 
     cdef _begin_content(self, Transaction tx):
         cdef object content
+        cdef Py_ssize_t size
         if tx.body is None:
             self.streaming, self._carry = tx, 0
         elif tx.manner == BY_DATA:
-            self._write_message(tx, tx.body)
+            self._write_message(tx, tx.body, tx.body_size)
         else:
             content = self._chunk(tx)
-            self._write(b"BDAT %d LAST\r\n" % len(content))
-            self._write_message(tx, content)
+            size = size_of(content)
+            self._write(b"BDAT %d LAST\r\n" % size)
+            self._write_message(tx, content, size)
+
+
+cdef Py_ssize_t size_of(object content) except -1:
+    return sum([len(piece) for piece in <tuple>content]) if type(content) is tuple else len(content)

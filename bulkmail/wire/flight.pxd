@@ -49,5 +49,5 @@ cdef class Flight:
     cdef _finish(self, Transaction tx, int state, double now)
     cdef _write(self, bytes data)
     cdef _put(self, object piece)
-    cdef _write_message(self, Transaction tx, object content)
+    cdef _write_message(self, Transaction tx, object content, Py_ssize_t size)
     cdef _hang_up(self, str answered)

@@ -124,10 +124,14 @@ cdef class Flight:
         self._out.append(piece)
         self._written += len(piece)
 
-    cdef _write_message(self, Transaction tx, object content):
-        self._put(content)
+    cdef _write_message(self, Transaction tx, object content, Py_ssize_t size):
+        if type(content) is tuple:
+            self._out.extend(content)
+            self._written += size
+        else:
+            self._put(content)
         if self.trace is not None:
-            self.trace("C", b"<message, %d bytes>\r\n" % len(content))
+            self.trace("C", b"<message, %d bytes>\r\n" % size)
         tx.end = self._written
 
     # -- the server's farewell

@@ -16,7 +16,8 @@ cdef enum:
 cdef class Transaction:
     cdef readonly bytes sender
     cdef readonly list rcpts
-    cdef readonly bytes body
+    cdef readonly object body           # bytes, a tuple of them, or None
+    cdef readonly Py_ssize_t body_size  # bytes of the body as it is given
     cdef readonly int flags
     cdef readonly tuple asks
     cdef readonly list rcpt_parameters

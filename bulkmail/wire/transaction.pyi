@@ -1,7 +1,10 @@
-from typing import Any
+from typing import Any, TypeAlias
 
 from bulkmail.wire.extensions import Ask
 from bulkmail.wire.reply import Reply
+
+# What is sent, whole or in pieces that each begin a line.
+Body: TypeAlias = bytes | tuple[bytes, ...]
 
 WAITING: int
 DONE: int
@@ -29,7 +32,7 @@ class Transaction:
         self,
         sender: bytes,
         rcpts: list[bytes],
-        body: bytes | None = None,
+        body: Body | None = None,
         flags: int = 0,
         tag: Any = None,
         at: int = 0,
@@ -42,7 +45,9 @@ class Transaction:
     @property
     def rcpts(self) -> list[bytes]: ...
     @property
-    def body(self) -> bytes | None: ...
+    def body(self) -> Body | None: ...
+    @property
+    def body_size(self) -> int: ...
     @property
     def flags(self) -> int: ...
     @property

@@ -8,6 +8,9 @@ from libc.string cimport memcpy
 from bulkmail.errors import EnvelopeRefused, MessageRefused
 from bulkmail.wire.extensions import limits, size_limit
 
+# What is sent, whole or in pieces that each begin a line.
+Body = bytes | tuple
+
 # What became of a transaction. Only wire.client assigns `state`.
 #   WAITING -> DONE                 the server decided: `reply` for those not in `rejected`
 #           -> NOT_TAKEN            certainly not taken: may be sent again; `error` says why, `reply` is a 421 or None
@@ -27,7 +30,8 @@ cdef class Transaction:
     sender    address for MAIL FROM without brackets, ASCII or UTF-8; b"" is the null sender
     rcpts     addresses for RCPT TO, at least one; addresses hold no CR, LF, NUL, space or bracket: the caller checked
     body      the content ready for DATA: CRLF, dots escaped, final dot included; with BINARY: the bytes themselves;
-              None: the caller streams it
+              None: the caller streams it. A tuple: its pieces, each of which begins a line (messages share large ones)
+    body_size bytes of it
     flags     EIGHT_BIT | EIGHT_BIT_ONLY | UTF8 | BINARY
     asks      extensions.Ask of each further extension, or None
     rcpt_parameters   what stands behind each RCPT where DSN is offered, or None
@@ -48,13 +52,14 @@ cdef class Transaction:
     mail_at, data_at, done_at   when MAIL was written, the body was written, and the end came
     """
 
-    def __init__(self, bytes sender not None, list rcpts not None, bytes body=None, int flags=0, tag=None,
+    def __init__(self, bytes sender not None, list rcpts not None, body=None, int flags=0, tag=None,
                  Py_ssize_t at=0, tuple asks=None, list rcpt_parameters=None, Py_ssize_t size=-1):
         if not rcpts:
             raise ValueError("a transaction needs a recipient")
         if rcpt_parameters is not None and len(rcpt_parameters) != len(rcpts):
             raise ValueError(f"{len(rcpt_parameters)} rcpt_parameters for {len(rcpts)} recipients")
         self.sender, self.rcpts, self.body, self.flags = sender, rcpts, body, flags
+        self.body_size = 0 if body is None else total_size(body)
         self.tag, self.at = tag, at
         self.asks, self.rcpt_parameters, self.size = asks, rcpt_parameters, size
 
@@ -81,7 +86,7 @@ cdef class Transaction:
         """The size of the content, -1 if it is not known."""
         if self.size >= 0 or self.body is None:
             return self.size
-        return PyBytes_GET_SIZE(self.body) - (0 if self.flags & BINARY else FINAL_DOT)
+        return self.body_size - (0 if self.flags & BINARY else FINAL_DOT)
 
     def __repr__(self):
         words = ("waiting", "done", "not taken", "in doubt")[self.state]
@@ -208,6 +213,16 @@ cdef class Offer:
         p = put(p, b"\r\n", 2)
         put(p, last, last_len)
         return out
+
+
+cdef Py_ssize_t total_size(object body) except -1:
+    """Bytes of a body: of bytes, or of a tuple of them."""
+    cdef Py_ssize_t total = 0
+    if type(body) is not tuple:
+        return len(<bytes?>body)
+    for piece in <tuple>body:
+        total += len(<bytes?>piece)
+    return total
 
 
 cdef inline char* put(char* out, const char* data, Py_ssize_t size) noexcept:

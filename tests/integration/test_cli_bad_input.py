@@ -53,7 +53,7 @@ def test_not_a_manifest(tmp_path, text, names):
         ({"recipients": []}, ["recipients"]),
         ({"journal": "none/news.journal"}, ["none"]),
         ({"message": {**MESSAGE, "dkim": [{"domain": "example.com", "selector": "s", "key_file": "k"}]}},
-         ["dkim", "not in this version yet"]),
+         ["$.message.dkim[0].key_file", "cannot read the file"]),
         ({"relays": "smtp://127.0.0.1?conections=5"}, ["conections", "connections"]),
     ],
 )  # fmt: skip

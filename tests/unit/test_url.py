@@ -162,6 +162,7 @@ def test_the_defaults_are_those_of_the_documentation():
             parse_no_proxy(".example.com,[::1]:25", ""),
         ),
         ("allow_urls", "false", False, False),
+        ("allow_urls", "yes", True, True),
     ],
 )
 def test_query_and_keyword_are_the_same_option(name, text, typed, value):
@@ -279,7 +280,7 @@ def test_no_secret_of_an_option_is_shown():
         ("no_proxy", ["relay", "relay:x"], "entry 2 is 'relay:x', expected a port from 1 to 65535"),
         ("no_proxy", False, "expected a list of hosts"),
         ("proxy_protocol", "v3", "'v3', expected v1 or v2"),
-        ("allow_urls", True, "is not in this version yet"),
+        ("allow_urls", "perhaps", "expected true or false"),
         ("key_file", "key.pem", "without 'cert_file'"),
     ],
 )

@@ -39,6 +39,7 @@ class FakeJob:
     live: dict[str, Any] = field(default_factory=dict)
     loaded: tuple[Any, dict[str, Any]] | None = None
     ran: dict[str, Any] | None = None
+    checked: dict[str, Any] | None = None
     stops: int = 0
 
     def load(self, path: str, **overrides: Any) -> FakeJob:
@@ -47,7 +48,8 @@ class FakeJob:
             raise self.load_error
         return self
 
-    def check(self) -> list[Any]:
+    def check(self, **named: Any) -> list[Any]:
+        self.checked = named
         return self.findings
 
     def run(self, **named: Any) -> FakeReport:

@@ -16,6 +16,7 @@ def finding(severity, **named):
         "path": "$.message",
         "text": "no way to unsubscribe",
         "remedy": "add list_unsubscribe",
+        "source": "RFC 2369",
     }
     return SimpleNamespace(**{**base, "severity": severity, **named})
 

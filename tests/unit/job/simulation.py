@@ -17,7 +17,7 @@ from unittest import mock
 
 from bulkmail.egress import Egress
 from bulkmail.errors import BulkmailError, ConnectError, ConnectionLost, MessageError, TimedOut
-from bulkmail.job import notices, outcomes, relay, scheduler, tally
+from bulkmail.job import leases, notices, outcomes, relay, scheduler, tally
 from bulkmail.job.compose import Composer
 from bulkmail.job.ledger import Advance, Counts, Ledger
 from bulkmail.job.memory_ledger import MemoryLedger
@@ -32,6 +32,7 @@ from bulkmail.pool.limits import Limit
 from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.transaction import Transaction
+from unit.job.fake_signers import FakeSigners
 from unit.job.journal_tools import OFFSET, rows
 from unit.job.virtual_loop import START as START
 from unit.job.virtual_loop import Clock, VirtualLoop
@@ -250,7 +251,7 @@ class FakeCompiled:
     """`bad` row numbers cannot be composed."""
 
     def __init__(self, shared: bool, bad: frozenset[int]) -> None:
-        self.shared, self.bad = shared, bad
+        self.shared, self.bad, self.eight_bit = shared, bad, False
 
     def compose(self, rows: list[dict[str, Any]], numbers: list[int], date: bytes) -> list[Any]:
         return [
@@ -297,7 +298,9 @@ class Simulation:
         at: Sequence[tuple[float, Callable[[], None]]] = (),
         ledger: Ledger | None = None,
         on_event: bool = True,
+        signers: FakeSigners | None = None,
     ) -> None:
+        self.signers = signers
         self.relays = list(relays) or [FakeRelay()]
         self.answer, self.shared, self.batch = answer, shared, batch
         self.bad, self.delays, self.give_up_after, self.rate = frozenset(bad), delays, give_up_after, rate
@@ -326,7 +329,7 @@ class Simulation:
             loop = runner.get_loop()
             assert isinstance(loop, VirtualLoop)
             with ExitStack() as patches:
-                for module in (scheduler, outcomes, notices, relay, tally):
+                for module in (scheduler, leases, outcomes, notices, relay, tally):
                     patches.enter_context(mock.patch.object(module, "time", Clock(loop)))
                 patches.enter_context(mock.patch.object(lane_module, "open_session", self._open_session))
                 runner.run(self._run())
@@ -363,7 +366,7 @@ class Simulation:
         paces = [Limit(way.rate.per_second) for fake in self.relays for way in fake.egresses if way.rate]
         batch = min([self.batch, *(one.burst for one in (limit, *(one.limit for one in made), *paces) if one.rate)])
         self.scheduler = Scheduler(
-            composer=Composer(FakeCompiled(self.shared, self.bad), self.source, batch),  # type: ignore[arg-type]
+            composer=Composer(FakeCompiled(self.shared, self.bad), self.source, batch, self.signers),  # type: ignore[arg-type]
             relays=made,
             routes=self.ledger.routes(),
             writer=self.writer,  # type: ignore[arg-type]

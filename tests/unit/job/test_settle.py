@@ -85,11 +85,11 @@ def test_plain_deliveries_are_settled_and_the_rest_is_handed_back():
     one.claim(6)
     again.claim(2)
     details, dirty = DetailBuffer(), set()
-    good, _ = personal_transactions(composed(2), one, [0, 1])
-    retried, _ = personal_transactions(composed(1), again, [1])
-    refused, _ = personal_transactions(composed(1), one, [2])
-    rejected, _ = personal_transactions(composed(1), one, [3])
-    doubt, _ = personal_transactions(composed(2), one, [4, 5])
+    good, _ = personal_transactions(composed(2), one, [0, 1], False)
+    retried, _ = personal_transactions(composed(1), again, [1], False)
+    refused, _ = personal_transactions(composed(1), one, [2], False)
+    rejected, _ = personal_transactions(composed(1), one, [3], False)
+    doubt, _ = personal_transactions(composed(2), one, [4, 5], False)
     finished = sent(good, OK, b"250 2.0.0 queued as A\r\n" + OK, b"250 2.0.0 queued as B\r\n")
     finished += sent(retried, OK, b"250 2.0.0 queued as C\r\n")
     finished += sent(refused, OK, b"554 5.6.0 no\r\n")
@@ -127,7 +127,7 @@ def test_a_lone_dot_that_was_taken_is_no_delivery():
     """Nobody was accepted, and the server said 250 to the empty message."""
     one = work(1)
     one.claim(1)
-    (tx,), _ = personal_transactions(composed(1), one, [0])
+    (tx,), _ = personal_transactions(composed(1), one, [0], False)
     finished = sent([tx], b"250 ok\r\n550 no\r\n354 go\r\n", b"250 taken\r\n")
     assert finished[0].state == DONE
     assert settle_delivered(finished, DetailBuffer(), 1, 0, set())[0] == [tx]
@@ -138,7 +138,7 @@ def test_a_lone_dot_that_was_taken_is_no_delivery():
 
 def test_what_cannot_be_composed_is_named_by_its_index():
     why = MessageError("no")
-    made, failed = personal_transactions([*composed(1), why, *composed(1)], work(), [4, 5, 6])
+    made, failed = personal_transactions([*composed(1), why, *composed(1)], work(), [4, 5, 6], False)
     assert [tx.at for tx in made] == [4, 6]
     assert failed == [(1, why)]
 
@@ -155,6 +155,6 @@ def test_what_cannot_be_composed_is_named_by_its_index():
 def test_flags_say_what_is_needed_of_the_server(sender, rcpt, body, flags):
     assert flags_of(sender, [rcpt], body) == flags
     assert shared_transaction(sender, body, [b"x@b.cc", rcpt], work(), [0, 1]).flags == flags
-    (made,), _ = personal_transactions([(sender, rcpt, body)], work(), [0])
+    (made,), _ = personal_transactions([(sender, rcpt, body)], work(), [0], not body.isascii())
     # an address beyond ASCII stands in a header too, so the content is not ASCII either
     assert made.flags == (flags if flags & UTF8 == 0 else UTF8 | EIGHT_BIT)

@@ -8,6 +8,7 @@ import pytest
 
 from bulkmail.errors import MessageError
 from bulkmail.message import mime
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.message import Attachment, Message
 from bulkmail.message.spec import AttachmentSpec
 
@@ -15,6 +16,13 @@ from bulkmail.message.spec import AttachmentSpec
 def parsed(text="t", html=None, attachments=()):
     message = Message("n@example.com", "a@example.net", text=text, html=html, attachments=attachments)
     return message_from_bytes(message.as_bytes(), policy=SMTP)
+
+
+TEXT = [mime.TextPart("text", "text/plain")]
+
+
+def joined(frame):
+    return b"".join(b"hole\r\n" if isinstance(piece, int) else piece for piece in frame)
 
 
 def shape(message):
@@ -56,11 +64,11 @@ def test_name_type_disposition_and_content(tmp_path):
 def test_the_three_sources_of_a_manifest(tmp_path):
     file = tmp_path / "x.txt"
     file.write_text("file")
-    assert mime.load_attachment(AttachmentSpec(file=file)).data == b"file"
-    text = mime.load_attachment(AttachmentSpec(content="näh", name="x.txt"))
+    assert load_attachment(AttachmentSpec(file=file)).data == b"file"
+    text = load_attachment(AttachmentSpec(content="näh", name="x.txt"))
     assert (text.data, text.parameters) == ("näh".encode(), {"charset": "utf-8"})
     encoded = base64.encodebytes(bytes(range(100))).decode()
-    assert mime.load_attachment(AttachmentSpec(base64=encoded)).data == bytes(range(100))
+    assert load_attachment(AttachmentSpec(base64=encoded)).data == bytes(range(100))
 
 
 @pytest.mark.parametrize(
@@ -80,26 +88,26 @@ def test_the_three_sources_of_a_manifest(tmp_path):
 )
 def test_what_cannot_be_attached(spec, words):
     with pytest.raises(MessageError, match=words) as caught:
-        mime.load_attachment(AttachmentSpec(**spec), "attachments[3]")
+        load_attachment(AttachmentSpec(**spec), "attachments[3]")
     assert str(caught.value).startswith("attachments[3]: ")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MessageError, match=r"gone\.pdf cannot be read: No such file"):
-        mime.load_attachment(AttachmentSpec(file=tmp_path / "gone.pdf"))
+        load_attachment(AttachmentSpec(file=tmp_path / "gone.pdf"))
 
 
 def test_a_type_with_parameters():
-    found = mime.load_attachment(AttachmentSpec(content=b"x", type='text/calendar; method=REQUEST; name="a b"'))
+    found = load_attachment(AttachmentSpec(content=b"x", type='text/calendar; method=REQUEST; name="a b"'))
     assert (found.type, found.parameters) == ("text/calendar", {"method": "REQUEST", "name": "a b"})
 
 
 def test_an_attached_message_is_not_encoded_and_its_dots_are_escaped_for_the_wire():
     inner = b"From: a@example.com\r\nSubject: s\r\n\r\n.dot\r\n..two\r\n"
-    attached = [mime.load_attachment(AttachmentSpec(content=inner, type="message/rfc822", name="m.eml"))]
-    _, after = mime.frame(["text"], attached, dots=True)
+    attached = [load_attachment(AttachmentSpec(content=inner, type="message/rfc822", name="m.eml"))]
+    _, _, after = mime.frame(TEXT, attached, dots=True)
     assert b"\r\n..dot\r\n...two\r\n" in after
-    whole = message_from_bytes(b"".join(mime.frame(["text"], attached, dots=False)), policy=SMTP)
+    whole = message_from_bytes(joined(mime.frame(TEXT, attached, dots=False)), policy=SMTP)
     part = list(whole.iter_parts())[1]
     assert part.get_content_type() == "message/rfc822" and part.get("Content-Transfer-Encoding") != "base64"
     assert part.get_content().get_content() == ".dot\r\n..two\r\n"
@@ -108,10 +116,11 @@ def test_an_attached_message_is_not_encoded_and_its_dots_are_escaped_for_the_wir
 def test_boundaries_are_the_same_again_and_in_no_part():
     given = [Attachment(b"--=_x\r\n" * 9, name="a.bin")]
     first, second = (
-        mime.frame(["text", "html"], [mime.load_attachment(a.spec) for a in given], dots=True) for _ in "12"
+        mime.frame([*TEXT, mime.TextPart("html", "text/html")], [load_attachment(a.spec) for a in given], dots=True)
+        for _ in "12"
     )
     assert first == second
-    boundary = message_from_bytes(b"".join(first)).get_boundary()
+    boundary = message_from_bytes(joined(first)).get_boundary()
     assert boundary.startswith("=_") and len(boundary) <= 70
 
 
@@ -119,6 +128,6 @@ def test_files_may_be_open_files(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"1,2")
     with path.open("rb") as file:
-        assert mime.load_attachment(Attachment(file).spec).name == "a.csv"
+        assert load_attachment(Attachment(file).spec).name == "a.csv"
     with path.open() as file, pytest.raises(MessageError, match="binary"):
         Attachment(file)

@@ -8,6 +8,7 @@ import pytest
 from bulkmail.errors import MessageError
 from bulkmail.message.compile import CompileError, compile_message
 from bulkmail.message.compiled import make_message_id
+from bulkmail.message.raw import wire_ready
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
@@ -156,7 +157,9 @@ def test_fields_are_what_rows_must_have():
     assert message.fields == {"name", "email", "points", "id"}
     assert message.header_fields == {"name", "email", "id", "season"}
     assert message.names == {"name", "season", "email", "city", "points", "gone", "id"}
-    assert message.places["points"] == "html, line 1"
+    assert message.places["points"] == [("html, line 1", True)]
+    assert message.places["name"] == [("to, line 1", True), ("subject, line 1", True)]
+    assert message.places["gone"] == [("html", False)]
 
 
 def test_a_rows_value_wins_over_a_variable_and_that_over_a_default():
@@ -290,6 +293,6 @@ def test_a_preview_is_what_is_sent_with_its_parts_as_text():
     assert made[2] == seen.eml + b".\r\n"
     assert (seen.html, seen.text) == ("<p>A &amp; B</p>\n", ".A & B\n")
     shared = compiled(text=".x")
-    assert shared.preview(row, 3, DATE).eml + b".\r\n" == shared.compose_shared(DATE)[1]
+    assert wire_ready(shared.preview(row, 3, DATE).eml) == shared.compose_shared(DATE)[1]
     with pytest.raises(MessageError, match="'name'"):
         message.preview({"email": "a@example.net"}, 1, DATE)

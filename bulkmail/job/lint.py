@@ -1,0 +1,125 @@
+"""The lint of a job: its message as the first recipients would get it, and what only the manifest shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from bulkmail.errors import MessageError
+from bulkmail.job.manifest import Manifest
+from bulkmail.message.compiled import Compiled
+from bulkmail.message.finding import Finding
+from bulkmail.message.lint import Sample, lint
+from bulkmail.message.lint.rule import GMAIL, WARNING, Rule
+from bulkmail.message.lint.signing import signings
+from bulkmail.message.spec import AttachmentSpec
+
+if TYPE_CHECKING:
+    from bulkmail.message.lint.dns import Source
+
+# Recipients whose copies are looked at. What is wrong with a template shows in the first; the others show what differs.
+SAMPLES = 5
+LARGE = 1_000_000  # bytes of a copy: what is large is the same for everybody, so one is enough
+# Stands in for a recipient where the list cannot be read (standard input).
+NOBODY = "somebody@example.com"
+
+TLS = Rule(
+    "tls", WARNING, "every relay is used without TLS", "leave tls at auto, or use smtps://", GMAIL + "; RFC 3207"
+)
+RULES = (TLS,)
+
+Row = tuple[int, dict[str, Any]]
+
+
+def lint_job(
+    manifest: Manifest,
+    compiled: Compiled,
+    rows: Sequence[Row],
+    *,
+    dns: bool = False,
+    dns_server: str | None = None,
+) -> list[Finding]:
+    """rows: (number, values) of the first good recipients, maybe none; dns: ask it too.
+
+    raises  ConfigError  for a dns_server that is no address
+    """
+    samples = list(_samples(manifest, compiled, rows or [_nobody(compiled)]))
+    found = lint(samples) if samples else []
+    if samples and dns:
+        from bulkmail.message.lint.dns import Subject, lint_dns
+
+        keys = [(f"dkim[{number}]", key) for number, key in enumerate(manifest.message.dkim)]
+        found += lint_dns(Subject(samples[0], keys, _sources(manifest)), server=dns_server)
+    if manifest.relays and all(relay.endpoint.options.tls == "never" for relay in manifest.relays):
+        found.append(TLS.at("$.relays"))
+    return found
+
+
+def _sources(manifest: Manifest) -> list[Source]:
+    """The addresses that the manifest states; what leaves through a proxy has the proxy's."""
+    from bulkmail.message.lint.dns import Source
+
+    found = []
+    for number, relay in enumerate(manifest.relays):
+        path = "$.relays" if len(manifest.relays) == 1 else f"$.relays[{number}]"
+        own = relay.endpoint.options
+        if not relay.egresses and own.proxy is None:
+            found.append(Source(own.local_address, own.name, path))
+        for egress in relay.egresses:
+            if egress.proxy is None:
+                local = egress.local_address or own.local_address
+                found.append(Source(local, own.name, f"$.egress.{egress.name}" if egress.local_address else path))
+    return list(dict.fromkeys(source for source in found if source.address is not None))
+
+
+def _nobody(compiled: Compiled) -> Row:
+    return 1, {name: name for name in compiled.fields} | {"email": NOBODY}
+
+
+def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Iterator[Sample]:
+    now, where = time.time(), _where(manifest)
+    date = formatdate(now).encode()
+    given = signings(manifest.message.dkim)
+    attached = [_name_of(attachment) for attachment in manifest.message.attachments]
+    for number, row in rows:
+        try:
+            sender = _sender(compiled, row, number, date)
+            eml = compiled.preview(row, number, date).eml
+        except MessageError:
+            continue  # told of with the recipients
+        yield Sample(
+            eml,
+            where,
+            now,
+            sender=sender,
+            smtputf8=not (sender + row["email"]).isascii(),
+            given=given,
+            shared=compiled.shared,
+            attached=attached,
+            label=f"recipient {number}",
+        )
+        if compiled.shared or len(eml) > LARGE:
+            return
+
+
+def _sender(compiled: Compiled, row: dict[str, Any], number: int, date: bytes) -> str:
+    if compiled.shared:
+        return compiled.compose_shared(date)[0].decode()
+    (made,) = compiled.compose([row], [number], date)
+    if isinstance(made, MessageError):
+        raise made
+    return made[0].decode()
+
+
+def _name_of(spec: AttachmentSpec) -> str | None:
+    return spec.name or (spec.file.name if spec.file is not None else "attachment")
+
+
+def _where(manifest: Manifest) -> Callable[[str], str]:
+    """From places to JSON paths."""
+    if manifest.message.raw is not None:
+        return lambda place: f"$.message.{place}" if place.startswith(("envelope_from", "dkim")) else "$.message.raw"
+    # These two have no key: they are made.
+    return lambda place: "$.message" if place in ("", "date", "message_id") else f"$.message.{place}"

@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def encode_base64(data: Buffer) -> bytes: ...

@@ -1,0 +1,69 @@
+"""What is large and the same for everybody is encoded once and held once, whatever else is each recipient's own."""
+
+from email import message_from_bytes
+from email.policy import SMTP
+
+from bulkmail.message.compile import compile_message
+from bulkmail.message.spec import AttachmentSpec, MessageSpec
+
+DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
+LARGE = bytes(range(256)) * 400
+ROWS = [{"email": f"u{n}@example.net", "name": f"Name {n}"} for n in range(3)]
+
+
+def composed(*attachments, **fields):
+    given = {"from_": "News <news@example.com>", "text": "Hi {{ name }}", "attachments": attachments, **fields}
+    compiled = compile_message(MessageSpec(**given), job="job")
+    return compiled, compiled.compose(ROWS, [1, 2, 3], DATE)
+
+
+def large_ones(body):
+    return [piece for piece in body if len(piece) > len(LARGE)]
+
+
+def test_copies_share_a_large_attachment():
+    _, made = composed(AttachmentSpec(content=LARGE, name="a.bin"))
+    first, *others = [body for _, _, body in made]
+    assert len(large_ones(first)) == 1
+    assert all(large_ones(body)[0] is large_ones(first)[0] for body in others)
+
+
+def test_the_pieces_are_one_message():
+    compiled, made = composed(
+        AttachmentSpec(content=LARGE, name="a.bin"),
+        AttachmentSpec(content=b"small", name="b.bin"),
+        html="<p>{{ name }}",
+    )
+    for number, (_, _, body) in enumerate(made):
+        assert all(piece.endswith(b"\r\n") for piece in body)
+        message = message_from_bytes(b"".join(body).removesuffix(b".\r\n"), policy=SMTP)
+        text, html = message.get_body(("plain",)), message.get_body(("html",))
+        assert (text.get_content(), html.get_content()) == (f"Hi Name {number}\r\n", f"<p>Name {number}\r\n")
+        assert [part.get_content() for part in message.iter_attachments()] == [LARGE, b"small"]
+        assert compiled.preview(ROWS[number], number + 1, DATE).eml == b"".join(body).removesuffix(b".\r\n")
+
+
+def test_a_large_ready_message_is_shared_though_each_has_a_sender_of_its_own():
+    raw = b"From: a@example.com\r\n\r\n" + b"x" * 70_000 + b"\r\n"
+    _, made = composed(
+        raw=raw, from_=None, text=None, attachments=(), envelope_from="bounce+{{ name[-1] }}@example.com"
+    )
+    assert [sender for sender, _, _ in made] == [b"bounce+%d@example.com" % n for n in range(3)]
+    assert all(body[0] is made[0][2][0] and b"".join(body) == raw + b".\r\n" for _, _, body in made)
+
+
+def test_small_ones_are_copied_into_one_piece():
+    _, made = composed(AttachmentSpec(content=b"x" * 1000, name="a.bin"))
+    assert all(type(body) is bytes for _, _, body in made)
+
+
+def test_a_message_that_is_the_same_for_everybody_is_in_pieces_too():
+    compiled = compile_message(
+        MessageSpec(from_="n@example.com", text=".x\n", attachments=(AttachmentSpec(content=LARGE, name="a.bin"),)),
+        job="job",
+    )
+    first, second = (compiled.compose_shared(DATE)[1] for _ in "12")
+    assert large_ones(first)[0] is large_ones(second)[0] and all(piece.endswith(b"\r\n") for piece in first)
+    whole = message_from_bytes(b"".join(first).removesuffix(b".\r\n").replace(b"\n..x", b"\n.x"), policy=SMTP)
+    text, attached = whole.iter_parts()
+    assert (text.get_content(), attached.get_content()) == (".x\r\n", LARGE)
