@@ -28,6 +28,7 @@ from bulkmail.message.fieldplan import (
     text_of,
 )
 from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant_url, without_own_url
+from bulkmail.message.localised import check_locale
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
 from bulkmail.message.reference import Reference, Texts
 from bulkmail.message.rework import Work
@@ -76,9 +77,14 @@ class _Compiler:
     def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
         self._spec, self._job, self._base, self._personal = spec, job, base, personal
         folder = self._folder = folder if spec.access.files else None
-        self._plain = make_environment(folder, html=False, locale=spec.locale)
-        self._marked_up = make_environment(folder, html=True, locale=spec.locale)
         self._problems: list[tuple[str, str]] = []
+        locale = None
+        with self._at("locale"):
+            if spec.locale is not None:
+                check_locale(spec.locale, "locale")
+            locale = spec.locale
+        self._plain = make_environment(folder, html=False, locale=locale)
+        self._marked_up = make_environment(folder, html=True, locale=locale)
         self._plans: list[Plan] = []  # every template, in the order of reading
         self._header_plans: list[Plan] = []  # those that reach a header or the envelope
         self._own_url: OwnUrl | None = None

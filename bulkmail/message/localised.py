@@ -68,9 +68,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def filters(default: str | None) -> dict[str, Callable[..., str]]:
-    """The filters by name. default: the locale of those that name none. raises  MessageError"""
-    if default is not None:
-        check_locale(default, "locale")
+    """The filters by name. default: the locale of those that name none."""
     own = default or DEFAULT_LOCALE
 
     def date_(value: Any, format: str = "medium", locale: str | None = None, zone: str | None = None) -> str:

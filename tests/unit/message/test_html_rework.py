@@ -1,5 +1,6 @@
 """Link parameters, style attributes and the text part: made once, with all marks in their places."""
 
+import sys
 from email import message_from_bytes
 
 import pytest
@@ -9,6 +10,7 @@ from bulkmail.message.compile import compile_message
 from bulkmail.message.html_css import inline_css, split_css
 from bulkmail.message.html_links import add_link_parameters, encoded, with_parameters
 from bulkmail.message.html_text import html_to_text
+from bulkmail.message.message import Message
 from bulkmail.message.spec import ListUnsubscribe, MessageSpec
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
@@ -260,6 +262,12 @@ def test_text_of_html(html, expected):
 @pytest.mark.parametrize(
     ("html", "row", "expected"),
     [
+        ("{% for x in xs %} {{ x }}{% endfor %}", {"xs": [1, 2]}, " 1 2\n"),
+        ("{% for x in xs %}<p>{{ x }}</p>z{% endfor %}y", {"xs": [1, 2]}, "\n\n1\n\nz\n\n2\n\nzy\n"),
+        ("<p>{% for x in xs %}{{ x }}, {% endfor %}z</p>", {"xs": [1, 2]}, "1, 2, z\n"),
+        ("{% for x in xs %}{% if x > 1 %}<p>{{ x }}{% endif %}<p>z{% endfor %}", {"xs": [1, 2]}, "\n\nz\n\n2\n\nz\n"),
+        ("<tr>{% for x in xs %}<td>{{ x }}</td>{% endfor %}</tr>", {"xs": [1, 2]}, "  1  2\n"),
+        ("<p>{% if q %}a{% else %}b{% endif %} c</p>", {"q": 0}, "b c\n"),
         ("<p>Hi {{ name }} &amp; co</p>", {"name": "<Ann> & Bob"}, "Hi <Ann> & Bob & co\n"),
         ("<p>a</p>{% if x %}<p>b</p>{% endif %}<p>c</p>", {"x": 1}, "a\n\nb\n\nc\n"),
         ("<p>a</p>{% if x %}<p>b</p>{% endif %}<p>c</p>", {"x": 0}, "a\n\nc\n"),
@@ -296,3 +304,56 @@ def test_a_text_that_is_given_stays():
 def test_marks_that_text_cannot_keep_are_an_error_with_their_place():
     with pytest.raises(MessageError, match="html, line 2: "):
         rendered("\n</p {% if x %}{% endif %}>", {"x": 1}, text_from_html=True)
+
+
+# ---- a program's own message, which is no template
+
+
+def parts_of(message):
+    return {
+        part.get_content_type(): part.get_payload(decode=True).decode().replace("\r\n", "\n")
+        for part in message_from_bytes(message.as_bytes()).walk()
+        if not part.is_multipart()
+    }
+
+
+def test_a_message_of_a_program_has_the_same(tmp_path):
+    (tmp_path / "a.css").write_text("a { color: red }")
+    html = (
+        '<link rel=stylesheet href=a.css><p>{{ x }} <a href="https://e.com">y</a> <a href="https://e.com/u">z</a></p>'
+    )
+    made = parts_of(
+        Message(
+            "n@example.com",
+            "a@example.net",
+            html=html,
+            text_from_html=True,
+            inline_css=tmp_path,
+            link_parameters=UTM,
+            list_unsubscribe="https://e.com/u",
+        )
+    )
+    assert made["text/plain"] == "{{ x }} y (https://e.com?utm_source=news) z (https://e.com/u)\n"
+    assert made["text/html"] == (
+        '<p>{{ x }} <a href="https://e.com?utm_source=news" style="color: red;">y</a>'
+        ' <a href="https://e.com/u" style="color: red;">z</a></p>\n'
+    )
+
+
+def test_a_message_reads_no_style_sheet_where_files_are_off(tmp_path):
+    (tmp_path / "a.css").write_text("a { color: red }")
+    message = Message("n@example.com", html="<link rel=stylesheet href=a.css><p>x", inline_css=tmp_path)
+    with pytest.raises(MessageError, match="no folder"):
+        message.as_bytes(allow_files=False)
+
+
+def test_without_css_inline_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "css_inline", None)
+    with pytest.raises(MessageError, match=r"pip install 'bulkmail\[html\]'"):
+        rendered("<style>b{top:0}</style><b>x</b>", inline_css=True)
+    assert rendered("<b>x</b>", inline_css=True)[0] == "<b>x</b>"
+
+
+def test_defaults_of_a_mailer_reach_the_message():
+    message = Message("n@example.com", html="<p>x</p>").with_defaults({"text_from_html": True})
+    assert parts_of(message)["text/plain"] == "x\n"
