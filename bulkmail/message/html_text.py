@@ -203,7 +203,7 @@ class _Reader(HTMLParser):
     def _break(self, lines: int) -> None:
         """lines: 1 for a new line, 2 for an empty one between; of several the most count."""
         self._pending = max(self._pending, lines - self._ended)
-        for frame in self._fresh:
+        for frame in self._fresh if lines <= self._ended else ():
             frame.required = max(frame.required, lines)
 
     def _newline(self) -> None:

@@ -265,7 +265,11 @@ def test_text_of_html(html, expected):
         ("{% for x in xs %} {{ x }}{% endfor %}", {"xs": [1, 2]}, " 1 2\n"),
         ("{% for x in xs %}<p>{{ x }}</p>z{% endfor %}y", {"xs": [1, 2]}, "\n\n1\n\nz\n\n2\n\nzy\n"),
         ("<p>{% for x in xs %}{{ x }}, {% endfor %}z</p>", {"xs": [1, 2]}, "1, 2, z\n"),
-        ("{% for x in xs %}{% if x > 1 %}<p>{{ x }}{% endif %}<p>z{% endfor %}", {"xs": [1, 2]}, "\n\nz\n\n2\n\nz\n"),
+        (
+            "{% for x in xs %}{% if x > 1 %}<p>{{ x }}{% endif %}<p>z{% endfor %}",
+            {"xs": [1, 2]},
+            "\n\n\n\nz\n\n2\n\nz\n",
+        ),
         ("<tr>{% for x in xs %}<td>{{ x }}</td>{% endfor %}</tr>", {"xs": [1, 2]}, "  1  2\n"),
         ("<p>{% if q %}a{% else %}b{% endif %} c</p>", {"q": 0}, "b c\n"),
         ("<p>Hi {{ name }} &amp; co</p>", {"name": "<Ann> & Bob"}, "Hi <Ann> & Bob & co\n"),

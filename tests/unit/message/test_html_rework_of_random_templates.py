@@ -123,8 +123,9 @@ def test_link_parameters(html, row):
 def test_text(html, row):
     plain, text = rendered(html, row, text_from_html=True)
     assert plain == rendered(html, row)[0]
-    # How many empty lines there are depends on what a condition shows.
-    assert (text or "").split() == html_to_text(plain).split()
+    # What a condition or loop shows decides about blanks and empty lines; no two words may become one.
+    expected, found = html_to_text(plain).split(), (text or "").split()
+    assert "".join(found) == "".join(expected) and len(found) >= len(expected)
 
 
 @settings(max_examples=50, deadline=None)
