@@ -42,7 +42,7 @@ _HOMES = {
     "bulkmail.pool.mailer": ("Mailer", "send"),
     "bulkmail.proxyproperties": ("proxies_from_properties",),
     "bulkmail.message.dkim": ("Dkim",),
-    "bulkmail.message.message": ("Attachment", "Message"),
+    "bulkmail.message.message": ("Attachment", "Calendar", "Message"),
     "bulkmail.job.job": ("Job",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from bulkmail.job.job import Job as Job
     from bulkmail.message.dkim import Dkim as Dkim
     from bulkmail.message.message import Attachment as Attachment
+    from bulkmail.message.message import Calendar as Calendar
     from bulkmail.message.message import Message as Message
     from bulkmail.net.certificate import Certificate as Certificate
     from bulkmail.net.proxies.handlers import Proxied as Proxied

@@ -94,4 +94,25 @@ AVX2 size_t bm_body_encode_avx2(uint8_t *dst, const uint8_t *src, size_t len, in
     return (size_t)(out - dst);
 }
 
+/* As above, but for each dot that goes the block is stored once more from the byte behind it, one to the left. */
+AVX2 size_t bm_body_bare_avx2(uint8_t *dst, const uint8_t *src, size_t len, int carry) {
+    if (len <= 2 * BLOCK) return bm_body_bare_scalar(dst, src, len, carry);
+    uint8_t *out = dst + bm_body_bare_scalar(dst, src, 1, carry);
+    const __m256i dots = _mm256_set1_epi8('.'), lfs = _mm256_set1_epi8('\n');
+    size_t i = 1;
+    for (; len - i >= 2 * BLOCK; i += BLOCK, out += BLOCK) { /* 2: the shifted copies read beyond this block */
+        __m256i c = _mm256_loadu_si256((const __m256i *)(src + i));
+        __m256i prev = _mm256_loadu_si256((const __m256i *)(src + i - 1));
+        uint32_t at = (uint32_t)_mm256_movemask_epi8(
+            _mm256_and_si256(_mm256_cmpeq_epi8(c, dots), _mm256_cmpeq_epi8(prev, lfs)));
+        _mm256_storeu_si256((__m256i *)out, c);
+        for (; at; at &= at - 1, out--) {
+            unsigned k = (unsigned)__builtin_ctz(at);
+            copy_block(out + k, src + i + k + 1);
+        }
+    }
+    out += bm_body_bare_scalar(out, src + i, len - i, bm_body_carry(src, i, BM_MID_LINE));
+    return (size_t)(out - dst);
+}
+
 #endif

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-#define ROW(row) {#row, bm_body_extra_##row, bm_body_encode_##row, bm_base64_lines_##row, bm_qp_text_##row}
+#define BODY(row) bm_body_extra_##row, bm_body_encode_##row, bm_body_bare_##row
+#define ROW(row) {#row, BODY(row), bm_base64_lines_##row, bm_qp_text_##row}
 
 enum { MAX_ROWS = 2 }; /* the longest list that bm_kernels_init can make */
 
@@ -20,7 +21,7 @@ void bm_kernels_init(void) {
     if (__builtin_cpu_supports("avx2")) add((bm_row)ROW(avx2)); /* this asks the operating system's support too */
 #endif
 #ifdef BM_HAVE_NEON
-    add((bm_row){"neon", bm_body_extra_scalar, bm_body_encode_scalar, bm_base64_lines_neon, bm_qp_text_scalar});
+    add((bm_row){"neon", BODY(scalar), bm_base64_lines_neon, bm_qp_text_scalar});
 #endif
     bm = rows[row_count - 1];
 }

@@ -34,6 +34,11 @@ typedef size_t (*bm_body_extra_fn)(const uint8_t *src, size_t len, int carry);
  * the two calls: dst was sized by the first, and the second does not check again. */
 typedef size_t (*bm_body_encode_fn)(uint8_t *dst, const uint8_t *src, size_t len, int carry);
 
+/* The way back, of a text without bare newlines: writes src[0..len) less the dots that open a line to dst and returns its
+ * size, at most len. dst has room for len bytes, all of which may be written, and does not overlap src. src may change
+ * meanwhile. */
+typedef size_t (*bm_body_bare_fn)(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+
 /* The carry for the piece that follows src[0..len). */
 static inline int bm_body_carry(const uint8_t *src, size_t len, int carry) {
     if (len == 0) return carry;
@@ -65,6 +70,7 @@ typedef struct bm_row {
     const char *name;
     bm_body_extra_fn body_extra;
     bm_body_encode_fn body_encode;
+    bm_body_bare_fn body_bare;
     bm_base64_lines_fn base64_lines;
     bm_qp_text_fn qp_text;
 } bm_row;
@@ -84,6 +90,7 @@ int bm_force_row(const char *name);
 
 size_t bm_body_extra_scalar(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_scalar(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+size_t bm_body_bare_scalar(uint8_t *dst, const uint8_t *src, size_t len, int carry);
 size_t bm_base64_lines_scalar(uint8_t *dst, const uint8_t *src, size_t len);
 void bm_qp_text_scalar(bm_pen *pen, const uint8_t *src, size_t len, int html);
 
@@ -99,6 +106,7 @@ void bm_qp_text_scalar(bm_pen *pen, const uint8_t *src, size_t len, int html);
 #ifdef BM_HAVE_AVX2
 size_t bm_body_extra_avx2(const uint8_t *src, size_t len, int carry);
 size_t bm_body_encode_avx2(uint8_t *dst, const uint8_t *src, size_t len, int carry);
+size_t bm_body_bare_avx2(uint8_t *dst, const uint8_t *src, size_t len, int carry);
 size_t bm_base64_lines_avx2(uint8_t *dst, const uint8_t *src, size_t len);
 void bm_qp_text_avx2(bm_pen *pen, const uint8_t *src, size_t len, int html);
 #endif

@@ -66,3 +66,18 @@ size_t bm_body_encode_scalar(uint8_t *dst, const uint8_t *src, size_t len, int c
     }
     return (size_t)(out - dst);
 }
+
+size_t bm_body_bare_scalar(uint8_t *dst, const uint8_t *src, size_t len, int carry) {
+    const uint8_t *p = src, *end = src + len;
+    uint8_t *out = dst;
+    int opens = carry == BM_LINE_START;
+    for (; p < end; opens = 1) {
+        if (opens && *p == '.') p++;
+        const uint8_t *stop = find(p, end, '\n');
+        if (stop < end) stop++;
+        memcpy(out, p, (size_t)(stop - p));
+        out += stop - p;
+        p = stop;
+    }
+    return (size_t)(out - dst);
+}

@@ -21,7 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bulkmail.message.base64_lines import encode_base64
 from bulkmail.message.compiled import encode_text
-from bulkmail.wire.body import encode_message, force_row, kernel_rows
+from bulkmail.wire.body import encode_message, force_row, kernel_rows, undotted
 
 ROWS = kernel_rows()
 SIZES = {"2KB": 2048, "20KB": 20480, "256KB": 262144}
@@ -71,6 +71,15 @@ def test_encode_message(benchmark: BenchmarkFixture, row: str, size: str, newlin
     text = message(SIZES[size], NEWLINES[newline])
     wire = measure(benchmark, f"newlines and dots, {newline}, {size}", encode_message, text)
     assert wire == b"\r\n".join(text.replace(b"\r\n", b"\n").split(b"\n")) + b".\r\n"
+
+
+@each_size
+def test_undotted(benchmark: BenchmarkFixture, row: str, size: str) -> None:
+    """The way back, for BDAT: every twentieth line opens with a dot."""
+    line = LINE + b"\r\n"
+    text = (line * 19 + b"." + line) * (SIZES[size] // (20 * len(line)) + 1)
+    wire = encode_message(text).removesuffix(b".\r\n")
+    assert measure(benchmark, f"newlines and dots, back, {size}", lambda data: undotted(data, 0), wire) == text
 
 
 @pytest.mark.parametrize("newline", NEWLINES)

@@ -25,7 +25,7 @@ from typing import Any
 
 from clients import TOOLS
 from messages import SENDER, html, paragraphs
-from tables import row
+from tables import row, verdict
 
 SIZES = {"2 KB": 2048, "20 KB": 20480}
 SLOTS = (3, 7)  # in the text, in the html
@@ -203,9 +203,18 @@ def compare(rounds: int) -> str:
             cells = [name, f"{median(run['us'] for run in its):,.2f}", f"{median(run['cpu'] for run in its):,.2f}"]
             cells += [f"{median(times):,.1f}", ", ".join(f"{ratio:,.1f}" for ratio in times), f"{its[0]['bytes']:,.0f}"]
             lines.append(row(cells))
-        asked = f"Asked: {OURS} at most {MOST_US[title]:g} µs, {EMAIL} at least {LEAST_TIMES:g} times that."
-        lines += ["", asked, ""]
+        lines += ["", *goals(title, runs), ""]
     return "\n".join(lines).rstrip()
+
+
+def goals(title: str, runs: dict[str, list[dict[str, float]]]) -> list[str]:
+    mine = median(run["us"] for run in runs[OURS])
+    times = median(run["us"] for run in runs[EMAIL]) / mine
+    most, least = MOST_US[title], LEAST_TIMES
+    return [
+        f"- {OURS}: {mine:.2f} µs, asked at most {most:g}: {verdict(mine <= most)}",
+        f"- {EMAIL} ÷ {OURS}: {times:,.0f}, asked at least {least:g}: {verdict(times >= least)}",
+    ]
 
 
 def play(title: str, size: int, rounds: int) -> dict[str, list[dict[str, float]]]:

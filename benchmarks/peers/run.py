@@ -342,7 +342,7 @@ def main() -> int:
             tables.append(opening.compare(1000, 50, effort.rounds))
         if COMPOSE in names:
             tables.append(compose.compare(effort.rounds))
-        if SIGN in names and find("openssl"):
+        if SIGN in names and find("openssl") and find("smtp-sink"):
             tables.append(sign.compare(effort.rounds))
         if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
             tables.append(memory(harness, next(c for c in clients if c.name == OURS)))

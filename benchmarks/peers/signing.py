@@ -85,7 +85,8 @@ async def _signing(algorithm: str, size: int, seconds: float, busy: float) -> tu
         nonlocal done
         place = 0
         while on:
-            done += len(await pool.sign(bodies[place : place + pool.batch]))
+            fields = await pool.sign(bodies[place : place + pool.batch])
+            done += len(fields)
             place = (place + pool.batch) % len(bodies)
 
     async def watch() -> None:

@@ -67,9 +67,13 @@ def goal_lines(goals: Sequence[Goal], runs: Mapping[str, Sequence[Run]], short: 
             continue
         ratio = median(pair[0]) / median(pair[1])
         each = ", ".join(f"{ours / theirs:.2f}" for ours, theirs in zip(*pair, strict=False))
-        verdict = "reached" if goal.least <= ratio <= goal.most else "MISSED"
-        lines.append(f"{title} {ratio:.2f}, asked {asked}: {verdict} (by round: {each})")
+        met = verdict(goal.least <= ratio <= goal.most)
+        lines.append(f"{title} {ratio:.2f}, asked {asked}: {met} (by round: {each})")
     return ["", *lines] if lines else []
+
+
+def verdict(met: bool) -> str:
+    return "reached" if met else "MISSED"
 
 
 def _measures(what: str, runs: Sequence[Run], short: Run | None) -> list[float]:

@@ -13,7 +13,7 @@ from bulkmail.message.compiled import Compiled
 from bulkmail.message.finding import Finding
 from bulkmail.message.lint import Sample, lint
 from bulkmail.message.lint.rule import GMAIL, WARNING, Rule
-from bulkmail.message.lint.signing import signings
+from bulkmail.message.lint.signing import placed, signings
 from bulkmail.message.spec import AttachmentSpec
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def lint_job(
     if samples and dns:
         from bulkmail.message.lint.dns import Subject, lint_dns
 
-        keys = [(f"dkim[{number}]", key) for number, key in enumerate(manifest.message.dkim)]
-        found += lint_dns(Subject(samples[0], keys, _sources(manifest)), server=dns_server)
+        subject = Subject(samples[0], placed(manifest.message.dkim), _sources(manifest))
+        found += lint_dns(subject, server=dns_server)
     if manifest.relays and all(relay.endpoint.options.tls == "never" for relay in manifest.relays):
         found.append(TLS.at("$.relays"))
     return found
@@ -82,6 +82,7 @@ def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Ite
     now, where = time.time(), _where(manifest)
     date = formatdate(now).encode()
     given = signings(manifest.message.dkim)
+    hosts = [relay.endpoint.host for relay in manifest.relays if relay.endpoint.host]
     attached = [_name_of(attachment) for attachment in manifest.message.attachments]
     for number, row in rows:
         try:
@@ -99,6 +100,7 @@ def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Ite
             shared=compiled.shared,
             attached=attached,
             label=f"recipient {number}",
+            relays=hosts,
         )
         if compiled.shared or len(eml) > LARGE:
             return

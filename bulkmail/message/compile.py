@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bulkmail.address import domain_of
+from bulkmail.address import domain_of, parse_mailbox
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
 from bulkmail.message.attach import Attached, load_attachment
@@ -268,11 +268,12 @@ class _Compiler:
     def _header(self) -> list[HeaderPlan]:
         spec = self._spec
         header: list[HeaderPlan] = []
+        utf8 = self._utf8_sender()
         for key, name in (("from", "From"), ("sender", "Sender"), ("reply_to", "Reply-To")):
             text = spec.from_ if key == "from" else getattr(spec, key)
             with self._at(key):
                 if text is not None:
-                    header.append(address_header(name, self._plan(key, text), one=key != "reply_to"))
+                    header.append(address_header(name, self._plan(key, text), one=key != "reply_to", utf8=utf8))
                 elif key == "from":
                     raise MessageError("from: it is missing, expected an address such as News <news@example.com>")
         with self._at("to"):
@@ -287,6 +288,14 @@ class _Compiler:
         header += [*self._thread(), *self._importance(), *fields.header()]
         self._own_url = fields.own_url
         return header + self._custom(header)
+
+    def _utf8_sender(self) -> bool:
+        """Whether the envelope's sender is known and makes every transaction ask for SMTPUTF8 (RFC 6531)."""
+        text = next((t for t in (self._spec.envelope_from, self._spec.sender, self._spec.from_) if t is not None), "")
+        try:
+            return not parse_mailbox(text)[1].isascii()
+        except ValueError:  # a template, or what is refused elsewhere
+            return False
 
     def _thread(self) -> list[HeaderPlan]:
         out = []

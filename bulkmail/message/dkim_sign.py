@@ -54,6 +54,9 @@ class Signer:
         specs = tuple(specs)
         self.keys: list[Key] = [spec.load(f"{what}[{n}]") for n, spec in enumerate(specs)]
         self._lines = [_Line(spec, key) for spec, key in zip(specs, self.keys, strict=True)]
+        pickers: dict[object, HeaderPicker] = {}
+        for line in self._lines:  # what several specs take of the header alike is taken once
+            line.picker = pickers.setdefault(line.picks, line.picker)
         self._hashes: dict[tuple[bool, bool], BodyHash] = {}
         self._lock = threading.Lock()  # of what is kept of the last body
 
@@ -69,15 +72,17 @@ class Signer:
     def prepare(self, body: Body, now: float | None = None, *, dotted: bool = True) -> list[Unsigned]:
         """All but the last step, one for each spec. dotted: False for a message that is not in wire form."""
         header, size, pieces = _parts(body, dotted)
-        made: dict[object, object] = {}  # what several specs have in common
+        hashes: dict[bool, bytes] = {}
+        fields: dict[HeaderPicker, tuple[bytes, bytes]] = {}
         out = []
         with self._lock:
             for line in self._lines:
-                if line.relaxed_body not in made:
-                    made[line.relaxed_body] = base64.b64encode(self._hash(line.relaxed_body, dotted).digest(pieces))
-                if line.picks not in made:
-                    made[line.picks] = _picked(line.picker, header, size, dotted)
-                out.append(line.unsigned(made[line.relaxed_body], made[line.picks], now))  # type: ignore[arg-type]
+                relaxed, picker = line.relaxed_body, line.picker
+                if relaxed not in hashes:
+                    hashes[relaxed] = base64.b64encode(self._hash(relaxed, dotted).digest(pieces))
+                if picker not in fields:
+                    fields[picker] = _picked(picker, header, size, dotted)
+                out.append(line.unsigned(hashes[relaxed], fields[picker], now))
         return out
 
     def signed(self, unsigned: Sequence[Unsigned]) -> bytes:

@@ -102,15 +102,55 @@ cdef inline Py_ssize_t base64_cost(Py_ssize_t n) noexcept nogil:
     return (n + 2) // 3 * 4
 
 
+cdef inline bint extends(const uint8_t* s, Py_ssize_t n) noexcept nogil:
+    """Whether the character at s belongs to the one before it: an accent, a joiner, a variation, a skin tone, a tag."""
+    if n < 2 or s[0] < 0xCC:
+        return False
+    if s[0] < 0xCE:
+        return s[0] == 0xCC or s[1] < 0xB0      # U+0300 to U+036F
+    if n > 2 and s[0] == 0xE2:
+        return (s[1] == 0x80 and s[2] == 0x8D) or (s[1] == 0x83 and s[2] >= 0x90)   # U+200D, U+20D0 to U+20FF
+    if n > 2 and s[0] == 0xEF:
+        return s[1] == 0xB8 and s[2] < 0x90     # U+FE00 to U+FE0F
+    if n > 3 and s[0] == 0xF0:
+        return s[1] == 0x9F and s[2] == 0x8F and s[3] >= 0xBB       # U+1F3FB to U+1F3FF
+    return n > 3 and s[0] == 0xF3 and s[1] == 0xA0                  # U+E0000 to U+E0FFF
+
+
+cdef inline bint joins(const uint8_t* s) noexcept nogil:
+    return s[0] == 0xE2 and s[1] == 0x80 and s[2] == 0x8D       # U+200D
+
+
+cdef inline bint half_flag(const uint8_t* s, Py_ssize_t n) noexcept nogil:
+    """U+1F1E6 to U+1F1FF: two of them are a flag."""
+    return n > 3 and s[0] == 0xF0 and s[1] == 0x9F and s[2] == 0x87 and s[3] >= 0xA6
+
+
+cdef inline Py_ssize_t cluster(const uint8_t* s, Py_ssize_t n, Py_ssize_t most) noexcept nogil:
+    """Bytes of what a reader sees as one character, such as an emoji of several; more than `most`: of the first of them."""
+    cdef Py_ssize_t first = character(s, n), k = first
+    cdef bint flag = half_flag(s, n)
+    while k < n:
+        if flag and half_flag(s + k, n - k):
+            flag = False
+        elif not extends(s + k, n - k) and not (k > 3 and joins(s + k - 3)):
+            break
+        k += character(s + k, n - k)
+        if k > most:
+            return first
+    return k
+
+
 cdef Py_ssize_t put_words(uint8_t* out, const uint8_t* s, Py_ssize_t n, Py_ssize_t* col) noexcept nogil:
     """Text as RFC 2047 encoded-words, folded, fit for a phrase as well as for unstructured text; n > 0.
 
-    Characters are never divided between words (section 5). col: length of the header's line so far, changed to that of the
-    last line written. returns  bytes written
+    Characters are never divided between words (section 5), nor are emoji of several that a line can hold. col: length of
+    the header's line so far, changed to that of the last line written. returns  bytes written
     """
     cdef bint q = q_cost(s, n) <= base64_cost(n)
     cdef uint8_t* p = out
     cdef Py_ssize_t i = 0, k, room, size, cost
+    cdef Py_ssize_t most = (WORD_MAX - WORD_FRAME) // 3 if q else (WORD_MAX - WORD_FRAME) // 4 * 3
     # A long header name leaves no room on its own line: the longest character has 12 bytes as Q, and short words are waste.
     if WORD_LINE - col[0] < WORD_FRAME + 24:
         memcpy(p, b"\r\n ", 3)
@@ -120,11 +160,16 @@ cdef Py_ssize_t put_words(uint8_t* out, const uint8_t* s, Py_ssize_t n, Py_ssize
         room = min(WORD_MAX, WORD_LINE - col[0]) - WORD_FRAME
         size = cost = 0
         while i + size < n:
-            k = character(s + i + size, n - i - size)
+            k = cluster(s + i + size, n - i - size, most)
             cost = cost + q_cost(s + i + size, k) if q else base64_cost(size + k)
             if cost > room:
                 break
             size += k
+        if size == 0:       # what is left of the line of the header's name is too short for the first one
+            memcpy(p, b"\r\n ", 3)
+            p += 3
+            col[0] = 1
+            continue
         memcpy(p, b"=?utf-8?q?" if q else b"=?utf-8?b?", 10)
         k = put_q(p + 10, s + i, size) if q else <Py_ssize_t>bm_base64(p + 10, s + i, <size_t>size)
         memcpy(p + 10 + k, b"?=", 2)

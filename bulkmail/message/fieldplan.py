@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bulkmail.errors import MessageError
 from bulkmail.message import headers
@@ -26,6 +26,7 @@ class HeaderPlan:
             is known only when rendered); "uris"; "ids"; "prepared"; "date"; "message_id"; "fixed": `line` as it is
     what    the manifest's key, for errors
     comments  of "uris": for people, one for each, "" for none
+    utf8    its addresses may have local parts beyond ASCII, since the envelope's sender has one
     """
 
     kind: str
@@ -34,6 +35,7 @@ class HeaderPlan:
     plans: Sequence[list[Piece]] = ()
     line: bytes = b""
     comments: Sequence[str] = ()
+    utf8: bool = False
 
     @property
     def constant(self) -> bool:
@@ -57,7 +59,7 @@ class HeaderPlan:
             if self.kind == "whole"
             else zip(texts[::2], texts[1::2], strict=True)
         )
-        return headers.mailboxes(self.name, boxes, self.what, email)
+        return headers.mailboxes(self.name, boxes, self.what, self.utf8 or email)
 
     def line_of(self) -> bytes:
         """The field of a constant plan."""
@@ -108,9 +110,10 @@ def uri_header(name: str, what: str, plans: Sequence[list[Piece]]) -> HeaderPlan
     return HeaderPlan("uris", name, what, plans)
 
 
-def address_header(name: str, plan: Plan, *, one: bool = False) -> HeaderPlan:
+def address_header(name: str, plan: Plan, *, one: bool = False, utf8: bool = False) -> HeaderPlan:
     """A header of mailboxes. What stands before `<` is one name, whatever a recipient puts into it: commas, brackets.
 
+    utf8    see HeaderPlan
     one     several mailboxes are refused (RFC 5322 section 3.6.2 for Sender; receivers of bulk mail for From)
     raises  MessageError
     """
@@ -122,10 +125,10 @@ def address_header(name: str, plan: Plan, *, one: bool = False) -> HeaderPlan:
         boxes: list[list[Piece]] = []
         for phrase, address in headers.parse_mailboxes(plan.text, what):
             boxes += [[Text(phrase)], [Text(address)]]
-        header = HeaderPlan("mailboxes", name, what, boxes)
+        header = HeaderPlan("mailboxes", name, what, boxes, utf8=utf8)
         header.line_of()  # refuses what cannot be sent
     else:
-        header = _templated(name, what, list(_mailboxes(plan.pieces, what)))
+        header = replace(_templated(name, what, list(_mailboxes(plan.pieces, what))), utf8=utf8)
     if one and len(header.plans) > 2:
         raise MessageError(f"{what}: one address is expected, found {len(header.plans) // 2}")
     return header

@@ -219,7 +219,8 @@ def checked_address(text: str, what: str, allow: str | bool = False) -> str:
         raise MessageError(f"{what}: {error}") from None
     if not address.isascii() and allow is not True and allow != address:
         raise MessageError(
-            f"{what}: {text!r} has a local part beyond ASCII; only recipients may have one in this version"
+            f"{what}: {text!r} has a local part beyond ASCII, and no address of the envelope has, so that nothing asks "
+            "for SMTPUTF8 (RFC 6531)"
         )
     return address
 

@@ -254,11 +254,13 @@ class Message:
 
     def _header(self) -> bytes:
         own = self._required_from()
-        lines = [fields.mailboxes("From", [own], "from_")]
+        sender, recipients = self.envelope()
+        utf8 = not all(address.isascii() for address in (sender, *recipients))
+        lines = [fields.mailboxes("From", [own], "from_", utf8)]
         if self.sender is not None:
-            lines.append(fields.mailboxes("Sender", [_single(self.sender, "sender")], "sender"))
+            lines.append(fields.mailboxes("Sender", [_single(self.sender, "sender")], "sender", utf8))
         for key, name in (("reply_to", "Reply-To"), ("to", "To"), ("cc", "Cc")):
-            lines += self._addressed(key, name)
+            lines += self._addressed(key, name, utf8)
         lines.append(_text_field("Subject", self.subject or "", "subject"))
         lines.append(_text_field("Date", self._fixed_date(), "date"))
         lines.append(b"Message-ID: " + self._fixed_id(own[1]).encode() + b"\r\n")
@@ -276,10 +278,10 @@ class Message:
             raise MessageError("from_: it is missing, expected an address such as News <news@example.com>")
         return _single(self.from_, "from_")
 
-    def _addressed(self, key: str, name: str) -> list[bytes]:
+    def _addressed(self, key: str, name: str, utf8: bool) -> list[bytes]:
         boxes = _parsed(getattr(self, key), key)
         if boxes:
-            return [fields.mailboxes(name, boxes, key, allow=key != "reply_to")]
+            return [fields.mailboxes(name, boxes, key, utf8)]
         # RFC 5322 section 3.6.3: somebody must be named, be it nobody.
         return [b"To: undisclosed-recipients:;\r\n"] if key == "to" and not self.cc else []
 

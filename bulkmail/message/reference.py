@@ -104,7 +104,7 @@ class Reference:
                 [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
             )
             message[plan.name] = [
-                Address(name, addr_spec=checked_address(address, plan.what, row.values["email"]))
+                Address(name, addr_spec=checked_address(address, plan.what, plan.utf8 or row.values["email"]))
                 for name, address in boxes
             ]
 

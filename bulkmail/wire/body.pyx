@@ -7,10 +7,16 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
 from bulkmail.wire.kernels cimport BM_AFTER_CR, BM_LINE_START, BM_MID_LINE, bm_body_carry, bm_row
+
+cdef extern from "Python.h":
+    PyObject* PyBytes_FromStringAndSize_ "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
+    int _PyBytes_Resize(PyObject** text, Py_ssize_t size) except -1
+    void Py_XDECREF(PyObject* o)
 
 cdef extern from "kernels.h" nogil:
     bm_row bm
@@ -161,30 +167,31 @@ cpdef object undotted(object text, int carry):
     returns  `text` itself where no line opens with a dot, else bytes
     """
     cdef Py_buffer view
-    cdef Py_ssize_t i, escapes = 0
+    cdef PyObject* content = NULL
     cdef const uint8_t* p
-    cdef uint8_t* out
+    cdef Py_ssize_t size
     checked(carry)
     PyObject_GetBuffer(text, &view, PyBUF_SIMPLE)
     try:
         p = <const uint8_t*>view.buf
         if extra_of(p, view.len, carry) == 0:
             return text
-        for i in range(view.len):
-            escapes += opens_with_dot(p, i, carry)
-        content = PyBytes_FromStringAndSize(NULL, view.len - escapes)
-        out = <uint8_t*>PyBytes_AS_STRING(content)
-        for i in range(view.len):
-            if not opens_with_dot(p, i, carry):
-                out[0] = p[i]
-                out += 1
-        return content
+        content = PyBytes_FromStringAndSize_(NULL, view.len)
+        size = bare(<uint8_t*>PyBytes_AS_STRING(<bytes>content), p, view.len, carry)
+        _PyBytes_Resize(&content, size)
+        return <bytes>content
     finally:
+        Py_XDECREF(content)     # the result is a second reference
         PyBuffer_Release(&view)
 
 
-cdef inline bint opens_with_dot(const uint8_t* p, Py_ssize_t i, int carry) noexcept nogil:
-    return p[i] == c"." and (p[i - 1] == c"\n" if i else carry == BM_LINE_START)
+cdef Py_ssize_t bare(uint8_t* out, const uint8_t* p, Py_ssize_t n, int carry) noexcept:
+    cdef size_t size
+    if n < NOGIL_BYTES:
+        return <Py_ssize_t>bm.body_bare(out, p, <size_t>n, carry)
+    with nogil:
+        size = bm.body_bare(out, p, <size_t>n, carry)
+    return <Py_ssize_t>size
 
 
 def kernel_rows():

@@ -12,6 +12,7 @@ cdef extern from "kernels.h" nogil:
         const char* name
         size_t (*body_extra)(const uint8_t* src, size_t len, int carry) noexcept nogil
         size_t (*body_encode)(uint8_t* dst, const uint8_t* src, size_t len, int carry) noexcept nogil
+        size_t (*body_bare)(uint8_t* dst, const uint8_t* src, size_t len, int carry) noexcept nogil
         size_t (*base64_lines)(uint8_t* dst, const uint8_t* src, size_t len) noexcept nogil
         void (*qp_text)(bm_pen* pen, const uint8_t* src, size_t len, bint html) noexcept nogil
 

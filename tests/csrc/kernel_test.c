@@ -185,6 +185,40 @@ static void check_cuts(const bm_row *row, size_t kind, size_t len, size_t alignm
     }
 }
 
+/* ---- the way back: one byte after the other */
+
+static size_t bare_reference(uint8_t *out, const uint8_t *text, size_t len, int carry) {
+    size_t size = 0;
+    for (size_t i = 0; i < len; i++) {
+        int opens = i ? text[i - 1] == '\n' : carry == BM_LINE_START;
+        if (!opens || text[i] != '.') out[size++] = text[i];
+    }
+    return size;
+}
+
+static void check_bare(const bm_row *row, size_t kind, size_t len, size_t alignment, int carry) {
+    void *src_block, *dst_block;
+    uint8_t *src = exactly(len, alignment, &src_block), *dst = exactly(len, alignment, &dst_block);
+    memset(src_block, carry == BM_LINE_START ? 'x' : '\n', alignment);
+    fill(src, len, kind);
+    size_t size = bare_reference(expected, src, len, carry), written = row->body_bare(dst, src, len, carry);
+    if (written != size || (size && memcmp(dst, expected, size) != 0)) fail(row, "bare", kind, len, alignment, 0, carry);
+    checks++;
+    release(src_block);
+    release(dst_block);
+}
+
+static void check_bare_row(const bm_row *row) {
+    for (size_t kind = 0; kind <= MIXED; kind++) {
+        for (int carry = BM_LINE_START; carry <= BM_MID_LINE; carry++) {
+            for (size_t len = 0; len <= EACH_LENGTH_TO; len++) check_bare(row, kind, len, len % ALIGNMENTS, carry);
+            for (size_t alignment = 0; alignment < ALIGNMENTS; alignment++) {
+                check_bare(row, kind, EACH_LENGTH_TO, alignment, carry);
+            }
+        }
+    }
+}
+
 /* ---- base64: the digits one at a time, by their number in the whole text */
 
 static size_t base64_reference(uint8_t *out, const uint8_t *text, size_t len) {
@@ -268,6 +302,7 @@ static void check_qp_row(const bm_row *row) {
 }
 
 static void check_row(const bm_row *row) {
+    check_bare_row(row);
     check_qp_row(row);
     check_base64_row(row);
     for (size_t kind = 0; kind < PATTERNS + RANDOM; kind++) {
@@ -287,6 +322,7 @@ static void fuzz_row(const bm_row *row, size_t count, size_t seed) {
         line before = {next(&state) % BM_QP_LINE, " \tx"[next(&state) % 3]};
         check_piece(row, kind, len, alignment);
         check_base64(row, kind, len, alignment);
+        check_bare(row, kind, len, alignment, (int)(n % 3));
         for (int html = 0; html <= 1; html++) check_qp(row, kind, len, alignment, before, html);
     }
 }

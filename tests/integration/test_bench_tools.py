@@ -121,6 +121,56 @@ def test_a_goal_compares_medians_and_says_when_it_is_missed(peers):
     assert "not measured" in lines[3]
 
 
+def test_composers_that_are_compared_compose_the_same(peers, tmp_path):
+    import compose
+
+    compose.write(tmp_path, 2048)
+    compose.check(compose.composers(), tmp_path)
+    assert abs(compose.once(compose.OURS, tmp_path, 200)["bytes"] - 2048) < 100
+
+
+def test_what_was_asked_of_composing_is_judged_by_medians(peers):
+    import compose
+
+    def runs(*microseconds):
+        return [{"us": value} for value in microseconds]
+
+    good = compose.goals("20 KB", {compose.OURS: runs(9, 10, 90), compose.EMAIL: runs(50, 200, 400)})
+    assert [line.endswith("reached") for line in good] == [True, True]
+    bad = compose.goals("20 KB", {compose.OURS: runs(9, 11, 12), compose.EMAIL: runs(50, 200, 400)})
+    assert [line.endswith("MISSED") for line in bad] == [True, True]
+
+
+def test_a_composer_that_leaves_something_out_ends_the_comparison(peers, tmp_path, monkeypatch):
+    import compose
+
+    compose.write(tmp_path, 2048)
+    command = compose.command
+
+    def without_the_list(name, folder, count, keep=None):
+        if name == compose.EMAIL:
+            job = json.loads((folder / "job.json").read_text())
+            (folder / "job.json").write_text(json.dumps({**job, "html": "<p>{{ id }}</p>"}))
+        return command(name, folder, count, keep)
+
+    monkeypatch.setattr(compose, "command", without_the_list)
+    with pytest.raises(SystemExit, match="recipient 0 gets another html than from bulkmail"):
+        compose.check([compose.OURS, compose.EMAIL], tmp_path)
+
+
+@pytest.mark.parametrize("algorithm", ["rsa2048", "ed25519"])
+def test_signatures_are_counted_beside_those_of_openssl(peers, tmp_path, algorithm):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    import compose
+    import sign
+
+    compose.write(tmp_path, 2048)
+    sign.write_key(algorithm, tmp_path / f"{algorithm}.pem")
+    assert sign.openssl(algorithm, 1.0) > 0
+    assert sign.ours(tmp_path, algorithm, 0.3) > 0
+
+
 def test_the_long_line_takes_a_round_trip_for_every_reply(start_smtp_sink):
     server = start_smtp_sink()
     rtt = 0.06

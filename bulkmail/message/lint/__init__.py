@@ -5,6 +5,7 @@ A family of rules is a file: its table `RULES`, and `CHECKS`, functions from a `
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ from bulkmail.message.lint.rule import SEVERITIES, Rule
 from bulkmail.message.lint.sample import Sample, Signing
 
 __all__ = ["RULES", "Finding", "Rule", "Sample", "Signing", "in_order", "lint"]
+
+SHOWN = 20  # findings of one rule
 
 FAMILIES = (headers, sender, lists, alignment, wording, content, html, links, size)
 RULES: tuple[Rule, ...] = tuple(rule for family in FAMILIES for rule in family.RULES)
@@ -32,7 +35,21 @@ def lint(samples: Sequence[Sample]) -> list[Finding]:
             told.setdefault((found.id, found.path), found)
     for found in lists.copies(samples):
         told.setdefault((found.id, found.path), found)
-    return in_order(told.values())
+    return in_order(_bounded(told.values()))
+
+
+def _bounded(findings: Iterable[Finding]) -> Iterable[Finding]:
+    """The first SHOWN of each rule and place, and how many more there are: a header may have thousands of fields."""
+    counts: Counter[str] = Counter()
+    last: dict[str, Finding] = {}
+    for found in findings:
+        counts[found.id] += 1
+        if counts[found.id] <= SHOWN:
+            yield found
+        last[found.id] = found
+    for rule, count in counts.items():
+        if count > SHOWN:
+            yield replace(last[rule], text=f"and {count - SHOWN} more of the same kind")
 
 
 def _findings(sample: Sample) -> Iterable[Finding]:

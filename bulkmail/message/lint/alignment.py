@@ -9,8 +9,7 @@ from bulkmail.message.lint import domains
 from bulkmail.message.lint.rule import ERROR, GMAIL, NOTE, OUTLOOK, WARNING, YAHOO, Rule
 from bulkmail.message.lint.sample import Sample
 
-ENOUGH_BITS = 2048
-FEWEST_BITS = 1024  # RFC 8301 section 3.2: shorter ones prove nothing
+ENOUGH_BITS = 2048  # fewer than 1024 are refused where the key is read
 
 NO_DKIM = Rule(
     "dkim-missing",
@@ -54,13 +53,6 @@ UNSIGNED = Rule(
     "sign From",
     "RFC 6376 section 5.4",
 )
-SHORT = Rule(
-    "dkim-short",
-    ERROR,
-    "the DKIM key of {domain} has {bits} bits: Gmail takes none below 1024",
-    "make a key of 2048 bits",
-    "RFC 8301 section 3.2; " + GMAIL,
-)
 WEAK = Rule(
     "dkim-weak",
     WARNING,
@@ -90,7 +82,7 @@ EXPOSED = Rule(
     "RFC 6376 section 8.3",
 )
 
-RULES = (NO_DKIM, UNALIGNED, ENVELOPE, NEITHER, UNKNOWN, UNSIGNED, SHORT, WEAK, SHA1, ED25519, EXPOSED)
+RULES = (NO_DKIM, UNALIGNED, ENVELOPE, NEITHER, UNKNOWN, UNSIGNED, WEAK, SHA1, ED25519, EXPOSED)
 
 
 def signatures(sample: Sample) -> Iterator[Finding]:
@@ -104,7 +96,7 @@ def signatures(sample: Sample) -> Iterator[Finding]:
         if one.algorithm == "rsa-sha1":
             yield SHA1.at(path, domain=one.domain)
         if one.bits is not None and one.bits < ENOUGH_BITS:
-            yield (SHORT if one.bits < FEWEST_BITS else WEAK).at(path, domain=one.domain, bits=one.bits)
+            yield WEAK.at(path, domain=one.domain, bits=one.bits)
         if one.exposed:
             yield EXPOSED.at(path, domain=one.domain, why=one.exposed)
     if made and all(one.algorithm.startswith("ed25519") for one in made):

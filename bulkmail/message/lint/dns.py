@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
+from bulkmail.errors import MessageError
 from bulkmail.message.finding import Finding
 from bulkmail.message.lint import domains, spf
 from bulkmail.message.lint.resolver import Ask, Resolver, Unknown, is_installed
@@ -202,9 +203,6 @@ class Subject:
         return [role for role in found if role[0] and not role[0].startswith("[")]
 
 
-Check = Callable[[Subject, Ask], Awaitable[list[Finding]]]
-
-
 def lint_dns(subject: Subject, *, server: str | None = None, seconds: float = ALL_SECONDS) -> list[Finding]:
     """What the DNS has against it. Takes at most `seconds`; may be called where an event loop runs.
 
@@ -259,7 +257,7 @@ async def _all(subject: Subject, server: str | None, seconds: float) -> list[Fin
 async def _one(path: str, what: str, job: Awaitable[list[Finding]]) -> list[Finding]:
     try:
         return await job
-    except Unknown as error:
+    except (Unknown, MessageError) as error:  # a key that was readable when the message was composed
         return [UNKNOWN.at(path, what=what, why=str(error))]
 
 
@@ -274,7 +272,7 @@ def _jobs(subject: Subject) -> list[Job]:
         jobs.append((path, what, lambda ask: check(*given, path, ask)))
 
     for domain, role, path in subject.roles():
-        if domains.is_public_name(domain) and not domains.is_example(domain):
+        if _is_asked(domain):
             add(path, f"where mail to {domain} goes", takes_mail, domain, role)
     if _is_asked(sample.sender_domain):
         add(sample.where("envelope_from"), f"SPF of {sample.sender_domain}", sender_policy, sample.sender_domain,

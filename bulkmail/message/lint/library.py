@@ -10,7 +10,7 @@ from bulkmail.errors import MessageError
 from bulkmail.message.finding import Finding
 from bulkmail.message.lint import Sample, lint
 from bulkmail.message.lint.rule import ERROR
-from bulkmail.message.lint.signing import signings
+from bulkmail.message.lint.signing import placed, signings
 from bulkmail.message.message import Message, to_wire
 
 # The names of Message's arguments where they differ from places.
@@ -46,7 +46,9 @@ def lint_message(message: Any, *, bulk: bool = True) -> list[Finding]:
 
 def _of_message(message: Message, bulk: bool) -> Sample | Finding:
     try:
-        content = message.as_bytes()
+        content = message.unsigned_bytes()
+        for place, key in placed(message.dkim):
+            key.load(place)
         sender, recipients = message.envelope()
     except MessageError as error:
         return _impossible(error)
@@ -57,7 +59,7 @@ def _of_message(message: Message, bulk: bool) -> Sample | Finding:
         sender=sender,
         smtputf8=not _ascii(sender, recipients),
         bulk=bulk,
-        given=signings(getattr(message, "dkim", None) or ()),
+        given=signings(message.dkim),
         attached=[item.spec.name or (item.spec.file.name if item.spec.file else None) for item in message.attachments],
     )
 

@@ -11,6 +11,7 @@ from bulkmail.message.lint import domains
 from bulkmail.message.lint.names import names
 from bulkmail.message.lint.rule import GMAIL, NOTE, PRACTICE, WARNING, Rule
 from bulkmail.message.lint.sample import Sample
+from bulkmail.message.lint.wording import template_mark
 
 EMPTY = Rule(
     "link-empty", WARNING, "the link {text!r} leads nowhere ({href!r})", "give it its URL", "HTML, section 4.6.2"
@@ -42,14 +43,14 @@ SCRIPT = Rule(
 HTTP = Rule(
     "link-http",
     WARNING,
-    "{count} links are http, the first is {href!r}: readers are warned, and they can be changed on the way",
+    "http links: {count}, the first is {href!r}: readers are warned, and they can be changed on the way",
     "use https",
     "RFC 9110 section 4.2.2; " + PRACTICE,
 )
 IMAGE_HTTP = Rule(
     "img-http",
     WARNING,
-    "{count} images are http, the first is {src!r}: web mail does not show them or warns",
+    "http images: {count}, the first is {src!r}: web mail does not show them or warns",
     "use https",
     "W3C Mixed Content; " + PRACTICE,
 )
@@ -143,8 +144,8 @@ def _told(hrefs: Iterable[str], path: str) -> Iterator[Finding]:
 
 def _fault(href: str) -> Rule | None:
     """The first rule that a link breaks."""
-    if href.startswith("#"):
-        return None  # to a place in the page
+    if href.startswith("#") or template_mark(href):
+        return None  # to a place in the page; told of as a mark
     scheme = _scheme(href)
     if scheme is None:
         return RELATIVE

@@ -24,7 +24,8 @@ _PAIRED = frozenset(("a", "table", "div", "style", "title", "center", "ul", "ol"
 _INLINE = frozenset(("a", "b", "i", "u", "em", "strong", "span", "font", "small", "big", "sup", "sub", "code", "wbr"))
 _INVISIBLE = frozenset(("script", "style", "title", "template"))
 _hidden = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])|opacity\s*:\s*0(?![.\d])")
-_remote_css = re.compile(r"@import\b|url\(\s*+['\"]?+\s*+https?:", re.IGNORECASE)
+# Styles from elsewhere; web fonts are left alone: where they are dropped another font is shown.
+_import = re.compile(r"@import\s[^;]*", re.IGNORECASE).findall
 
 
 @dataclass(slots=True)
@@ -103,8 +104,6 @@ class _Reader:
             self._hiding = (1, tag, [])
         elif self._hiding is not None and tag == self._hiding[1]:
             self._hiding = (self._hiding[0] + 1, tag, self._hiding[2])
-        if _remote_css.search(style):
-            page.stylesheets.append(style)
 
     def _note(self, tag: str, given: dict[str, str]) -> None:
         page = self.page
@@ -119,11 +118,14 @@ class _Reader:
             if self._anchor is not None:
                 self._anchor.image = True
         elif tag == "link" and "stylesheet" in given.get("rel", "").lower():
-            page.stylesheets.append(given.get("href", ""))
+            self._note_styles([given.get("href", "")])
         elif tag == "base" and "href" in given and page.base is None:
             page.base = given["href"].strip()
         if tag in ("td", "table", "body", "div") and given.get("background"):
             page.resources.append(given["background"].strip())
+
+    def _note_styles(self, found: list[str]) -> None:
+        self.page.stylesheets += [text for text in found[:MAX_LINKS] if "font" not in text.lower()]
 
     def end(self, tag: str) -> None:
         self._end_word(tag)
@@ -144,8 +146,8 @@ class _Reader:
 
     def text(self, data: str) -> None:
         if self._unseen:
-            if self._unseen == "style" and _remote_css.search(data):
-                self.page.stylesheets.append("@import or url() in <style>")
+            if self._unseen == "style":
+                self._note_styles(_import(data))
             return
         if self._hiding is not None:
             self._hiding[2].append(data)
@@ -156,6 +158,8 @@ class _Reader:
     def _end_word(self, tag: str) -> None:
         if tag not in _INLINE:
             self._texts.append(" ")
+            if self._hiding is not None:
+                self._hiding[2].append(" ")
             if self._anchor is not None:
                 self._anchor_texts.append(" ")
 

@@ -9,7 +9,9 @@ from bulkmail.message.finding import Finding
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 
-SHOWN = 80  # characters of a value that a finding quotes; the value may be a megabyte from somewhere
+# Characters of a value, which may be a megabyte from somewhere; of a part that is a sentence of ours.
+SHOWN = 80
+SENTENCE = 240
 
 # Whose pages the rules quote.
 GMAIL = "Google, Email sender guidelines"
@@ -40,11 +42,11 @@ class _Shown(str):
     """A value from anywhere as a sentence may have it: on one line, not too long; {name!r} puts it in quotes."""
 
     def __format__(self, spec: str) -> str:
-        return "".join(c if c.isprintable() else "\ufffd" for c in _short(self))
+        return "".join(c if c.isprintable() else "\ufffd" for c in _short(self, SENTENCE))
 
     def __repr__(self) -> str:
-        return repr(_short(self))
+        return repr(_short(self, SHOWN))
 
 
-def _short(text: str) -> str:
-    return str(text) if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+def _short(text: str, most: int) -> str:
+    return str(text) if len(text) <= most else text[: most - 1] + "…"

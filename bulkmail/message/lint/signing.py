@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 def signings(keys: Iterable[Dkim]) -> list[Signing]:
     """One for each key. Of a key that cannot be read nothing more is told here: composing tells of it."""
-    return [_signing(key, f"dkim[{number}]") for number, key in enumerate(keys)]
+    return [_signing(key, place) for place, key in placed(keys)]
+
+
+def placed(keys: Iterable[Dkim]) -> list[tuple[str, Dkim]]:
+    """(place, key) of each; a single one may be given without a list."""
+    listed = list(keys)
+    return [("dkim" if len(listed) == 1 else f"dkim[{number}]", key) for number, key in enumerate(listed)]
 
 
 def _signing(spec: Dkim, place: str) -> Signing:

@@ -70,7 +70,7 @@ LOOKED_AT = 300_000  # characters of a part in which phrases are looked for
 _reply = re.compile(r"(?:re|fwd?|aw|wg|tr|sv|vs|rv|antw)(?:\[\d+\])?\s*[:：]", re.IGNORECASE).match
 _runs = re.compile(r"[!?！？]{3}|!{2}|\${2}|€{2}|£{2}|\*{3}|[★☆]{2}").search
 # {{ name }}, {% if %}, [[NAME]], [FIRSTNAME], %%name%%, *|NAME|*, ${name}, #name#, <<name>>
-_marks = re.compile(
+template_mark = re.compile(
     r"\{\{[^{}\n]{0,80}\}\}|\{%[^{}\n]{0,80}%\}|\[\[[\w .|-]{1,60}\]\]"
     r"|\[(?:FIRST|LAST|FULL)?_?NAME\]|\[(?:EMAIL|UNSUBSCRIBE)\]|%%[\w .-]{1,60}%%|\*\|[\w :.-]{1,60}\|\*"
     r"|\$\{[\w .]{1,60}\}|%(?:FIRST|LAST|FULL)_?NAME%",
@@ -113,7 +113,7 @@ def marks(sample: Sample) -> Iterator[Finding]:
     # A link's address is no text that is seen, and is where an unfilled mark does most harm.
     hrefs = "\n".join([*(link.href for link in sample.page.links), *(image.src for image in sample.page.images)])
     for place, text in [*_texts(sample), ("html", hrefs)]:
-        found = _marks(text)
+        found = template_mark(text)
         if found is not None:
             yield UNFILLED.at(sample.where(place), found=found[0])
         missing = _nothing(text)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bulkmail.wire.body import encode_body, encode_message, force_row, kernel_rows
+from bulkmail.wire.body import encode_body, encode_message, force_row, kernel_rows, undotted
 
 ROWS = kernel_rows()
 TEXTS = [
@@ -74,6 +74,17 @@ def test_sums_of_a_long_text_do_not_overflow(row: str) -> None:
     """Two insertions a byte in the same vector lanes, beyond what their 8 bits hold at once."""
     text = b"\r." * 40_000
     assert encode_message(text) == reference(text) + b"\r\n.\r\n"
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_undotted_is_the_way_back_at_each_alignment_and_cut(row: str, text: bytes) -> None:
+    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    for alignment in range(0, 64, 3):
+        for cut in range(0, len(lines), 5):
+            head, carry = encode_body(lines[:cut], 0)
+            tail, _ = encode_body(lines[cut:], carry)
+            made = [undotted(at_alignment(head, alignment), 0), undotted(at_alignment(tail, alignment), carry)]
+            assert b"".join(made) == lines, (alignment, cut)
 
 
 def test_rows_are_listed_weakest_first() -> None:

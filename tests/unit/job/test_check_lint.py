@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +13,7 @@ from bulkmail.cli import main
 from bulkmail.job import lint as job_lint
 from bulkmail.job.job import Job
 from bulkmail.message.lint.dns import Source
+from unit.message.dkim_corpus import ed25519_key, rsa_key
 from unit.message.dns_server import serving
 
 URL = "https://example.com/u/{{ id }}"
@@ -61,6 +64,48 @@ def test_a_good_message_has_no_findings_and_one_without_a_key_is_told_so(tmp_pat
 )  # fmt: skip
 def test_a_finding_has_the_path_of_what_is_to_be_changed(tmp_path, keys, finding):
     assert finding in check(tmp_path, {**MESSAGE, **keys})
+
+
+def test_a_mail_provider_may_send_its_own_mail(tmp_path):
+    message = {**MESSAGE, "from": "me@gmail.com"}
+    assert check(tmp_path, message, relays="smtps://me:x@smtp.gmail.com") == []
+    assert ("from-freemail", "$.message.from") in check(tmp_path, message, relays="lmtp+unix:///run/lmtp")
+
+
+def signed(folder, *bits):
+    """Keys in files that only their owner reads, one for each number of bits; 0: Ed25519."""
+    keys = []
+    for place, size in enumerate(bits):
+        path = folder / f"{place}.pem"
+        path.touch(mode=0o600)
+        path.write_text(rsa_key(size) if size else ed25519_key())
+        keys.append({"domain": "example.com", "selector": f"s{place}", "key_file": path.name})
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("bits", "findings"),
+    [
+        ((2048,), []),
+        ((2048, 0), []),
+        ((1024,), [("dkim-weak", "$.message.dkim")]),
+        ((2048, 1024), [("dkim-weak", "$.message.dkim[1]")]),
+        ((0,), [("dkim-ed25519", "$.message.dkim")]),
+    ],
+)
+def test_the_keys_that_sign(tmp_path, bits, findings):
+    assert check(tmp_path, {**MESSAGE, "dkim": signed(tmp_path, *bits)}) == findings
+
+
+def test_a_key_that_everybody_may_read(tmp_path):
+    keys = signed(tmp_path, 2048)
+    (tmp_path / "0.pem").chmod(0o644)
+    assert check(tmp_path, {**MESSAGE, "dkim": keys[0]}) == [("dkim-key-open", "$.message.dkim")]
+
+
+def test_a_signature_without_the_unsubscribe_headers(tmp_path):
+    keys = [{**signed(tmp_path, 2048)[0], "headers": ["From", "Subject"]}]
+    assert check(tmp_path, {**MESSAGE, "dkim": keys}) == [("one-click-signed", "$.message.list_unsubscribe")]
 
 
 def test_what_only_one_recipient_shows_is_found_and_says_whose_copy_it_is(tmp_path):
@@ -139,3 +184,14 @@ def test_the_addresses_that_the_manifest_states_are_asked_about(tmp_path):
         Source("9.9.9.10", "mta.brand.shop", "$.relays[0]"),
         Source("9.9.9.11", None, "$.egress.x"),
     ]
+
+
+def test_a_run_does_not_load_the_rules(tmp_path):
+    load(tmp_path)
+    code = (
+        "import sys\n"
+        "from bulkmail.job.job import Job\n"
+        "assert Job.load('news.json').run(dry_run=True).exit_code == 0\n"
+        "assert not [name for name in sys.modules if name.startswith(('bulkmail.message.lint', 'dns.'))]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

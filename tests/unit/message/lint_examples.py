@@ -198,10 +198,6 @@ EXAMPLES: dict[str, Example] = {
         "`DKIM-Signature: … h=subject:date:…`",
         {"DKIM-Signature": SIGNATURE.replace("from:", "")},
     ),
-    "dkim-short": Example(
-        "an RSA key of 768 bits", {"DKIM-Signature": None},
-        sample={"given": [Signing("example.com", "s1", "rsa-sha256", bits=768)]},
-    ),
     "dkim-weak": Example(
         "an RSA key of 1024 bits", {"DKIM-Signature": None},
         sample={"given": [Signing("example.com", "s1", "rsa-sha256", bits=1024)]},

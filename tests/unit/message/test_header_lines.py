@@ -46,6 +46,32 @@ def test_encoded_words_keep_their_bounds_and_whole_characters(text, col):
     assert last == len(lines[-1]) + (col if len(lines) == 1 else 0)
 
 
+SEEN_AS_ONE = ["👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇩🇪", "🇧🇷", "e\u0301", "1️⃣", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "❤️‍🔥", "👩🏽‍🚀", "é", "a", " ", "ש", "日"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(SEEN_AS_ONE), min_size=1, max_size=40), st.integers(0, 80))
+def test_what_is_seen_as_one_character_is_in_one_word(pieces, col):
+    words, _ = encoded_words("".join(pieces).encode(), col)
+    ends, done = set(), 0
+    for piece in pieces:
+        done += len(piece.encode())
+        ends.add(done)
+    taken = 0
+    for word in words.split():
+        taken += len(decode_header(word.decode())[0][0])
+        assert taken in ends
+
+
+def test_what_no_line_can_hold_is_still_divided_between_characters():
+    long = "👩" + "\u200d👩" * 30
+    words, _ = encoded_words(long.encode(), 9)
+    assert str(make_header(decode_header(words.decode()))) == long
+    assert all(len(line) <= 76 for line in words.split(b"\r\n"))
+    for word in words.split():
+        decode_header(word.decode())[0][0].decode()
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(VALUE, min_size=1, max_size=4))
 def test_mailboxes_come_back(names):

@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bulkmail.errors import ConfigError
 from bulkmail.message.dkim import Dkim
 from bulkmail.message.dkim_record import record_text
-from bulkmail.message.lint import Sample, Signing, dns
+from bulkmail.message.lint import Sample, Signing, dns, spf
 from bulkmail.message.lint.dns import Source, Subject, lint_dns
 from unit.message.dns_server import GARBAGE, LARGE, REFUSED, SERVFAIL, SILENT, serving
 from unit.message.lint_examples import HEADERS, NOW, SIGNATURE, Example
@@ -309,3 +311,13 @@ def test_a_lint_without_dns_does_not_load_the_library():
         "assert 'dns' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@given(st.text(st.sampled_from('v=spf1 :/%{}i+-~?.abcdemxpntrlu0123456789_\\"é'), max_size=120))
+def test_any_record_is_read_or_refused_by_its_problem(text):
+    try:
+        record = spf.parse("v=spf1 " + text)
+    except spf.SyntaxProblem as problem:
+        assert str(problem)
+    else:
+        assert all(term.sign in "+-~?" for term in record.terms)
