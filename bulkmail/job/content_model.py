@@ -77,6 +77,25 @@ class TemplateFile(Strict):
     file: TemplateSource
 
 
+class TextFile(Strict):
+    """The text part: a template in a file, or what html says."""
+
+    file: TemplateSource | None = None
+    from_html: bool = Field(False, description="made of html")
+
+    @model_validator(mode="after")
+    def _complete(self) -> TextFile:
+        if (self.file is None) == (not self.from_html):
+            raise ValueError("one of 'file' and 'from_html' is expected")
+        return self
+
+
+TextContent = Annotated[
+    Annotated[str, Tag("<string>")] | Annotated[TextFile, Tag("<object>")],
+    either('a string, {"file": name} or {"from_html": true}'),
+]
+
+
 Content = Annotated[
     Annotated[str, Tag("<string>")] | Annotated[TemplateFile, Tag("<object>")],
     either('a string or {"file": name}'),
@@ -245,10 +264,13 @@ def texts_of(message: Any) -> dict[str, Any]:
     """What `MessageSpec` has of the texts of a message, each with the name of its file."""
     found: dict[str, Any] = {}
     for key in ("text", "html", "amp", "watch"):
-        given: str | TemplateFile | None = getattr(message, key)
-        template = given.file if isinstance(given, TemplateFile) else None
-        found[key] = template.source if template is not None else given
+        given: str | TemplateFile | TextFile | None = getattr(message, key)
+        template = given.file if isinstance(given, (TemplateFile, TextFile)) else None
+        found[key] = template.source if template is not None else given if isinstance(given, str) else None
         found[f"{key}_file"] = template.file if template is not None else None
+    found["text_from_html"] = isinstance(message.text, TextFile) and message.text.from_html
+    found["inline_css"], found["link_parameters"] = message.inline_css, dict(message.link_parameters)
+    found["locale"] = message.locale
     found["calendar"] = message.calendar.spec() if message.calendar is not None else None
     found["alternatives"] = tuple(form.spec() for form in message.alternatives)
     return found

@@ -33,6 +33,8 @@ from bulkmail.job.content_model import (
     HeaderName,
     HeaderValues,
     OneLine,
+    TextContent,
+    TextFile,
     constant,
 )
 from bulkmail.job.dkim_model import Signatures
@@ -144,12 +146,17 @@ class Message(Strict):
     reply_to: Mailboxes | None = None
     subject: OneLine | None = None
     html: Content | None = None
-    text: Content | None = None
+    text: TextContent | None = None
     amp: Content | None = Field(None, description="AMP for email, beside html")
     watch: Content | None = Field(None, description="html for watches")
     calendar: Calendar | None = None
     alternatives: list[Alternative] = Field(default_factory=list)
     attachments: list[Attachment] = Field(default_factory=list)
+    inline_css: bool = Field(False, description="style sheets of html become style attributes")
+    link_parameters: dict[str, OneLine] = Field(
+        default_factory=dict, description="added to the links of html, such as utm_source"
+    )
+    locale: str | None = Field(None, description="of dates, numbers and amounts in templates, such as de_DE")
     embed_images: bool = Field(False, description="local images that html names go along")
     headers: dict[HeaderName, HeaderValues] = Field(default_factory=dict)
     priority: Literal["high", "normal", "low"] | None = None
@@ -182,6 +189,8 @@ class Message(Strict):
                 raise ValueError(f"'raw' is a whole message, {expected}, found {others}")
         elif self.from_ is None:
             raise ValueError("'from' is missing, expected the author, such as \"News <news@example.com>\"")
+        elif isinstance(self.text, TextFile) and self.text.from_html and self.html is None:
+            raise ValueError("'text' is to be made of 'html', and there is none")
         elif not given & CONTENTS:
             raise ValueError("there is nothing to send, expected 'html', 'text' or both (or 'raw')")
         return self

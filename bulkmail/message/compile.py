@@ -28,11 +28,13 @@ from bulkmail.message.fieldplan import (
     text_of,
 )
 from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant_url, without_own_url
+from bulkmail.message.localised import check_locale
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
 from bulkmail.message.reference import Reference, Texts
+from bulkmail.message.rework import Work
 from bulkmail.message.spec import AttachmentSpec, MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
-from bulkmail.message.textparts import forms_of, part_of, template_encoding
+from bulkmail.message.textparts import Form, forms_of, part_of, template_encoding
 from bulkmail.wire.transaction import Body
 
 UNDISCLOSED = b"To: undisclosed-recipients:;\r\n"  # RFC 5322 section 3.6.3: an empty group
@@ -75,9 +77,14 @@ class _Compiler:
     def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
         self._spec, self._job, self._base, self._personal = spec, job, base, personal
         folder = self._folder = folder if spec.access.files else None
-        self._plain = make_environment(folder, html=False)
-        self._marked_up = make_environment(folder, html=True)
         self._problems: list[tuple[str, str]] = []
+        locale = None
+        with self._at("locale"):
+            if spec.locale is not None:
+                check_locale(spec.locale, "locale")
+            locale = spec.locale
+        self._plain = make_environment(folder, html=False, locale=locale)
+        self._marked_up = make_environment(folder, html=True, locale=locale)
         self._plans: list[Plan] = []  # every template, in the order of reading
         self._header_plans: list[Plan] = []  # those that reach a header or the envelope
         self._own_url: OwnUrl | None = None
@@ -97,6 +104,9 @@ class _Compiler:
 
     def _plan(self, key: str, text: str, file: str | None = None, *, html: bool = False, body: bool = False) -> Plan:
         plan = make_plan(self._marked_up if html else self._plain, Source(key, text, file, html))
+        return self._noted(plan, body)
+
+    def _noted(self, plan: Plan, body: bool) -> Plan:
         if self._own_url is not None and self._own_url.constant is not None:
             plan.pieces = with_constant_url(plan.pieces, self._own_url.constant)
         self._plans.append(plan)
@@ -222,16 +232,38 @@ class _Compiler:
 
     def _texts(self) -> list[tuple[mime.TextPart, Plan]]:
         """The forms of the message in their order, then those that are files as well."""
-        out, files = [], []
+        out: list[tuple[mime.TextPart, Plan]] = []
+        files: list[tuple[mime.TextPart, Plan]] = []
         for form in forms_of(self._spec):
             with self._at(form.key):
-                plan = self._plan(form.key, form.source, form.file, html=form.html, body=True)
-                encoding = template_encoding(plan, self._spec.encoding)
-                part = part_of(form, plan.text, encoding)
+                if form.key == "html":
+                    plan, text = self._html_plans(form)
+                    if text is not None:
+                        out.insert(0, (self._part(Form("text", "text/plain", ""), text), text))
+                else:
+                    plan = self._plan(form.key, form.source, form.file, html=form.html, body=True)
+                part = self._part(form, plan)
                 out.append((part, plan))
                 if form.name is not None:
                     files.append((mime.as_file(part, form.name), plan))
         return out + files
+
+    def _part(self, form: Form, plan: Plan) -> mime.TextPart:
+        return part_of(form, plan.text, template_encoding(plan, self._spec.encoding))
+
+    def _html_plans(self, form: Form) -> tuple[Plan, Plan | None]:
+        """That of the HTML part, and that of the text that is made of it, where one is wanted."""
+        spec = self._spec
+        work = Work(
+            self._marked_up,
+            self._plain,
+            text=spec.text_from_html and spec.text is None,
+            inlined=spec.inline_css,
+            link_parameters=spec.link_parameters,
+            unsubscribe=spec.list_unsubscribe.url if spec.list_unsubscribe is not None else None,
+        )
+        html, text = work.plans(Source(form.key, form.source, form.file, html=True))
+        return self._noted(html, body=True), self._noted(text, body=True) if text is not None else None
 
     def _header(self) -> list[HeaderPlan]:
         spec = self._spec

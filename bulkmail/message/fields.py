@@ -9,6 +9,7 @@ from jinja2 import Environment, TemplateError, meta, nodes
 from jinja2 import TemplateSyntaxError as SyntaxProblem
 
 from bulkmail.errors import MessageError
+from bulkmail.message import localised
 from bulkmail.message.template import Source
 
 NONE: frozenset[str] = frozenset()
@@ -73,6 +74,11 @@ class _Walk:
         self._operand(node, known, node.name in ("defined", "undefined"))
 
     def visit_filter(self, node: nodes.Filter, known: frozenset[str]) -> None:
+        if node.name in localised.NAMES:
+            try:
+                localised.babel()
+            except MessageError as error:
+                raise MessageError(f"{self._source.label}, line {node.lineno}, {node.name!r}: {error}") from None
         self._operand(node, known, node.name in ("default", "d"))
 
     def _operand(self, node: nodes.Filter | nodes.Test, known: frozenset[str], tolerant: bool) -> None:

@@ -14,7 +14,7 @@ from bulkmail.message.marked import STATEMENT, VALUE, token
 # A link with this attribute stays as it is, and so does one that leads to a page like these: another parameter may
 # break what is signed, and nobody counts as a visitor who leaves.
 OPT_OUT = "data-no-link-parameters"
-_leaves = re.compile(r"unsubscribe|opt-?out", re.I).search
+leaves = re.compile(r"unsubscribe|opt-?out", re.I).search
 _web = re.compile(r"https?://", re.I).match
 
 Pairs = Sequence[tuple[str, str]]
@@ -25,7 +25,7 @@ def with_parameters(url: str, pairs: Pairs) -> str:
 
     pairs   names and values as they stand in a query, percent-encoded
     """
-    if not _web(url) or _leaves(url):
+    if not _web(url) or leaves(url):
         return url
     head, mark, fragment = url.partition("#")
     query = head.partition("?")[2]
@@ -85,7 +85,7 @@ def _linked(
     start = unescape(raw[: first.start()]).lower()
     if not _web(start) and not any(scheme.startswith(start) for scheme in ("http://", "https://")):
         return None
-    if _leaves(raw):
+    if leaves(raw):
         return None
     if STATEMENT in raw:
         return _with_statements(link, pairs, where)

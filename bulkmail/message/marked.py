@@ -38,6 +38,7 @@ class _Mark:
     source: Source
     line: int
     node: nodes.Expr | None = None
+    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -92,6 +93,10 @@ class Marks:
             if piece
         ]
 
+    def kind(self, text: str) -> str:
+        """What the token of a statement is: see html_text."""
+        return self._of(text).kind
+
     def home(self, text: str) -> tuple[int, ...]:
         """The innermost body whose values a text has."""
         homes = [self._marks[int(number)].home for number in value_token.findall(text)]
@@ -138,10 +143,11 @@ class Marks:
                 continue
             inner = [(owner, name, self._new_body(written.home)) for owner, name in _bodies_of(node)]
             written.statements.append((node, inner))
-            for owner, name, within in inner:
-                yield self._statement(written.home, source, node.lineno)
+            opens = "loop" if isinstance(node, nodes.For) else "if"
+            for place, (owner, name, within) in enumerate(inner):
+                yield self._statement(written.home, source, node.lineno, "else" if place else opens)
                 yield from self._written(getattr(owner, name), within, source)
-            yield self._statement(written.home, source, node.lineno)
+            yield self._statement(written.home, source, node.lineno, "end" if inner else "")
 
     def _expression(self, node: nodes.Expr, home: tuple[int, ...], source: Source) -> str:
         if isinstance(node, nodes.TemplateData):
@@ -154,8 +160,8 @@ class Marks:
         check_text(text, source.label)
         return text
 
-    def _statement(self, home: tuple[int, ...], source: Source, line: int) -> str:
-        self._marks.append(_Mark(home, source, line))
+    def _statement(self, home: tuple[int, ...], source: Source, line: int, kind: str) -> str:
+        self._marks.append(_Mark(home, source, line, None, kind))
         return f"{STATEMENT}{len(self._marks) - 1}{END}"
 
 

@@ -34,8 +34,6 @@ __all__ = ["Attachment", "Calendar", "Message", "to_wire"]
 Addresses: TypeAlias = str | Iterable[str] | None
 Links: TypeAlias = str | ListLink | Sequence[str | ListLink] | None
 
-# Named by the interface, delivered later.
-_LATER = frozenset({"inline_css"})
 _ADDRESSED = frozenset({"from", "sender", "reply-to", "to", "cc", "bcc"})
 _lone_surrogate = re.compile("[\ud800-\udfff]").search
 # Custom headers of one message may not repeat these; cc and bcc are arguments here, date and Message-ID as well.
@@ -71,6 +69,10 @@ class Message:
     encoding                of the texts: "7bit", "8bit", "quoted-printable", "base64"; default: by what they hold
     embed_images            images that `html` names become inline attachments: True looks for files in the current
                             folder, a path in that folder, and nothing is read outside of it
+    text_from_html          True: where `text` is missing, it is made of `html`
+    inline_css              style sheets of `html` become style attributes: True looks for linked ones in the current
+                            folder, a path in that folder, and nothing is read outside of it
+    link_parameters         added to the links of `html`: {"utm_source": "news"}
     dkim                    `Dkim(domain, selector, key_file=)`, or several: as_bytes() is signed by each
 
     raises  MessageError  when it is composed: an impossible address, a line break in a header, a missing file
@@ -114,9 +116,10 @@ class Message:
         precedence: str | None = None,
         auto_submitted: str | None = None,
         dkim: Any = None,
-        **later: Any,
+        text_from_html: bool | None = None,
+        inline_css: bool | str | os.PathLike[str] | None = None,
+        link_parameters: Mapping[str, str] | None = None,
     ) -> None:
-        _refuse(later)
         self.from_, self.sender, self.envelope_from = from_, sender, envelope_from
         self.to, self.cc, self.bcc, self.reply_to = _listed(to), _listed(cc), _listed(bcc), _listed(reply_to)
         self.subject, self.text, self.html, self.amp, self.watch = subject, text, html, amp, watch
@@ -135,6 +138,7 @@ class Message:
         self.date, self.message_id = date, message_id
         self.encoding, self.charset, self.embed_images = encoding, charset, embed_images
         self.dkim = list(dkim_specs(dkim))
+        self.text_from_html, self.inline_css, self.link_parameters = text_from_html, inline_css, link_parameters
 
     def as_bytes(self, *, allow_files: bool = True, allow_urls: bool = False) -> bytes:
         """The whole message, newlines CRLF, without Bcc. raises  MessageError
@@ -176,12 +180,28 @@ class Message:
         if self.embed_images and "html" in texts:
             folder = Path() if self.embed_images is True else Path(self.embed_images)
             texts["html"], images = embed_images(texts["html"], "html", [folder], access)
+        self._rework(texts, access)
         others = [
             items.alternative(given, access, f"alternatives[{number}]")
             for number, given in enumerate(self.alternatives)
         ]
         event = self.calendar.spec(access) if self.calendar is not None else None
         return MessageSpec(**texts, calendar=event, alternatives=tuple(others)), images
+
+    def _rework(self, texts: dict[str, Any], access: Access) -> None:
+        """Link parameters, a text part and style attributes, where they are asked for."""
+        if "html" not in texts or not (self.text_from_html or self.inline_css or self.link_parameters):
+            return
+        from bulkmail.message import html_work  # what few messages need
+
+        unsubscribe = self.list_unsubscribe.url if self.list_unsubscribe is not None else None
+        html = html_work.with_links(texts["html"], self.link_parameters or {}, unsubscribe)
+        if self.text_from_html and "text" not in texts:
+            texts["text"] = html_work.html_to_text(html)
+        if self.inline_css:
+            folder = Path() if self.inline_css is True else Path(self.inline_css)
+            html = html_work.with_styles(html, folder, access)
+        texts["html"] = html
 
     @property
     def has_urls(self) -> bool:
@@ -395,10 +415,3 @@ def _parsed(texts: Iterable[str], what: str) -> list[tuple[str, str]]:
 
 def _single(text: str, what: str) -> tuple[str, str]:
     return fields.parse_one(fields.check_value(text, what), what)
-
-
-def _refuse(later: Mapping[str, Any]) -> None:
-    for name in later:
-        if name in _LATER:
-            raise ConfigError(f"{name!r} is not in this version yet")
-        raise TypeError(f"Message has no argument {name!r}")

@@ -199,6 +199,7 @@ class _Cutter:
         self._environment = environment
         self._source = source
         self._scope = scope
+        self._html = bool(environment.autoescape)
         self._bound = bound
         self._definitions = list(definitions)
 
@@ -257,7 +258,7 @@ class _Cutter:
         if known:
             try:
                 value = self._environment.finalize(value)  # type: ignore[misc]
-                return Text(str(escape(value) if self._source.html else value))
+                return Text(str(escape(value) if self._html else value))
             except Exception:  # an undefined attribute of a constant: an error for each recipient, as Jinja2 has it
                 pass
         return self._value(node) or Rendered(self._slot(nodes.Output([node], lineno=node.lineno)))
@@ -272,7 +273,7 @@ class _Cutter:
     def _value(self, node: nodes.Expr) -> Value | None:
         """A name, alone or with filters whose meaning is known here; None for everything else."""
         if self._is_field(node):
-            return Value(node.name, self._where(node), escape=self._source.html)  # type: ignore[attr-defined]
+            return Value(node.name, self._where(node), escape=self._html)  # type: ignore[attr-defined]
         if not isinstance(node, nodes.Filter) or node.node is None or node.dyn_args or node.dyn_kwargs:
             return None
         if node.name in ("safe", "e", "escape") and not node.args and not node.kwargs:

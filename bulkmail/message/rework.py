@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import unescape
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import TemplateNotFound, nodes
+from jinja2 import nodes
 
 from bulkmail.errors import MessageError
 from bulkmail.message.flatten import clone, loads
 from bulkmail.message.html_css import inline_css, moved_css
-from bulkmail.message.html_links import add_link_parameters, encoded, with_parameters
+from bulkmail.message.html_links import add_link_parameters, leaves, with_parameters
 from bulkmail.message.html_text import html_to_text
 from bulkmail.message.marked import Marks, check_text, value_token
 from bulkmail.message.plan import Plan, flat_tree, make_plan, plan_of
-from bulkmail.message.template import Sandbox, Source, parse
+from bulkmail.message.template import Sandbox, Source, load_sheet, parse
 
 # Filters that make HTML of a value, and what they are in the text part.
 _IN_TEXT = {"e": None, "escape": None, "forceescape": None, "urlize": None, "safe": "html_to_text"}
-
-
-def reworked_html(
-    html: str,
-    *,
-    inlined: bool = False,
-    link_parameters: Mapping[str, str] | None = None,
-    load: Callable[[str], str],
-    unsubscribe: str | None = None,
-) -> str:
-    """An HTML text that is no template. load: the text of a local style sheet. raises  MessageError"""
-    check_text(html, "html")
-    if link_parameters:
-        pairs = encoded(tuple(link_parameters.items()))
-        html = add_link_parameters(html, pairs, skip=lambda address: address == unsubscribe)
-    return inline_css(html, load) if inlined else html
 
 
 class Work:
@@ -90,7 +74,7 @@ class Work:
             return html
 
         def load(name: str) -> str:
-            return load_sheet(self._marked_up, name, source.label)
+            return load_sheet(self._marked_up.loader, name, source.label)
 
         marks.rework(flat.body, note, str)
         marks.rework(
@@ -112,10 +96,8 @@ class Work:
 
         def computed(raw: str) -> str:
             value = _joined(marks.parts(raw, unescape))
-            added = nodes.List(
-                [nodes.Tuple([nodes.Const(name), _joined(marks.parts(text, str))], "load") for name, text in pairs],
-                "load",
-            )
+            named = [[nodes.Const(name), _joined(marks.parts(text, str))] for name, text in pairs]
+            added = nodes.List([nodes.Tuple(pair, "load") for pair in named])
             node = nodes.Filter(value, "with_link_parameters", [added], [], None, None, lineno=_line(value))
             return marks.value(node, marks.home(raw))
 
@@ -128,7 +110,7 @@ class Work:
             lambda html: add_link_parameters(
                 html,
                 pairs,
-                skip=lambda address: spelled(address) == same,
+                skip=lambda address: spelled(address) == same or leaves(spelled(address)) is not None,
                 computed=computed,
                 plain=plain,
                 where=marks.where,
@@ -165,20 +147,10 @@ class Work:
 
     def _text_plan(self, flat: nodes.Template, html: Source) -> Plan:
         source = Source("text", "", html.file)
-        Marks(self._marked_up, html).rework(flat.body, html_to_text)
+        marks = Marks(self._marked_up, html)
+        marks.rework(flat.body, lambda text: html_to_text(text, marks.kind))
         _without_markup(flat)
         return plan_of(self._plain, source, flat)
-
-
-def load_sheet(environment: Sandbox, name: str, label: str) -> str:
-    """A style sheet from the manifest's folder. raises  MessageError"""
-    if environment.loader is None:
-        raise MessageError(f"{label}: the style sheet {name!r} cannot be read, there is no folder to look in")
-    try:
-        return environment.loader.get_source(environment, unescape(name).partition("?")[0])[0]
-    except TemplateNotFound as error:
-        reason = error.message if error.message not in (None, error.name) else "it is not in the manifest's folder"
-        raise MessageError(f"{label}: the style sheet {name!r} cannot be read, {reason}") from None
 
 
 def _joined(parts: list[nodes.Expr]) -> nodes.Expr:

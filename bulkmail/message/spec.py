@@ -137,6 +137,7 @@ class MessageSpec:
     inline_css         the style sheets of `html` become style attributes
     embed_images       local files and data: URIs that `html` shows become inline parts
     link_parameters    added to the links of `html`, such as utm_source
+    locale             of dates, numbers and amounts in templates, such as de_DE
     list_fields        "help", "subscribe", "post", "owner", "archive": where they are to be found, the best first
     auto_submitted     "auto-generated", "auto-replied" (RFC 3834)
     precedence         "bulk", "list", "junk"
@@ -179,6 +180,7 @@ class MessageSpec:
     inline_css: bool = False
     embed_images: bool = False
     link_parameters: Mapping[str, str] = field(default_factory=dict)
+    locale: str | None = None
     auto_submitted: str | None = None
     precedence: str | None = None
     access: Access = Access()

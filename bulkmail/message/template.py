@@ -13,7 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, nodes
+from jinja2 import (
+    BaseLoader,
+    Environment,
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateNotFound,
+    nodes,
+)
 from jinja2 import TemplateSyntaxError as SyntaxProblem
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.loaders import split_template_path
@@ -21,7 +30,7 @@ from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bulkmail.errors import RECIPIENT, MessageError
-from bulkmail.message import limits
+from bulkmail.message import limits, localised
 
 # Bytes of an included template or parent, as of those that a manifest names.
 MAX_INCLUDED = 1 << 24
@@ -158,12 +167,28 @@ class FolderLoader(FileSystemLoader):
         self._root = folder.resolve()
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        text, path = self.read(template)
+        return text, path, lambda: True
+
+    def read(self, template: str) -> tuple[str, str]:
+        """(text, path). raises  TemplateNotFound, MessageError"""
         path = self._root.joinpath(*split_template_path(template)).resolve()
         if not path.is_relative_to(self._root):
             raise TemplateNotFound(template, f"{template!r} is outside the manifest's folder")
         if not path.is_file():  # a device or pipe would be read without end
             raise TemplateNotFound(template)
-        return read_text(path, template, MAX_INCLUDED), str(path), lambda: True
+        return read_text(path, template, MAX_INCLUDED), str(path)
+
+
+def load_sheet(loader: BaseLoader | None, name: str, label: str) -> str:
+    """The text of a style sheet from the loader's folder. raises  MessageError"""
+    if not isinstance(loader, FolderLoader):
+        raise MessageError(f"{label}: the style sheet {name!r} cannot be read, there is no folder to look in")
+    try:
+        return loader.read(name.partition("?")[0])[0]
+    except TemplateNotFound as error:
+        reason = error.message if error.message != error.name else "it is not in the folder"
+        raise MessageError(f"{label}: the style sheet {name!r} cannot be read, {reason}") from None
 
 
 def read_text(path: Path, name: str, most: int) -> str:
@@ -186,15 +211,20 @@ def read_text(path: Path, name: str, most: int) -> str:
     return text
 
 
-def make_environment(folder: Path | None, *, html: bool) -> Sandbox:
-    """An environment for one kind of part; templates of others may be included from `folder` only."""
-    return Sandbox(
+def make_environment(folder: Path | None, *, html: bool, locale: str | None = None) -> Sandbox:
+    """An environment for one kind of part; templates of others may be included from `folder` only.
+
+    locale  of dates, numbers and amounts
+    """
+    environment = Sandbox(
         undefined=StrictUndefined,
         autoescape=html,
         keep_trailing_newline=True,
         auto_reload=False,
         loader=FolderLoader(folder) if folder is not None else None,
     )
+    environment.add_filters(localised.filters(locale))
+    return environment
 
 
 def parse(environment: Environment, source: Source) -> nodes.Template:

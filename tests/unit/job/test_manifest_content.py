@@ -14,6 +14,7 @@ import pytest
 from bulkmail.errors import ManifestError
 from bulkmail.job.job import Job
 from bulkmail.job.manifest import load_manifest
+from bulkmail.message.compile import compile_message
 from bulkmail.message.raw import from_wire
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20 + b"IEND\xaeB`\x82"
@@ -206,3 +207,41 @@ def test_no_file_is_read_where_a_relay_forbids_it(tmp_path: Path, message: dict[
 def test_what_is_wrong_is_told_with_its_path(tmp_path: Path, message: dict[str, Any], place: str, words: str) -> None:
     ((found, sentence),) = refused(written(tmp_path, **{"text": "t", **message}))
     assert found == place and words in sentence
+
+
+def test_html_is_reworked_as_the_manifest_says(tmp_path: Path) -> None:
+    (tmp_path / "s.css").write_text("a { color: red }")
+    message = {
+        "from": "n@example.com",
+        "html": "<link rel=stylesheet href=s.css><a href='https://e.com/{{ id }}?'>x</a> {{ n|number }}",
+        "text": {"from_html": True},
+        "inline_css": True,
+        "link_parameters": {"utm_source": "news"},
+        "locale": "de_DE",
+    }
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"message": message, "recipients": ["a@example.net"], "relays": "smtp://localhost"}))
+    manifest = load_manifest(path)
+    compiled = compile_message(manifest.message, job="j", folder=manifest.folder)
+    made = compiled.render({"email": "a@example.net", "id": 7, "n": 1234.5}, 1, b"Sun, 01 Nov 2026 08:00:00 +0000")
+    assert made.html == '<a href="https://e.com/7?utm_source=news" style="color: red;">x</a> 1.234,5\n'
+    assert made.text == "x (https://e.com/7?utm_source=news) 1.234,5\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"text": {"from_html": True}}, "there is none"),
+        ({"html": "x", "text": {"from_html": True, "file": "x"}}, "cannot read the file"),
+        ({"html": "x", "text": {"from_html": False}}, "one of 'file' and 'from_html'"),
+        ({"html": "x", "text": {}}, "one of 'file' and 'from_html'"),
+        ({"html": "x", "link_parameters": {"a": 1}}, "link_parameters.a"),
+        ({"html": "x", "inline_css": "yes"}, "inline_css"),
+    ],
+)
+def test_what_is_asked_of_html_is_checked(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    path = tmp_path / "m.json"
+    message = {"from": "n@example.com", **fields}
+    path.write_text(json.dumps({"message": message, "recipients": ["a@example.net"], "relays": "smtp://localhost"}))
+    with pytest.raises(ManifestError, match=words):
+        load_manifest(path)
