@@ -15,6 +15,7 @@ from bulkmail.message.fields import bound_by
 from bulkmail.message.flatten import BINDING, NotFlat, bound_in, clone, loads
 
 # Statements that see names by other means than their own text.
+_SCOPES = (nodes.For, nodes.AssignBlock, nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.Scope, nodes.Block)
 _OPAQUE = (nodes.Include, nodes.Extends, nodes.Block, nodes.EvalContextModifier)
 
 
@@ -24,6 +25,7 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
     raises  NotFlat  where one is used before it is bound (a loop or macro would see another than a statement does),
             where a macro is defined under a condition or anew, or where an import sees names
     """
+    _check_inner(body)
     names = frozenset(name for name, _ in bound_in(body))
     if not names:
         return names
@@ -36,6 +38,20 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
             raise NotFlat("a name that is used before it is bound")
         pending -= bound
     return names
+
+
+def _check_inner(body: Sequence[nodes.Node]) -> None:
+    """What a loop or a block both binds and reads, and others name too: what Jinja2 means by it depends on those."""
+    occurs = Counter(name.name for node in body for name in node.find_all(nodes.Name))
+    for node in body:
+        for inner in (node, *node.find_all(_SCOPES)):
+            if not isinstance(inner, _SCOPES):
+                continue
+            stored = {name for part in inner.find_all(BINDING) for name in bound_by(part)} | bound_by(inner)
+            for name in stored & loads(inner):
+                within = sum(1 for found in inner.find_all(nodes.Name) if found.name == name)
+                if occurs[name] > within:
+                    raise NotFlat("a name that is bound in one place and read in others")
 
 
 def _check_definitions(body: Sequence[nodes.Node]) -> None:
