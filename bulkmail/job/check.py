@@ -8,15 +8,17 @@ from email.utils import formatdate
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from bulkmail.errors import BulkmailError, ManifestError, MessageError
-from bulkmail.job.lint import SAMPLES, Row, lint_job
 from bulkmail.job.manifest import Manifest
 from bulkmail.job.recipients import RowBatch, Source, open_source
 from bulkmail.job.suppression import RecipientFilter
 from bulkmail.message.compiled import Compiled
 from bulkmail.message.finding import Finding
-from bulkmail.message.lint import in_order
+
+if TYPE_CHECKING:
+    from bulkmail.job.lint import Row
 
 SHOWN = 20  # findings of one kind; a list with a wrong column has one for every row
 ROWS = "$.recipients"
@@ -30,6 +32,9 @@ def check_job(
     dns     ask the DNS about the domains and addresses of the job; dns_server: not by the system's servers
     raises  ConfigError  for a dns_server that is no address
     """
+    from bulkmail.job.lint import lint_job  # a run, which borrows opened_source, has no use for a hundred rules
+    from bulkmail.message.lint import in_order
+
     # Of keys the lint has more to tell: who asks for it, and what to do.
     warnings = [(path, text) for path, text in manifest.warnings if not path.startswith("$.message.dkim")]
     findings = [Finding("manifest", "warning", path, text) for path, text in warnings]
@@ -56,6 +61,8 @@ def opened_source(manifest: Manifest) -> Iterator[Source]:
 
 def _check_rows(manifest: Manifest, compiled: Compiled, rows: list[Row]) -> list[Finding]:
     """The findings; `rows` gets the first good ones."""
+    from bulkmail.job.lint import SAMPLES
+
     found = _Findings()
     try:
         spec = manifest.recipients

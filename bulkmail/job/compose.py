@@ -54,6 +54,7 @@ class Composer:
         self.on_signed: OnSigned | None = None
         self._failures: list[tuple[int, str, MessageError]] = []
         self._shared: tuple[bytes, Body] | None = None
+        self._with_signers: set[asyncio.Future[list[bytes]]] = set()
 
     @property
     def ahead(self) -> int:
@@ -114,12 +115,19 @@ class Composer:
                 return
             error.scope = RECIPIENT
             items, future = [error], self.signers.submit([])
+        self._with_signers.add(future)
         future.add_done_callback(functools.partial(self._signed, items, work, places, rows))
+
+    def abandon(self) -> None:
+        """What is being signed is not needed any more: `on_signed` is told of a CancelledError."""
+        for future in list(self._with_signers):
+            future.cancel()
 
     def _signed(
         self, items: list[Any], work: Work, places: Places, rows: list[Any], future: asyncio.Future[list[bytes]]
     ) -> None:
         assert self.on_signed is not None
+        self._with_signers.discard(future)
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is not None:
             self.on_signed(work, places, [], error)

@@ -82,6 +82,7 @@ def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Ite
     now, where = time.time(), _where(manifest)
     date = formatdate(now).encode()
     given = signings(manifest.message.dkim)
+    hosts = [relay.endpoint.host for relay in manifest.relays if relay.endpoint.host]
     attached = [_name_of(attachment) for attachment in manifest.message.attachments]
     for number, row in rows:
         try:
@@ -99,6 +100,7 @@ def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Ite
             shared=compiled.shared,
             attached=attached,
             label=f"recipient {number}",
+            relays=hosts,
         )
         if compiled.shared or len(eml) > LARGE:
             return

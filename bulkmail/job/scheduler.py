@@ -438,6 +438,7 @@ class Scheduler:
         if self.stopping:
             return
         self.stopping, self._halting = True, error
+        self.composer.abandon()
         for relay in self.relays:
             self._put_back(relay)
         self._look_for_end()

@@ -149,6 +149,7 @@ UNSUBSCRIBE = re.compile(
 _uri = re.compile(r"<\s*([A-Za-z][A-Za-z0-9+.-]*:[^<>]*)>").findall
 _list_id = re.compile(r"[^<>]*<[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~.]{1,255}>(?:\s*\(.*\))?").fullmatch
 _feedback_id = re.compile(r"[^:]*:[^:]*:[^:]*:[^:]{5,15}").fullmatch
+_token = re.compile(r"(?<![a-z0-9_-])(?=[a-z_-]*[0-9])[a-z0-9_-]{16,}").search
 _urls = re.compile(r"https?://[^\s<>\"']+").findall
 
 _PRIORITIES = {
@@ -157,6 +158,9 @@ _PRIORITIES = {
     "priority": ("urgent",),
     "x-msmail-priority": ("high",),
 }
+
+
+LOOKED_AT = 300_000  # characters of a text, its end
 
 
 def unsubscribe_uris(sample: Sample) -> list[str]:
@@ -183,8 +187,14 @@ def unsubscribe(sample: Sample) -> Iterator[Finding]:
     elif post is not None:
         yield from _covered(sample, path)
     to = [box.address.lower() for box in mailboxes(sample.value("to") or "") if box.address]
-    if any(address in unquote(uri).lower() for address in to for uri in uris if not uri.lower().startswith("mailto:")):
+    if any(_is_guessed(uri, address) for address in to for uri in uris if not uri.lower().startswith("mailto:")):
         yield ADDRESS.at(path)
+
+
+def _is_guessed(uri: str, address: str) -> bool:
+    """Whether a URI holds an address, and nothing beside it that a signature could be."""
+    before, found, after = unquote(uri).lower().partition(address)
+    return bool(found) and not _token(before + " " + after)
 
 
 def _covered(sample: Sample, path: str) -> Iterator[Finding]:
@@ -197,19 +207,18 @@ def _covered(sample: Sample, path: str) -> Iterator[Finding]:
 
 
 def body_link(sample: Sample) -> Iterator[Finding]:
-    """A link whose words or URL say it; of a text part, a URL beside such a word."""
+    """A link whose URL or words say it, or a link beside such words."""
     if not sample.bulk or (sample.html is None and sample.text is None):
         return
     uri = _https(unsubscribe_uris(sample))
     if sample.html is not None:
-        links = sample.page.links
-        seen = any(UNSUBSCRIBE(link.text) or UNSUBSCRIBE(link.href) or link.href == uri for link in links)
-        place = "html"
+        place, words = "html", sample.page.text
+        urls = [link.href for link in sample.page.links]
     else:
-        text = sample.text or ""
-        seen = bool(UNSUBSCRIBE(text) and (_urls(text) or "mailto:" in text or "@" in text))
-        place = "text"
-    if not seen:
+        place, words = "text", (sample.text or "")[-LOOKED_AT:]
+        urls = _urls(words)
+    said = UNSUBSCRIBE(words) is not None and (bool(urls) or "@" in words)
+    if not said and uri not in urls and not any(map(UNSUBSCRIBE, urls)):
         yield VISIBLE.at(sample.where(place))
 
 

@@ -56,6 +56,7 @@ class Sample:
     shared    one message goes to many recipients
     attached  names of the attachments, in the order of the manifest or the argument
     label     whose copy it is
+    relays    hosts of the servers that it goes by, where they are known
     now       seconds since the epoch
     """
 
@@ -69,6 +70,7 @@ class Sample:
     shared: bool = False
     attached: Sequence[str | None] = ()
     label: str = ""
+    relays: Sequence[str] = ()
 
     @cached_property
     def halves(self) -> tuple[bytes, bytes]:

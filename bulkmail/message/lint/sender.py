@@ -131,7 +131,7 @@ def author(sample: Sample) -> Iterator[Finding]:
     domain = authors[0].domain
     if not domains.is_public_name(domain):
         yield DOMAIN.at(path, domain=domain)
-    if domain in names("freemail"):
+    if domain in names("freemail") and not any(domains.aligned(domain, host) for host in sample.relays):
         yield FREEMAIL.at(path, domain=domain)
 
 

@@ -31,6 +31,8 @@ class FakeSigners:
 
     def _answer(self, future: asyncio.Future[list[bytes]], count: int) -> None:
         self._held -= count
+        if future.cancelled():
+            return
         self.signed += count
         if self.fails is not None and self.signed >= self.fails:
             future.set_exception(MessageError("the key is gone"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -62,6 +64,12 @@ def test_a_good_message_has_no_findings_and_one_without_a_key_is_told_so(tmp_pat
 )  # fmt: skip
 def test_a_finding_has_the_path_of_what_is_to_be_changed(tmp_path, keys, finding):
     assert finding in check(tmp_path, {**MESSAGE, **keys})
+
+
+def test_a_mail_provider_may_send_its_own_mail(tmp_path):
+    message = {**MESSAGE, "from": "me@gmail.com"}
+    assert check(tmp_path, message, relays="smtps://me:x@smtp.gmail.com") == []
+    assert ("from-freemail", "$.message.from") in check(tmp_path, message, relays="lmtp+unix:///run/lmtp")
 
 
 def signed(folder, *bits):
@@ -176,3 +184,14 @@ def test_the_addresses_that_the_manifest_states_are_asked_about(tmp_path):
         Source("9.9.9.10", "mta.brand.shop", "$.relays[0]"),
         Source("9.9.9.11", None, "$.egress.x"),
     ]
+
+
+def test_a_run_does_not_load_the_rules(tmp_path):
+    load(tmp_path)
+    code = (
+        "import sys\n"
+        "from bulkmail.job.job import Job\n"
+        "assert Job.load('news.json').run(dry_run=True).exit_code == 0\n"
+        "assert not [name for name in sys.modules if name.startswith(('bulkmail.message.lint', 'dns.'))]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

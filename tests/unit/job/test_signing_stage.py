@@ -84,3 +84,10 @@ def test_messages_that_cannot_be_composed_fail_alone(bad):
     simulation = Simulation(500, fast(), signers=FakeSigners(), bad=bad).run().checked()
     assert simulation.counts.get("failed", 0) == len(bad)
     assert simulation.taken == everybody(500) - Counter(address(number) for number in bad)
+
+
+def test_a_stop_does_not_wait_for_a_key_that_does_not_answer():
+    first = Simulation(500, fast(), signers=FakeSigners(seconds=1000.0))
+    first.at = [(0.05, first.stop)]
+    first.run().checked()
+    assert first.seconds < 1 and not first.taken and first.counts["pending"] == 500

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -64,7 +67,6 @@ def test_records_that_fit(record):
     ],
 )
 def test_records_that_do_not_fit(record, text):
-    import re
 
     found = dkim_record_matches(RSA, [record])
     assert found is not None and re.search(text, found) and "s1._domainkey.example.com" in found
@@ -100,3 +102,16 @@ def test_of_a_function_only_the_kind_is_known():
     assert "kind 'ed25519'" in (dkim_record_matches(spec, [f"k=ed25519; p={P_ED}"]) or "")
     with pytest.raises(MessageError, match="not known"):
         record_text(spec)
+
+
+@pytest.mark.parametrize("algorithm", ["RSA", "ed25519"])
+def test_the_commands_of_the_page_make_the_key_and_its_record(algorithm, tmp_path, require):
+    page = (Path(__file__).parents[3] / "docs" / "dkim.md").read_text()
+    name = f"dkim-{algorithm.lower()}.pem"
+    generate, publish = re.findall(rf"^openssl [^#\n]*{re.escape(name)}[^#\n]*", page, re.M)
+    require("openssl")
+    subprocess.run(generate, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    public = subprocess.run(publish, shell=True, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    spec = Dkim("example.com", "s1", key_file=tmp_path / name)
+    assert record_text(spec).endswith(f"p={public}")
+    assert dkim_record_matches(spec, [f"v=DKIM1; k={algorithm.lower()}; p={public}"]) is None
