@@ -116,6 +116,8 @@ def _sender(compiled: Compiled, row: dict[str, Any], number: int, date: bytes) -
 
 
 def _name_of(spec: AttachmentSpec) -> str | None:
+    if spec.loaded is not None:
+        return spec.loaded.name
     return spec.name or (spec.file.name if spec.file is not None else "attachment")
 
 

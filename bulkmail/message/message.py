@@ -35,6 +35,7 @@ Addresses: TypeAlias = str | Iterable[str] | None
 Links: TypeAlias = str | ListLink | Sequence[str | ListLink] | None
 
 _ADDRESSED = frozenset({"from", "sender", "reply-to", "to", "cc", "bcc"})
+_breaks_name = re.compile(r"[\r\n\0:]").search
 _lone_surrogate = re.compile("[\ud800-\udfff]").search
 # Custom headers of one message may not repeat these; cc and bcc are arguments here, date and Message-ID as well.
 _OURS = {
@@ -360,10 +361,11 @@ def _signed(content: bytes, specs: Sequence[Dkim]) -> bytes:
 
 
 def _flattened(message: EmailPackageMessage) -> bytes:
-    # The legacy policy writes whatever a header value holds: a line break there would begin another field.
-    for name, value in message.raw_items():
-        if fields.breaks_field(str(value)):
-            raise MessageError(f"the message, header {name}: a line break or NUL cannot stand in a header")
+    # The legacy policy writes whatever a header holds, a part's too: a line break there would begin another field.
+    for part in message.walk():
+        for name, value in part.raw_items():
+            if _breaks_name(name) or fields.breaks_field(str(value)):
+                raise MessageError(f"the message, header {name!r}: a line break or NUL cannot stand in a header")
     try:
         data = message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
     except Exception as error:  # the generator raises whatever its parts do

@@ -124,3 +124,20 @@ def test_a_folded_header_of_a_parsed_message_is_no_injection():
 def test_an_address_that_cannot_be_used_is_refused_by_header():
     with pytest.raises(MessageError, match="header To"):
         to_wire(b"From: a@b.example\nTo: nobody\n\nx")
+
+
+@pytest.mark.parametrize("place", ["name", "part", "nested"])
+def test_a_line_break_in_any_header_of_any_part_is_refused(place):
+    message, part = Message(), Message()
+    message["From"], part["Content-Type"] = "a@b.example", "text/plain"
+    if place == "name":
+        message._headers.append(("X\r\nBcc", "evil@example.org"))
+    else:
+        part["Content-Disposition"] = 'attachment; filename="a\r\n\r\nanother body"'
+        inner = Message()
+        inner["Content-Type"] = "multipart/mixed"
+        inner.set_payload([part])
+        message["Content-Type"] = "multipart/mixed"
+        message.set_payload([inner if place == "nested" else part])
+    with pytest.raises(MessageError, match="a line break or NUL cannot stand in a header"):
+        to_wire(message)

@@ -1,8 +1,12 @@
 """What is large and the same for everybody is encoded once and held once, whatever else is each recipient's own."""
 
+import json
+import tracemalloc
 from email import message_from_bytes
 from email.policy import SMTP
 
+from bulkmail.job.job import Job
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.compile import compile_message
 from bulkmail.message.spec import AttachmentSpec, MessageSpec
 
@@ -67,3 +71,24 @@ def test_a_message_that_is_the_same_for_everybody_is_in_pieces_too():
     whole = message_from_bytes(b"".join(first).removesuffix(b".\r\n").replace(b"\n..x", b"\n.x"), policy=SMTP)
     text, attached = whole.iter_parts()
     assert (text.get_content(), attached.get_content()) == (".x\r\n", LARGE)
+
+
+def test_a_large_file_is_held_once_and_only_encoded(tmp_path):
+    size = 8_000_000
+    (tmp_path / "a.bin").write_bytes(bytes(256) * (size // 256))
+    path = tmp_path / "news.json"
+    content = {"from": "n@example.com", "to": "{{ email }}", "text": "t", "attachments": [{"file": "a.bin"}]}
+    path.write_text(json.dumps({"message": content, "recipients": ["a@example.net"], "relays": "smtp://h.example"}))
+    Job.load(path, environ={})  # what it imports is not counted
+    tracemalloc.start()
+    try:
+        job = Job.load(path, environ={})
+        made = job.compiled.compose(ROWS * 10, list(range(30)), DATE)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        load_attachment(AttachmentSpec(file=tmp_path / "a.bin"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(made) == 30 and held < 1.45 * size  # base64 with its line ends is 1.37 times as long
+    assert peak < held + 2.5 * size
