@@ -15,7 +15,7 @@ from bulkmail.urlparts import masked
 MAX_MANIFEST = 1 << 26  # bytes; lists of recipients that are longer belong into a file, which is streamed
 MAX_DEPTH = 100  # levels of lists and objects; a manifest has six, its recipients' own fields some more
 
-_plain_key = re.compile(r"[A-Za-z_$][A-Za-z0-9_]*").fullmatch
+_plain_key = re.compile(r"[A-Za-z_$][A-Za-z0-9_]{0,59}").fullmatch
 _name = re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch
 _reference = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _lone_surrogate = re.compile("[\ud800-\udfff]").search

@@ -20,6 +20,7 @@ from bulkmail.message.encodings import check_lines
 from bulkmail.message.fetch import fetch
 from bulkmail.message.parameters import check_value, content_type, disposition, split_type
 from bulkmail.message.spec import Access, AttachmentSpec, Encoding, HeaderValue
+from bulkmail.urlparts import quoted
 
 NO_URLS = Access()
 SOURCES = ("file", "content", "base64", "url", "part")
@@ -73,7 +74,9 @@ def load_attachment(spec: AttachmentSpec, what: str = "attachments", access: Acc
     kind, parameters, name = _type_and_name(spec, stated, file_name, what)
     cid = spec.cid.strip("<>") if spec.cid is not None else None
     if cid is not None and not _cid(cid):
-        raise MessageError(f"{what}: cid {spec.cid!r}, expected printable characters without spaces and angle brackets")
+        raise MessageError(
+            f"{what}: cid {quoted(spec.cid)}, expected printable characters without spaces and angle brackets"
+        )
     inline = spec.inline or cid is not None
     encoding, body = _encoded(data, kind, what)
     lines = [content_type(kind, parameters, name), b"Content-Transfer-Encoding: " + encoding.encode() + b"\r\n"]

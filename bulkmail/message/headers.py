@@ -82,7 +82,9 @@ _in_comment = re.compile(r"([()\\])").sub
 def check_name(name: str, ours: Mapping[str, str] = OURS) -> None:
     """raises  MessageError  for a custom header whose name is no field name, or that repeats one of ours"""
     if not _name(name):
-        raise MessageError(f"headers: {name!r} is not a header name: up to 60 printable characters, no ':' or space")
+        raise MessageError(
+            f"headers: {urlparts.quoted(name)} is not a header name: up to 60 printable characters, no ':' or space"
+        )
     remedy = ours.get(name.lower())
     if remedy is not None:
         raise MessageError(f"headers: {name!r} cannot be set here, {remedy}")
@@ -140,7 +142,7 @@ def refused_names(made: Iterable[str], ours: Mapping[str, str] = OURS) -> dict[s
 def priority_fields(given: str, what: str) -> list[tuple[str, bytes]]:
     """(name, field). raises  MessageError  naming `what`"""
     if given not in PRIORITIES:
-        raise MessageError(f"{what}: {given!r}, expected high, normal or low")
+        raise MessageError(f"{what}: {urlparts.quoted(given)}, expected high, normal or low")
     return [(name, f"{name}: {value}\r\n".encode()) for name, value in PRIORITIES[given]]
 
 
@@ -152,7 +154,7 @@ def message_ids(name: str, text: str, what: str) -> bytes:
     found = [word if word.startswith("<") else f"<{word}>" for word in check_value(text, what).split()]
     for word in found:
         if not is_message_id(word):
-            raise MessageError(f"{what}: {word!r}, expected message ids such as <unique@example.com>")
+            raise MessageError(f"{what}: {urlparts.quoted(word)}, expected message ids such as <unique@example.com>")
     lines = _fold(f"{name}:", [f" {word}" for word in found])
     return "\r\n".join(lines).encode() + b"\r\n" if found else b""
 
@@ -297,7 +299,7 @@ def list_id(text: str, what: str = "list_id") -> bytes:
     text = check_value(text, what)
     found = _list_id(text)
     if found is None:
-        raise MessageError(f"{what}: {text!r}, expected news.example.com or: Name <news.example.com>")
+        raise MessageError(f"{what}: {urlparts.quoted(text)}, expected news.example.com or: Name <news.example.com>")
     phrase, identifier = found[1] or "", found[2] or found[3]
     added, col = _phrase(phrase.strip().strip('"'), len("List-Id: "))
     gap = b"" if not added else b"\r\n " if col + 3 + len(identifier) > LINE else b" "

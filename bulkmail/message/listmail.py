@@ -57,7 +57,9 @@ def check_url(text: str, one_click: bool) -> None:
     if one_click and not text.lower().startswith("https://"):
         raise MessageError("list_unsubscribe: 'one_click' needs a url that begins with https:// (RFC 8058 section 3.1)")
     if not _scheme(text):
-        raise MessageError(f"list_unsubscribe: {text!r} has no scheme, expected a url such as https://example.com/u")
+        raise MessageError(
+            f"list_unsubscribe: {quoted(text)} has no scheme, expected a url such as https://example.com/u"
+        )
 
 
 def check_mailto(text: str) -> None:
@@ -158,7 +160,9 @@ def as_uri(text: str, key: str, *, whole: bool = True) -> str:
         return text
     if "@" in text or not whole:
         return f"mailto:{text}"
-    raise MessageError(f"{key}: {text!r} is neither a URL nor an address, expected such as https://example.com/help")
+    raise MessageError(
+        f"{key}: {quoted(text)} is neither a URL nor an address, expected such as https://example.com/help"
+    )
 
 
 def closed(name: str, links: Sequence[ListLink]) -> bool:

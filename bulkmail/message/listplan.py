@@ -85,7 +85,7 @@ class ListFields:
             if plan.constant:
                 listmail.check_mailto(plan.text)
             plans.append(plan.pieces if _starts_with(plan.pieces, "mailto:") else [Text("mailto:"), *plan.pieces])
-        header = [uri_header("List-Unsubscribe", "list_unsubscribe", plans)]
+        header = [_checked(uri_header("List-Unsubscribe", "list_unsubscribe", plans))]
         if given.one_click:
             header.append(HeaderPlan("fixed", "List-Unsubscribe-Post", "list_unsubscribe", [], listmail.ONE_CLICK))
         return header
@@ -118,9 +118,7 @@ class ListFields:
             plans.append(pieces)
         header = uri_header(listmail.LIST_FIELDS[name], key, plans)
         header.comments = [headers.check_value(link.comment, key) for link in links]
-        if header.constant:
-            header.line_of()  # refuses what cannot be sent
-        return header
+        return _checked(header)
 
 
 # ---- the name in templates
@@ -164,6 +162,13 @@ def _names_own_url(pieces: Iterable[Piece]) -> bool:
         ):
             return True
     return False
+
+
+def _checked(header: HeaderPlan) -> HeaderPlan:
+    """raises  MessageError  for constant URLs that no header has room for"""
+    if header.constant:
+        header.line_of()
+    return header
 
 
 def _starts_with(pieces: list[Piece], prefix: str) -> bool:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from bulkmail.errors import MessageError
 from bulkmail.message.compiled import encoded_words
+from bulkmail.urlparts import quoted
 
 LINE = 76
 MAX_VALUE = 1000  # characters: no file system has longer names
@@ -35,7 +36,7 @@ def split_type(text: str, what: str) -> tuple[str, dict[str, str]]:
     """("type/subtype" in lower case, its parameters). raises  MessageError  naming `what`"""
     found = _type(text)
     if found is None or found[1].lower() == "multipart":
-        raise MessageError(f"{what}: type {text!r}, expected a content type such as application/pdf")
+        raise MessageError(f"{what}: type {quoted(text)}, expected a content type such as application/pdf")
     parameters = {key.strip().lower(): quoted or plain for key, quoted, plain in _parameter(found[3])}
     for name, value in parameters.items():
         check_value(value, f"{what}: the parameter {name!r} of the type")

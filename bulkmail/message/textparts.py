@@ -11,6 +11,7 @@ from bulkmail.message.encodings import choose_encoding, choose_whole
 from bulkmail.message.mime import TextPart
 from bulkmail.message.parameters import check_value, split_type
 from bulkmail.message.spec import Encoding, MessageSpec
+from bulkmail.urlparts import quoted
 
 if TYPE_CHECKING:
     from bulkmail.message.plan import Plan  # a program's own message needs no templates
@@ -64,7 +65,7 @@ def part_of(form: Form, constant: str, encoding: Encoding) -> TextPart:
     """
     kind, parameters = split_type(form.type, form.key)
     if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
-        raise MessageError(f"{form.key}: the charset {parameters['charset']!r}, expected utf-8")
+        raise MessageError(f"{form.key}: the charset {quoted(parameters['charset'])}, expected utf-8")
     if kind.startswith("text/"):
         parameters["charset"] = "utf-8"
     if form.key == "calendar":
@@ -84,7 +85,7 @@ def calendar_method(given: str | None, text: str) -> str:
     stated = found[1].upper() if found else None
     method = given.upper() if given is not None else stated or "PUBLISH"
     if method not in METHODS:
-        raise MessageError(f"calendar: the method {given or method!r}, expected one of {', '.join(METHODS)}")
+        raise MessageError(f"calendar: the method {quoted(given or method)}, expected one of {', '.join(METHODS)}")
     if stated is not None and stated != method:
         raise MessageError(f"calendar: the method is {method}, and the event itself says METHOD:{stated}")
     return method
