@@ -43,6 +43,7 @@ _HOMES = {
     "bulkmail.proxyproperties": ("proxies_from_properties",),
     "bulkmail.message.dkim": ("Dkim",),
     "bulkmail.message.message": ("Attachment", "Calendar", "Message"),
+    "bulkmail.message.finding": ("Finding",),
     "bulkmail.job.job": ("Job",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from bulkmail.errors import TlsError as TlsError
     from bulkmail.job.job import Job as Job
     from bulkmail.message.dkim import Dkim as Dkim
+    from bulkmail.message.finding import Finding as Finding
     from bulkmail.message.message import Attachment as Attachment
     from bulkmail.message.message import Calendar as Calendar
     from bulkmail.message.message import Message as Message
