@@ -134,7 +134,7 @@ def make_plan(environment: Sandbox, source: Source) -> Plan:
     uses = find_uses(environment, tree, source)
     try:
         return _cut(environment, source, flatten(environment, tree, source), template)
-    except NotFlat:
+    except (NotFlat, MessageError):  # a constant in the place of its name may be an error that nobody would reach
         slot = RenderedSlot(template, source, frozenset(uses.names), Scope(), whole=True)
         return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)
 
@@ -167,7 +167,7 @@ def plan_of(environment: Sandbox, source: Source, flat: nodes.Template) -> Plan:
     template = load(environment, flat, source)
     try:
         return _cut(environment, source, flat, template)
-    except NotFlat:
+    except (NotFlat, MessageError):
         uses = find_uses(environment, flat, source)
         slot = RenderedSlot(template, source, frozenset(uses.names), Scope(), whole=True)
         return Plan(source, [Rendered(slot)], template, uses.names, uses.required, whole=True)

@@ -251,6 +251,10 @@ def _compiling(source: Source) -> Iterator[None]:
     except (RecursionError, MemoryError, SyntaxError) as error:
         # Jinja2's parser is recursive, and Python's compiler bounds how deep loops nest.
         raise MessageError(f"{source.label}: it is nested too deeply ({error or type(error).__name__})") from None
+    except MessageError:
+        raise
+    except Exception as error:  # Jinja2 works constants out while it compiles: {{ "x".y ~ a }}
+        raise MessageError(f"{source.label}: {error or type(error).__name__}") from None
 
 
 def syntax_error(error: SyntaxProblem, source: Source) -> MessageError:
