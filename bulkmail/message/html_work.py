@@ -18,6 +18,8 @@ __all__ = ["html_to_text", "with_links", "with_styles"]
 def with_links(html: str, parameters: Mapping[str, str], unsubscribe: str | None) -> str:
     """The links with parameters. unsubscribe: an address that gets none. raises  MessageError"""
     check_text(html, "html")
+    for name, value in parameters.items():
+        check_text(name + value, "link_parameters")
     pairs = encoded(tuple(parameters.items()))
     return add_link_parameters(html, pairs, skip=lambda address: address == unsubscribe) if pairs else html
 

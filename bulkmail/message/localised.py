@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from jinja2.exceptions import FilterArgumentError
 
 from bulkmail.errors import MessageError
+from bulkmail.urlparts import quoted
 
 DEFAULT_LOCALE = "en_US"
 NAMES = frozenset({"date", "datetime", "time", "number", "percent", "currency"})
@@ -56,7 +57,7 @@ def _locale(name: str) -> Any:
     try:
         return core.Locale.parse(name, sep="-" if "-" in name else "_")
     except (core.UnknownLocaleError, ValueError, TypeError):
-        raise FilterArgumentError(f"the locale {name!r} is unknown, expected one such as de or de_DE") from None
+        raise FilterArgumentError(f"the locale {quoted(name)} is unknown, expected one such as de or de_DE") from None
 
 
 @lru_cache(maxsize=64)
@@ -64,7 +65,9 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise FilterArgumentError(f"the time zone {name!r} is unknown, expected one such as Europe/Berlin") from None
+        raise FilterArgumentError(
+            f"the time zone {quoted(name)} is unknown, expected one such as Europe/Berlin"
+        ) from None
 
 
 def filters(default: str | None) -> dict[str, Callable[..., str]]:

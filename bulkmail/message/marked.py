@@ -26,6 +26,7 @@ value_token = re.compile(f"{VALUE}(\\d+){END}")
 statement_token = re.compile(f"{STATEMENT}(\\d+){END}")
 # What a text may not hold by itself.
 reserved = re.compile(f"[{VALUE}{STATEMENT}{END}]")
+lone_surrogate = re.compile("[\ud800-\udfff]").search
 
 Rework = Callable[[str], str]
 
@@ -207,6 +208,8 @@ def check_text(text: str, where: str) -> None:
     found = reserved.search(text)
     if found:
         raise MessageError(f"{where}: U+{ord(found[0]):04X} is no character, no text may hold it")
+    if lone_surrogate(text):
+        raise MessageError(f"{where}: it is not valid Unicode: half of a surrogate pair is no character")
 
 
 def _bodies_of(node: nodes.Node) -> Iterator[tuple[Any, str]]:

@@ -38,9 +38,10 @@ def test_the_manifest_of_the_page_is_accepted_and_uses_each_egress(code, tmp_pat
     assert "secret" not in repr(relay)
 
 
-def test_the_example_is_clean():
-    done = check(EXAMPLE, "--strict")
+def test_the_example_is_clean_but_for_a_key():
+    done = check(EXAMPLE, "--no-dns", "--json")
     assert (done.exit_code, done.stderr) == (0, ""), done.output
+    assert [finding["id"] for finding in json.loads(done.stdout)["findings"]] == ["dkim-missing"]
     assert len(json.loads(EXAMPLE.read_text())["egress"]) == 3
 
 
