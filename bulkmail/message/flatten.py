@@ -119,6 +119,7 @@ class _Flattener:
         self._files = files
         self._deep = deep
         self._blocks: dict[str, list[tuple[nodes.Block, Source]]] = {}
+        self._bound: set[str] = set()  # by the children, in the scope that they share with their parents
         self._open: list[tuple[str, int]] = []  # blocks that are being put in place, and which of their bodies
 
     def whole(self, tree: nodes.Template) -> list[nodes.Node]:
@@ -135,17 +136,27 @@ class _Flattener:
         if at is None:
             if tree.find(nodes.Extends):
                 raise NotFlat("extends under a condition")
+            self._check_rebound(tree)
             return self._statements(tree.body)
+        self._check_rebound(tree)
         if tree.find(nodes.Extends) is not tree.body[at] or sum(1 for _ in tree.find_all(nodes.Extends)) > 1:
             raise NotFlat("several extends")
         before = tree.body[:at]
         if not all(isinstance(node, (nodes.Output, *BINDING)) and "self" not in loads(node) for node in before):
             raise NotFlat("statements before extends")
         out = self._statements([*before, *_kept(tree.body[at + 1 :])])
+        self._bound |= {name for node in out for name, _ in bound_in([node])}
         # What a parent binds it binds in the same scope.
         parent, self._source = self._load(tree.body[at].template)  # type: ignore[attr-defined]
         self._files = (*self._files, self._source.file)
         return out + self._template(parent)
+
+    def _check_rebound(self, parent: nodes.Template) -> None:
+        """A name that a child binds and a parent binds too has two values: which one is meant depends on who asks."""
+        stored = {name.name for name in parent.find_all(nodes.Name) if name.ctx != "load"}
+        stored.update(name for node in parent.find_all(BINDING) for name in bound_by(node))
+        if stored & self._bound:
+            raise NotFlat("a name that a template and its parent bind")
 
     def _load(self, template: nodes.Expr) -> tuple[nodes.Template, Source]:
         for name in constant_names(template):
