@@ -28,6 +28,8 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
     if not names:
         return names
     _check_definitions(body)
+    if any(True for _ in _seeing_themselves(body)):
+        raise NotFlat("a name that is used where it is set anew")
     pending = set(names)
     for node in body:
         bound = {name for name, _ in bound_in([node])}
@@ -36,6 +38,16 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
             raise NotFlat("a name that is used before it is bound")
         pending -= bound
     return names
+
+
+def _seeing_themselves(body: Iterable[nodes.Node]) -> Iterable[nodes.Node]:
+    """Statements with bodies that bind a name which these bodies use: alone, they would not see what it was before."""
+    for node in body:
+        if isinstance(node, nodes.If):
+            yield from _seeing_themselves([*node.body, *node.elif_, *node.else_])
+        elif isinstance(node, (nodes.AssignBlock, nodes.ScopedEvalContextModifier)):
+            if loads(node) & {name for name, _ in bound_in([node])}:
+                yield node
 
 
 def _check_definitions(body: Sequence[nodes.Node]) -> None:
