@@ -30,6 +30,8 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
     if not names:
         return names
     _check_definitions(body)
+    if any(True for _ in _seeing_themselves(body)):
+        raise NotFlat("a name that is used where it is set anew")
     pending = set(names)
     for node in body:
         bound = {name for name, _ in bound_in([node])}
@@ -52,6 +54,16 @@ def _check_inner(body: Sequence[nodes.Node]) -> None:
                 within = sum(1 for found in inner.find_all(nodes.Name) if found.name == name)
                 if occurs[name] > within:
                     raise NotFlat("a name that is bound in one place and read in others")
+
+
+def _seeing_themselves(body: Iterable[nodes.Node]) -> Iterable[nodes.Node]:
+    """Statements with bodies that bind a name which these bodies use: alone, they would not see what it was before."""
+    for node in body:
+        if isinstance(node, nodes.If):
+            yield from _seeing_themselves([*node.body, *node.elif_, *node.else_])
+        elif isinstance(node, (nodes.AssignBlock, nodes.ScopedEvalContextModifier)):
+            if loads(node) & {name for name, _ in bound_in([node])}:
+                yield node
 
 
 def _check_definitions(body: Sequence[nodes.Node]) -> None:

@@ -63,7 +63,10 @@ class _Walk:
             self.block(node.iter_child_nodes(), known)
 
     def visit_template(self, node: nodes.Template, known: frozenset[str]) -> None:
-        self.undeclared |= meta.find_undeclared_variables(node)
+        tracker = meta.TrackingCodeGenerator(self._environment)
+        tracker.optimizer = None  # works constants out, and raises what they raise
+        tracker.visit(node)
+        self.undeclared |= tracker.undeclared_identifiers
         self.block(node.body, known)
 
     def visit_name(self, node: nodes.Name, known: frozenset[str]) -> None:

@@ -21,7 +21,7 @@ from markupsafe import escape
 from bulkmail.errors import MessageError
 from bulkmail.message.bindings import check_bindings, propagate
 from bulkmail.message.fields import bound_by, find_uses
-from bulkmail.message.flatten import NotFlat, flatten, loads, origin
+from bulkmail.message.flatten import NotFlat, bound_in, flatten, loads, origin
 from bulkmail.message.template import RenderedSlot, Sandbox, Scope, Source, load, parse
 
 # Names that Jinja2 gives a meaning of its own.
@@ -326,7 +326,10 @@ class _Cutter:
         return Test(slot=self._slot(nodes.If(node, [yes], [], [], lineno=node.lineno)))
 
     def _slot(self, node: nodes.Node) -> RenderedSlot:
-        tree = nodes.Template([*self._needed(node), node], lineno=1)
+        needed = self._needed(node)
+        if any(loads(definition) & {name for name, _ in bound_in([node])} for definition in needed):
+            raise NotFlat("a macro that uses a name which is set by it")
+        tree = nodes.Template([*needed, node], lineno=1)
         tree.set_environment(self._environment)
         names = find_uses(self._environment, tree, self._source).names - self._bound
         template = load(self._environment, tree, self._source)

@@ -88,6 +88,8 @@ def test_fields_of_a_block_that_is_replaced_are_not_needed(folder):
         "{% extends parent %}",
         "{% if a %}{% extends 'layout.html' %}{% endif %}",
         "{% for x in xs %}{% set y = x %}{% endfor %}{% macro m() %}{{ z }}{% endmacro %}{{ m() }}{% set z = 1 %}",
+        "{% set x = a %}{% set x %}{{ x }}!{% endset %}{{ x }}",
+        "{% set x = a %}{% macro m() %}{{ x }}{% endmacro %}{% set x = m() %}{{ x }}",
         "{% if a %}{% macro m() %}1{% endmacro %}{% endif %}{{ m() }}",
         "{% extends 'layout.html' %}{% block main %}{% for x in xs %}{{ super() }}{% endfor %}{% endblock %}",
         "{% for x in xs %}{% block b %}{% endblock %}{% endfor %}",

@@ -166,8 +166,8 @@ def test_values_repeated_everywhere_do_not_fill_the_memory():
 
 
 def test_a_constant_that_cannot_be_worked_out_is_an_error_and_no_traceback(tmp_path):
-    with pytest.raises(MessageError, match="text"):
-        compile_message(MessageSpec(from_="n@example.com", text="{{ 'top'.y ~ a }}"), job="j")
+    for made in both("{{ 'top'.y ~ a }}", a=""):
+        assert isinstance(made, MessageError) and "'y'" in str(made)
     (tmp_path / "layout.html").write_text("{% set y = x.y ~ a %}")
     made, slow = both("{% set x = 'top' %}{% extends 'layout.html' %}", folder=tmp_path, a="")
     assert isinstance(made, MessageError) and isinstance(slow, MessageError)
