@@ -16,6 +16,7 @@ from bulkmail.message.flatten import BINDING, NotFlat, bound_in, clone, loads
 
 # Statements that see names by other means than their own text.
 _SCOPES = (nodes.For, nodes.AssignBlock, nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.Scope, nodes.Block)
+_BODIED = (nodes.AssignBlock, nodes.ScopedEvalContextModifier)
 _OPAQUE = (nodes.Include, nodes.Extends, nodes.Block, nodes.EvalContextModifier)
 
 
@@ -61,9 +62,8 @@ def _seeing_themselves(body: Iterable[nodes.Node]) -> Iterable[nodes.Node]:
     for node in body:
         if isinstance(node, nodes.If):
             yield from _seeing_themselves([*node.body, *node.elif_, *node.else_])
-        elif isinstance(node, (nodes.AssignBlock, nodes.ScopedEvalContextModifier)):
-            if loads(node) & {name for name, _ in bound_in([node])}:
-                yield node
+        elif isinstance(node, _BODIED) and loads(node) & {name for name, _ in bound_in([node])}:
+            yield node
 
 
 def _check_definitions(body: Sequence[nodes.Node]) -> None:
