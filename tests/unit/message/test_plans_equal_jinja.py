@@ -216,7 +216,7 @@ def test_what_is_composed_is_what_jinja_renders(files, row, html):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files=templates(), row=ROWS, html=st.booleans())
 def test_what_is_composed_is_what_jinja_renders_thousands(files, row, html):
     check(files, row, html)
