@@ -45,9 +45,8 @@ def _seeing_themselves(body: Iterable[nodes.Node]) -> Iterable[nodes.Node]:
     for node in body:
         if isinstance(node, nodes.If):
             yield from _seeing_themselves([*node.body, *node.elif_, *node.else_])
-        elif isinstance(node, (nodes.AssignBlock, nodes.ScopedEvalContextModifier)):
-            if loads(node) & {name for name, _ in bound_in([node])}:
-                yield node
+        elif not isinstance(node, nodes.Assign) and loads(node) & {name for name, _ in bound_in([node])}:
+            yield node
 
 
 def _check_definitions(body: Sequence[nodes.Node]) -> None:
