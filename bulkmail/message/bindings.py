@@ -31,12 +31,18 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
     if any(True for _ in _seeing_themselves(body)):
         raise NotFlat("a name that is used where it is set anew")
     pending = set(names)
+    # A template sees as unset what it will set itself, even where the one that extends it has set it.
+    own: dict[Source | None, set[str]] = {}
+    for name, node in bound_in(body):
+        own.setdefault(origin(node), set()).add(name)
     for node in body:
         bound = {name for name, _ in bound_in([node])}
-        early = loads(node) & pending
+        here = own.get(origin(node), set())
+        early = loads(node) & (pending | here)
         if early and not (isinstance(node, nodes.Assign) and early <= bound):
             raise NotFlat("a name that is used before it is bound")
         pending -= bound
+        here -= bound
     return names
 
 
