@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from jinja2 import nodes
 
 from bulkmail.message.fields import bound_by
-from bulkmail.message.flatten import BINDING, NotFlat, bound_in, clone, loads
+from bulkmail.message.flatten import BINDING, NotFlat, bound_in, clone, loads, origin
+from bulkmail.message.template import Source
 
 # Statements that see names by other means than their own text.
 _SCOPES = (nodes.For, nodes.AssignBlock, nodes.With, nodes.CallBlock, nodes.FilterBlock, nodes.Scope, nodes.Block)
-_BODIED = (nodes.AssignBlock, nodes.ScopedEvalContextModifier)
 _OPAQUE = (nodes.Include, nodes.Extends, nodes.Block, nodes.EvalContextModifier)
 
 
@@ -34,12 +34,18 @@ def check_bindings(body: Sequence[nodes.Node]) -> frozenset[str]:
     if any(True for _ in _seeing_themselves(body)):
         raise NotFlat("a name that is used where it is set anew")
     pending = set(names)
+    # A template sees as unset what it will set itself, even where the one that extends it has set it.
+    own: dict[Source | None, set[str]] = {}
+    for name, node in bound_in(body):
+        own.setdefault(origin(node), set()).add(name)
     for node in body:
         bound = {name for name, _ in bound_in([node])}
-        early = loads(node) & pending
+        here = own.get(origin(node), set())
+        early = loads(node) & (pending | here)
         if early and not (isinstance(node, nodes.Assign) and early <= bound):
             raise NotFlat("a name that is used before it is bound")
         pending -= bound
+        here -= bound
     return names
 
 
@@ -62,7 +68,7 @@ def _seeing_themselves(body: Iterable[nodes.Node]) -> Iterable[nodes.Node]:
     for node in body:
         if isinstance(node, nodes.If):
             yield from _seeing_themselves([*node.body, *node.elif_, *node.else_])
-        elif isinstance(node, _BODIED) and loads(node) & {name for name, _ in bound_in([node])}:
+        elif not isinstance(node, nodes.Assign) and loads(node) & {name for name, _ in bound_in([node])}:
             yield node
 
 

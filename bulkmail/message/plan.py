@@ -209,6 +209,8 @@ class _Cutter:
         if names:
             if any(names & loads(definition) for definition in self._definitions):
                 raise NotFlat("a macro that may mean another name than the one in its own scope")
+            if any(names & bound_by(definition) for definition in self._definitions):
+                raise NotFlat("a macro with another meaning in a scope inside of its own")
             self._scope = Scope(self._scope)
             self._bound |= names
         yield from self.statements(body)

@@ -31,6 +31,8 @@ def folder(tmp_path):
         "{% include 'foot.html' %}</body>{{ city }}"
     )
     (tmp_path / "foot.html").write_text("<hr>{{ id }}")
+    (tmp_path / "late.html").write_text("{% filter upper %}{{ z }}{% endfilter %}{% set z = 2 %}")
+    (tmp_path / "m.html").write_text("{% set m = a %}{{ m() }}")
     return tmp_path
 
 
@@ -90,6 +92,8 @@ def test_fields_of_a_block_that_is_replaced_are_not_needed(folder):
         "{% for x in xs %}{% set y = x %}{% endfor %}{% macro m() %}{{ z }}{% endmacro %}{{ m() }}{% set z = 1 %}",
         "{% set x = a %}{% set x %}{{ x }}!{% endset %}{{ x }}",
         "{% set x = a %}{% macro m() %}{{ x }}{% endmacro %}{% set x = m() %}{{ x }}",
+        "{% macro m() %}1{% endmacro %}{% include 'm.html' %}",
+        "{% extends 'late.html' %}{% set z = 1 %}",
         "{% if a %}{% macro m() %}1{% endmacro %}{% endif %}{{ m() }}",
         "{% extends 'layout.html' %}{% block main %}{% for x in xs %}{{ super() }}{% endfor %}{% endblock %}",
         "{% for x in xs %}{% block b %}{% endblock %}{% endfor %}",
