@@ -205,7 +205,7 @@ class _Compiler:
                 check_encoding(spec.encoding, "encoding")
         with self._at("charset"):
             if spec.charset.lower() not in ("utf-8", "utf8"):
-                raise MessageError(f"charset: {spec.charset!r} is not in this version yet, expected utf-8")
+                raise MessageError(f"charset: {spec.charset!r}, expected utf-8")
         with self._at("html"):
             self._spec = self._with_images()
         header = self._header()
