@@ -258,7 +258,7 @@ def test_recipients_in_another_script_get_their_address_as_it_is():
         ({"list_unsubscribe": ListUnsubscribe("example.com/u")}, "$.message.list_unsubscribe", "scheme"),
         ({"list_id": "{{ x }}"}, "$.message.list_id", "the same for every recipient"),
         ({"envelope_from": "nobody"}, "$.message.envelope_from", "no @"),
-        ({"charset": "latin-1"}, "$.message.charset", "not in this version yet"),
+        ({"charset": "latin-1"}, "$.message.charset", "expected utf-8"),
         ({"attachments": (AttachmentSpec(),)}, "$.message.attachments[0]", "one of 'file'"),
     ],
 )
