@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from jinja2 import nodes
 
 from bulkmail.message.fields import bound_by
-from bulkmail.message.flatten import NotFlat, bound_in, clone, loads, origin
+from bulkmail.message.flatten import BINDING, NotFlat, bound_in, clone, loads, origin
 from bulkmail.message.template import Source
 
 # Statements that see names by other means than their own text.
