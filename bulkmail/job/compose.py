@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bulkmail.address import address_bytes
-from bulkmail.errors import RECIPIENT, MessageError
+from bulkmail.errors import JOB, RECIPIENT, MessageError
 from bulkmail.job.recipients import Source
 from bulkmail.job.settle import Work, personal_transactions, shared_transaction
 from bulkmail.message.compiled import Compiled, with_fields
@@ -108,15 +108,21 @@ class Composer:
         assert self.signers is not None
         try:
             future = self.signers.submit([item[2] for item in items if type(item) is tuple])
-        except MessageError as error:  # of one of them, and that recipient's alone
-            if len(items) > 1:
-                for item, place, row in zip(items, places, rows, strict=True):
-                    self._hand_over([item], work, [place], [row])
-                return
-            error.scope = RECIPIENT
-            items, future = [error], self.signers.submit([])
+        except MessageError as error:
+            self._one_by_one(error, items, work, places, rows)
+            return
         self._with_signers.add(future)
         future.add_done_callback(functools.partial(self._signed, items, work, places, rows))
+
+    def _one_by_one(self, error: MessageError, items: list[Any], work: Work, places: Places, rows: list[Any]) -> None:
+        """One of these messages cannot be signed, which fails its recipient alone."""
+        if len(items) == 1:
+            error.scope = RECIPIENT
+            items = [error]
+            self._hand_over(items, work, places, rows)
+            return
+        for item, place, row in zip(items, places, rows, strict=True):
+            self._hand_over([item], work, [place], [row])
 
     def abandon(self) -> None:
         """What is being signed is not needed any more: `on_signed` is told of a CancelledError."""
@@ -129,6 +135,9 @@ class Composer:
         assert self.on_signed is not None
         self._with_signers.discard(future)
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if isinstance(error, MessageError) and error.scope != JOB:
+            self._one_by_one(error, items, work, places, rows)
+            return
         if error is not None:
             self.on_signed(work, places, [], error)
             return

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bulkmail.errors import BulkmailError, MessageError
+from bulkmail.errors import JOB, BulkmailError, MessageError
 
 if TYPE_CHECKING:
     from bulkmail.message.dkim import Dkim
@@ -57,16 +57,25 @@ class SigningStage:
     def _hand_over(self, pool: SigningPool, items: list[tuple[bytes, Done]]) -> None:
         try:
             future = pool.submit([body for body, _ in items])
-        except MessageError as error:  # of one of them
-            if len(items) == 1:
-                items[0][1](b"", error)
-                return
-            for item in items:
-                self._hand_over(pool, [item])
+        except MessageError as error:
+            self._one_by_one(pool, error, items)
         else:
-            self._watch(future, [done for _, done in items])
+            self._watch(future, [done for _, done in items], lambda error: self._one_by_one(pool, error, items))
 
-    def _watch(self, future: asyncio.Future[list[bytes]], asking: Sequence[Done]) -> None:
+    def _one_by_one(self, pool: SigningPool, error: MessageError, items: list[tuple[bytes, Done]]) -> None:
+        """One of these messages cannot be signed; the others can."""
+        if len(items) == 1:
+            items[0][1](b"", error)
+            return
+        for item in items:
+            self._hand_over(pool, [item])
+
+    def _watch(
+        self,
+        future: asyncio.Future[list[bytes]],
+        asking: Sequence[Done],
+        refused: Callable[[MessageError], None] | None = None,
+    ) -> None:
         self._tasks.add(future)
 
         def signed(future: asyncio.Future[list[bytes]]) -> None:
@@ -74,6 +83,9 @@ class SigningStage:
             if future.cancelled():
                 return
             error = future.exception()
+            if refused is not None and isinstance(error, MessageError) and error.scope != JOB:
+                refused(error)
+                return
             if error is not None and not isinstance(error, BulkmailError):
                 error = MessageError(f"the message cannot be signed: {error}")
             for place, done in enumerate(asking):

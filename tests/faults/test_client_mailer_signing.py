@@ -130,3 +130,21 @@ def test_a_binary_message_is_signed_before_it_is_sent(run):
             return server.messages[0].content
 
     assert verdicts(run(go()), (RSA, ED)) == [True, True]
+
+
+def test_one_message_of_a_batch_that_cannot_be_signed_leaves_the_others_alone(run):
+    """More than 1 MiB in a batch is looked at in a thread: what is wrong with one of it comes later."""
+    large = b"x" * 70 + b"\r\n"
+    header = b"From: news@example.com\r\nTo: ann@example.net\r\n"
+    many = b"Subject: one of too many to be signed\r\n" * 70_000
+    given = [header + b"\r\n" + large * 16_000, many + header + b"\r\nhello\r\n"] * 2
+
+    async def go():
+        async with Server() as server, Mailer(server.url, dkim=ED) as mailer:
+            return [one async for one in mailer.send_many(given)], len(server.messages)
+
+    receipts, arrived = run(go())
+    refused = {one.index: one.error for one in receipts if one.error is not None}
+    assert (
+        arrived == 2 and set(refused) == {1, 3} and all("fields to be signed" in str(one) for one in refused.values())
+    )

@@ -91,3 +91,11 @@ def test_a_stop_does_not_wait_for_a_key_that_does_not_answer():
     first.at = [(0.05, first.stop)]
     first.run().checked()
     assert first.seconds < 1 and not first.taken and first.counts["pending"] == 500
+
+
+def test_one_message_that_cannot_be_signed_fails_its_recipient_alone():
+    signers = FakeSigners(batch=4)
+    signers.unfit = True
+    simulation = Simulation(400, fast(), signers=signers).run().checked()
+    assert simulation.error is None
+    assert simulation.counts == {"recipients": 400, "delivered": 399, "failed": 1}
