@@ -274,7 +274,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     close = get_close_matches(word.lower(), list(known), n=1)
     return f", did you mean '{close[0]}'?" if close else ""
-
-
-def not_in_this_version(what: str) -> ConfigError:
-    return ConfigError(f"{what} is not in this version yet")

@@ -163,12 +163,14 @@ def render(job: Job, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any], byte
     """(number, row, message) of the wanted recipients. Reads no further than the last of them."""
     from email.utils import formatdate
 
+    from bulkmail.message.raw import from_wire
+
     date = formatdate(localtime=True).encode()
     number = 0
     for number, row in recipients(job, wanted):
         if wanted.takes(number, row["email"]):
             try:
-                eml = job.compiled.preview(row, number, date).eml
+                eml = from_wire(job.compiled.signed_copy(row, number, date)[1])
             except MessageError as error:
                 raise MessageError(f"{job.manifest.path}, recipient {number} ({row['email']}): {error}") from error
             yield number, row, eml

@@ -142,12 +142,10 @@ class Composer:
             self.on_signed(work, places, [], error)
             return
         fields = iter(future.result())
-        signed = [_with_fields(next(fields), *item) if type(item) is tuple else item for item in items]
+        signed = [
+            (item[0], item[1], with_fields(next(fields), item[2])) if type(item) is tuple else item for item in items
+        ]
         self.on_signed(work, places, self._personal(signed, work, places, rows), None)
-
-
-def _with_fields(fields: bytes, sender: bytes, rcpt: bytes, body: Body) -> tuple[bytes, bytes, Body]:
-    return sender, rcpt, with_fields(fields, body)
 
 
 def split(tx: Transaction, size: int, places: list[int] | None = None) -> list[Transaction]:

@@ -14,6 +14,7 @@ from bulkmail.message.finding import Finding
 from bulkmail.message.lint import Sample, lint
 from bulkmail.message.lint.rule import GMAIL, WARNING, Rule
 from bulkmail.message.lint.signing import placed, signings
+from bulkmail.message.raw import from_wire
 from bulkmail.message.spec import AttachmentSpec
 
 if TYPE_CHECKING:
@@ -86,10 +87,10 @@ def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Ite
     attached = [_name_of(attachment) for attachment in manifest.message.attachments]
     for number, row in rows:
         try:
-            sender = _sender(compiled, row, number, date)
-            eml = compiled.preview(row, number, date).eml
+            envelope_from, body = compiled.signed_copy(row, number, date)
         except MessageError:
             continue  # told of with the recipients
+        sender, eml = envelope_from.decode(), from_wire(body)
         yield Sample(
             eml,
             where,
@@ -104,15 +105,6 @@ def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Ite
         )
         if compiled.shared or len(eml) > LARGE:
             return
-
-
-def _sender(compiled: Compiled, row: dict[str, Any], number: int, date: bytes) -> str:
-    if compiled.shared:
-        return compiled.compose_shared(date)[0].decode()
-    (made,) = compiled.compose([row], [number], date)
-    if isinstance(made, MessageError):
-        raise made
-    return made[0].decode()
 
 
 def _name_of(spec: AttachmentSpec) -> str | None:

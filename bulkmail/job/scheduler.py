@@ -366,8 +366,9 @@ class Scheduler:
         self._settle_failures(work)
         if error is not None:  # nobody can be sent to without a signature
             self._outcomes.release(work, places, self._dirty)
-            known = isinstance(error, BulkmailError)
-            self._halt(error if known else MessageError(f"the message cannot be signed: {error}"))  # type: ignore[arg-type]
+            if not isinstance(error, BulkmailError):
+                error = MessageError(f"the message cannot be signed: {error}")
+            self._halt(error)
         if self.stopping:
             self._look_for_end()
         else:

@@ -355,16 +355,14 @@ cdef class Compiled:
         """The same message made by Jinja2 and the standard library's email package: `Rendered`. raises  MessageError"""
         return self._reference.render(row, self.message_id(number, row["email"]), date)
 
-    def preview(self, dict row not None, int number, bytes date not None):
-        """`Rendered` with the .eml exactly as it would be sent. raises  MessageError"""
+    def signed_copy(self, dict row not None, number, bytes date not None):
+        """(sender, body) for one recipient, signed. raises  MessageError"""
         if self.shared:
-            body = self.compose_shared(date)[1]
-        else:
-            (made,) = self.compose([row], [number], date)
-            if isinstance(made, MessageError):
-                raise made
-            body = self.signed(made[2])
-        return self._reference.preview(row, b"".join(body) if type(body) is tuple else body)
+            return self.compose_shared(date)
+        (made,) = self.compose([row], [number], date)
+        if isinstance(made, MessageError):
+            raise made
+        return made[0], self.signed(made[2])
 
     def message_id(self, number, str address not None):
         """The Message-ID, brackets included, of the copy for row `number`; "" for a ready message that has none."""

@@ -217,9 +217,6 @@ def _key_text(key: str | bytes) -> str | bytes:
     return key
 
 
-DkimSpec = Dkim  # what a MessageSpec holds
-
-
 def dkim_specs(given: Any) -> tuple[Dkim, ...]:
     """What callers write: a Dkim, an object of its arguments, or several of these.
 

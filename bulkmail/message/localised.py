@@ -29,7 +29,6 @@ MAX_DIGITS = 23
 MAX_TEXT = 100  # characters of a number
 MAX_PATTERN = 200
 
-_widths = frozenset({"short", "medium", "long", "full"})
 _currency = re.compile(r"[A-Z]{3}").fullmatch
 
 

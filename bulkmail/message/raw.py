@@ -12,6 +12,7 @@ from typing import Any
 from bulkmail.errors import MessageError
 from bulkmail.message.headers import checked_address, is_message_id
 from bulkmail.wire.body import encode_body, encode_message
+from bulkmail.wire.transaction import Body
 
 _line_end = re.compile(rb"\r\n|\r|\n")
 # A field with its continuation lines (RFC 5322 section 2.2.3).
@@ -53,8 +54,9 @@ def wire_ready(data: bytes) -> bytes:
     return encode_message(data)
 
 
-def from_wire(body: bytes) -> bytes:
+def from_wire(body: Body) -> bytes:
     """What the server stores: wire_ready taken back."""
+    body = b"".join(body) if isinstance(body, tuple) else body
     return _escaped_dot(b".", body.removesuffix(b".\r\n"))
 
 

@@ -1,6 +1,6 @@
 """The slow way to make a message: Jinja2 renders everything, the standard library's `email` encodes everything.
 
-It says what `Compiled` must mean (the tests compare the two), and gives previews their rendered text.
+It says what `Compiled` must mean: the tests compare the two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from bulkmail.message.headers import check_value, checked_address, legal_uri, pa
 from bulkmail.message.listplan import OWN_URL, OwnUrl
 from bulkmail.message.mime import TextPart, is_html
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
-from bulkmail.message.raw import from_wire
 from bulkmail.message.template import Row, Scope
 
 
@@ -69,11 +68,6 @@ class Reference:
         for plan in self._header:
             self._set(message, plan, one, message_id, date)
         return RenderedMessage(message.as_bytes(), rendered.get("html"), rendered.get("text"))
-
-    def preview(self, row: dict[str, Any], body: bytes) -> RenderedMessage:
-        """body: as it goes out. raises  MessageError"""
-        rendered = self._rendered(self._row(row))
-        return RenderedMessage(from_wire(body), rendered.get("html"), rendered.get("text"))
 
     def _rendered(self, row: Row) -> dict[str, str]:
         return {part.key: _rendered(plan, row) for part, plan in self._content.parts}

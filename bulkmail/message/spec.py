@@ -142,7 +142,7 @@ class MessageSpec:
     auto_submitted     "auto-generated", "auto-replied" (RFC 3834)
     precedence         "bulk", "list", "junk"
     access             what attachments, images and templates (includes) may be read from
-    dkim               `DkimSpec`s: one signature each
+    dkim               `Dkim`s: one signature each
     """
 
     from_: str | None = None

@@ -269,7 +269,6 @@ class Mailer:
 
         def post(fields: bytes = b"", error: BulkmailError | None = None) -> None:
             self._unsigned.pop(ticket, None)
-            ticket.signing = False
             if error is None and isinstance(pool.dead, BulkmailError):
                 error = pool.dead
             if error is not None:
@@ -280,7 +279,6 @@ class Mailer:
                 pool.wake()
 
         if parcel.specs:
-            ticket.signing = True
             self._unsigned[ticket] = parcel.named
             self._signing.add(parcel.specs, parcel.body, post)
         else:
@@ -307,7 +305,7 @@ class Mailer:
 
     def _withdraw(self, ticket: Ticket) -> int:
         """Nobody waits for it any more: what of it was not begun is not sent. How many transactions that were."""
-        if ticket.signing:
+        if ticket in self._unsigned:
             unsent, ticket.parts = ticket.parts, 0
             return unsent
         return self._outbox.drop(lambda tx: tx.tag[0] is ticket)

@@ -19,13 +19,10 @@ MAX_TRIES = 3  # a transaction that no server took is tried on another connectio
 
 
 class Ticket:
-    """The transactions that a message's recipients were split into, as far as they have no end, and their receipt.
-
-    signing  it waits for its signature: no transaction has been made yet
-    """
+    """The transactions that a message's recipients were split into, as far as they have no end, and their receipt."""
 
     def __init__(self, index: int, parts: int, size: int, finish: Callable[[Receipt], None]) -> None:
-        self.parts, self.finish, self.signing = parts, finish, False
+        self.parts, self.finish = parts, finish
         self.result = Receipt(index=index, bytes=size)
 
     def add(self, part: Receipt) -> None:

@@ -90,7 +90,6 @@ RULES = (EMPTY, RELATIVE, BROKEN, LOCAL, SCRIPT, HTTP, IMAGE_HTTP, IP, SHORTENER
 
 TOO_MANY = 100
 WEB = ("http", "https")
-HARMLESS = ("mailto", "tel", "sms", "cid", "webcal", "geo", "xmpp", "whatsapp")
 ACTIVE = ("javascript", "vbscript", "data", "file")
 
 _scheme = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):").match

@@ -7,6 +7,7 @@ import pytest
 from bulkmail.errors import ManifestError
 from bulkmail.job.job import Job
 from bulkmail.job.manifest import load_manifest
+from bulkmail.message.raw import from_wire
 from bulkmail.message.spec import ListLink
 
 MESSAGE = {"from": "news@example.com", "text": "Hello {{ unsubscribe_url }}"}
@@ -118,4 +119,4 @@ def test_nothing_that_a_check_or_a_preview_says_shows_the_key(tmp_path):
     unsubscribe = {"url": "https://e.com/{{ id }}", "one_click": True, "key": "${KEY}"}
     job = Job.load(manifest(tmp_path, list_unsubscribe=unsubscribe), environ={"KEY": KEY})
     assert KEY not in repr([finding.as_dict() for finding in job.check()])
-    assert KEY.encode() not in job.compiled.preview({"email": "a@example.org", "id": 7}, 1, b"x").eml
+    assert KEY.encode() not in from_wire(job.compiled.signed_copy({"email": "a@example.org", "id": 7}, 1, b"x")[1])

@@ -8,7 +8,7 @@ import pytest
 from bulkmail.errors import MessageError
 from bulkmail.message.compile import CompileError, compile_message
 from bulkmail.message.compiled import make_message_id
-from bulkmail.message.raw import wire_ready
+from bulkmail.message.raw import from_wire, wire_ready
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe, MessageSpec
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
@@ -288,11 +288,11 @@ def test_all_problems_come_at_once():
 def test_a_preview_is_what_is_sent_with_its_parts_as_text():
     message = compiled(html="<p>{{ name }}</p>", text=".{{ name }}")
     row = {"email": "ann@example.net", "name": "A & B"}
-    seen = message.preview(row, 3, DATE)
+    seen, (sender, body) = message.render(row, 3, DATE), message.signed_copy(row, 3, DATE)
     (made,) = message.compose([row], [3], DATE)
-    assert made[2] == seen.eml + b".\r\n"
+    assert (made[0], made[2]) == (sender, from_wire(body) + b".\r\n")
     assert (seen.html, seen.text) == ("<p>A &amp; B</p>\n", ".A & B\n")
     shared = compiled(text=".x")
-    assert wire_ready(shared.preview(row, 3, DATE).eml) == shared.compose_shared(DATE)[1]
+    assert wire_ready(from_wire(shared.signed_copy(row, 3, DATE)[1])) == shared.compose_shared(DATE)[1]
     with pytest.raises(MessageError, match="'name'"):
-        message.preview({"email": "a@example.net"}, 1, DATE)
+        message.signed_copy({"email": "a@example.net"}, 1, DATE)

@@ -78,8 +78,8 @@ def test_the_url_in_header_text_and_html_is_the_same(place, key):
         assert text == lower + "\n"
         assert html == f'<a href="{lower.replace("&", "&amp;")}">out</a>\n'
         assert found["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    preview = message.preview({"email": "ann@example.net", "id": 17}, 1, DATE)
-    assert preview.text == lower + "\n"
+    rendered = message.render({"email": "ann@example.net", "id": 17}, 1, DATE)
+    assert rendered.text == lower + "\n"
 
 
 def test_each_recipient_has_a_url_of_their_own_and_no_others():
@@ -129,7 +129,7 @@ def test_a_url_that_is_the_same_for_everybody_leaves_the_message_shared():
         url,
         f"<a href='{url.replace('&', '&amp;')}'>",
     ]
-    assert message.preview({"email": "a@example.net"}, 1, DATE).text == url + "\n"
+    assert message.render({"email": "a@example.net"}, 1, DATE).text == url + "\n"
 
 
 @pytest.mark.parametrize("place", PLACES)

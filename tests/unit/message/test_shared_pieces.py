@@ -8,6 +8,7 @@ from email.policy import SMTP
 from bulkmail.job.job import Job
 from bulkmail.message.attach import load_attachment
 from bulkmail.message.compile import compile_message
+from bulkmail.message.raw import from_wire
 from bulkmail.message.spec import AttachmentSpec, MessageSpec
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
@@ -44,7 +45,9 @@ def test_the_pieces_are_one_message():
         text, html = message.get_body(("plain",)), message.get_body(("html",))
         assert (text.get_content(), html.get_content()) == (f"Hi Name {number}\r\n", f"<p>Name {number}\r\n")
         assert [part.get_content() for part in message.iter_attachments()] == [LARGE, b"small"]
-        assert compiled.preview(ROWS[number], number + 1, DATE).eml == b"".join(body).removesuffix(b".\r\n")
+        assert from_wire(compiled.signed_copy(ROWS[number], number + 1, DATE)[1]) == b"".join(body).removesuffix(
+            b".\r\n"
+        )
 
 
 def test_a_large_ready_message_is_shared_though_each_has_a_sender_of_its_own():
