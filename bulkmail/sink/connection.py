@@ -4,13 +4,13 @@ unless messages are kept or stored."""
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bulkmail.sink.networks import is_loopback
 from bulkmail.sink.refuse import Refuse
-from bulkmail.sink.session import Envelope, Session, address_of, message_of
+from bulkmail.sink.session import Ends, Envelope, Session, address_of, message_of
 from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
@@ -24,35 +24,35 @@ TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is Server.swe
 
 
 class Connection(asyncio.Protocol):
-    """One client. `server` has the settings, the store and the set of connections."""
+    """One client. `server` has the settings, the store and the set of connections.
+
+    The loop makes it, and calls connection_made; or a gate does, with an id that it has used and ends that it knows.
+    """
 
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
     active = True  # something came since the last sweep
+    place: object = None  # among the connections of its address, where those are counted
     _session: Session | None = None
     _incoming: Incoming | None = None
-    _handshake: asyncio.Task[None] | None = None
+    _handshake: asyncio.Task[Any] | None = None
     _early: list[bytes] | None = None  # came through TLS before we heard that the handshake is done
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
         self.server = server
+        self.ident = ident or server.next_ident()
+        self.ends = ends
 
     # --- what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        server = self.server
         self.transport = transport
-        self.codec = ServerCodec(
-            server.settings,
-            server.wire_counts,
-            secure=server.options.tls_implicit,
-            local=server.offers_auth and is_loopback(transport),
-        )
-        self.ident = server.next_ident()
-        if server.admit(self):
+        self.codec = self.make_codec()
+        no = self.server.admit(self)
+        if no is None:
             self.welcome()
         else:
-            self.codec.refuse(421, b"4.3.2", b"Too many connections")
+            self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
             self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -79,6 +79,25 @@ class Connection(asyncio.Protocol):
 
     # --- what the server calls
 
+    def make_codec(self) -> ServerCodec:
+        server = self.server
+        return ServerCodec(
+            server.settings,
+            server.wire_counts,
+            secure=server.options.tls_implicit,
+            local=server.offers_auth and self.is_local(),
+        )
+
+    def is_local(self) -> bool:
+        """Whether the client is on this machine, as far as is known."""
+        if self.ends is not None:
+            return self.ends.known and is_loopback(self.ends.remote[0])
+        return is_loopback(address_of(self.transport, "peername")[0])
+
+    def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+        """Each log record about a connection goes through here; `error` adds its traceback."""
+        log.log(level, text, *values, exc_info=error, extra={"cid": self.ident})
+
     def welcome(self) -> None:
         self.codec.start(self.ident)
         self.flush()
@@ -96,7 +115,7 @@ class Connection(asyncio.Protocol):
     @property
     def session(self) -> Session:
         if self._session is None:
-            self._session = Session(self.ident, self.transport, self.codec)
+            self._session = Session(self.ident, self.transport, self.codec, self.ends)
         return self._session
 
     def flush(self) -> None:
@@ -148,7 +167,7 @@ class Connection(asyncio.Protocol):
         try:
             incoming.commit()
         except Refuse as no:
-            log.error("message not stored: %s", no.__cause__ or no, extra={"cid": self.ident})
+            self.note(logging.ERROR, "message not stored: %s", no.__cause__ or no)
             raise
         return b"Ok: queued as %s.%d" % (self.ident.encode(), self.session.messages)
 
@@ -159,15 +178,40 @@ class Connection(asyncio.Protocol):
         if self._session is not None:
             self._session.envelope = None
 
-    # --- STARTTLS
+    # --- TLS
 
     def start_tls(self) -> None:
         # Reading stops before the client hears that it may begin, so that what comes from now on is TLS's alone.
         self.transport.pause_reading()
         self.flush()
-        self._handshake = asyncio.get_running_loop().create_task(self.shake_hands())
+        self._handshake = asyncio.get_running_loop().create_task(self.secure())
 
-    async def shake_hands(self) -> None:
+    async def secure(self) -> None:
+        """STARTTLS, from the 220 on."""
+        early = await self.shake_hands()
+        if early is None:
+            return
+        self.codec.secured()
+        if self.codec.dropped:
+            self.note(logging.WARNING, "dropped %d bytes sent ahead of TLS", self.codec.dropped)
+        if self._session is not None:
+            self._session.use(self.transport)
+        for data in early:
+            self.data_received(data)
+
+    async def open_in_tls(self, transport: asyncio.BaseTransport) -> None:
+        """In place of connection_made, over a transport without TLS of which nothing is read that is TLS's."""
+        self.transport = transport
+        self._handshake = asyncio.current_task()
+        early = await self.shake_hands()
+        if early is None:
+            return
+        self.connection_made(self.transport)
+        for data in early:
+            self.data_received(data)
+
+    async def shake_hands(self) -> list[bytes] | None:
+        """What came through TLS by the time we heard that it is on. None: it failed, and the connection is forgotten."""
         early: list[bytes] = []
         self._early = early  # from here on TLS stands between the socket and data_received
         try:
@@ -179,29 +223,30 @@ class Connection(asyncio.Protocol):
                 ssl_handshake_timeout=TLS_SECONDS,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            log.warning("TLS handshake failed: %s", error, extra={"cid": self.ident})
+            self.note(logging.WARNING, "TLS handshake failed: %s", error)
             self.transport.abort()
             self.connection_lost(error)  # the loop does not tell, where the transport was TLS's already
-            return
+            return None
         finally:
             self._handshake = self._early = None
         if transport is None or transport.is_closing():
             self.connection_lost(None)  # lost in the handshake: asyncio says None and calls nobody
-            return
+            return None
         self.transport = transport
-        self.codec.secured()
-        if self.codec.dropped:
-            log.warning("dropped %d bytes sent ahead of TLS", self.codec.dropped, extra={"cid": self.ident})
-        if self._session is not None:
-            self._session.use(transport)
-        for data in early:
-            self.data_received(data)
+        return early
 
 
-def is_loopback(transport: asyncio.BaseTransport) -> bool:
-    try:
-        address = ipaddress.ip_address(address_of(transport, "peername")[0].partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+class UnseenConnection(Connection):
+    """Of a client that is ignored: it is served, and nobody hears of it."""
+
+    def make_codec(self) -> ServerCodec:
+        server = self.server
+        return ServerCodec(
+            server.unseen_settings,
+            server.unseen_counts,
+            secure=server.options.tls_implicit,
+            local=server.options.auth is not None and self.is_local(),
+        )
+
+    def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+        pass

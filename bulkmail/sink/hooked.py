@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConnectionLost, MessageRefused
-from bulkmail.sink.connection import Connection, log
+from bulkmail.sink.connection import Connection
 from bulkmail.sink.refuse import Refuse, reply_text
 from bulkmail.sink.stream import Stream
 from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
 
 if TYPE_CHECKING:
     from bulkmail.sink.server import Server
+    from bulkmail.sink.session import Ends
     from bulkmail.wire.server import Event
 
 NAMES = ("on_connect", "on_auth", "on_mail", "on_rcpt", "on_data", "on_close")
@@ -29,8 +31,8 @@ def questions(hooks: object) -> int:
 
 
 class HookedConnection(Connection):
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
+    def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
+        super().__init__(server, ident, ends)
         self._inbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._lost = self._choked = False
@@ -169,7 +171,7 @@ class HookedConnection(Connection):
         self._inbox.clear()
         self.flush()
         self._handshake = asyncio.current_task()
-        await self.shake_hands()
+        await self.secure()
 
     # --- messages
 
@@ -231,5 +233,5 @@ class HookedConnection(Connection):
             raise self.failed(name, error) from error
 
     def failed(self, name: str, error: Exception) -> Refuse:
-        log.error("hook %s failed", name, exc_info=error, extra={"cid": self.ident})
+        self.note(logging.ERROR, "hook %s failed", name, error=error)
         return Refuse(451, "Local error in processing", "4.3.0")
