@@ -16,7 +16,7 @@ from .signals import STOPPED, StopOnSignal
 from .verify import chain, check_sender
 
 if TYPE_CHECKING:
-    from bulkmail.load.bench import Bench, BenchReport
+    from bulkmail.load.bench import BenchReport
     from bulkmail.load.content import Load
     from bulkmail.url import Endpoint
 
@@ -186,7 +186,8 @@ async def check_near(endpoint: Endpoint) -> None:
 
     if not await nearby(endpoint):
         raise ConfigError(
-            f"{endpoint.place} is neither this machine nor on a private network: --yes says that you may put it under load"
+            f"{endpoint.place} is neither this machine nor on a private network: "
+            "--yes says that you may put it under load"
         )
 
 

@@ -1,7 +1,7 @@
 """A load run: as many messages as a relay takes, over a pool's connections, and how long each took.
 
-The pool is the one that mailers and jobs use; this is another source of work for it. What is prepared once (the message,
-the envelopes) is sent again and again: transactions that were taken are used for the next message.
+The pool is the one that mailers and jobs use; this is another source of work for it. What is prepared once (the
+message, the envelopes) is sent again and again: transactions that were taken are used for the next message.
 """
 
 from __future__ import annotations

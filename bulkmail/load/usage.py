@@ -16,11 +16,11 @@ def cpu_seconds() -> float:
 
 def peak_memory_mb() -> float | None:
     """The most memory that was resident, in MiB; None where nobody says (Windows)."""
-    with suppress(OSError):  # Linux: ru_maxrss of a child begins at the size of the process that started it
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / MEGABYTE
+    # Linux: ru_maxrss of a child begins at the size of the process that started it
+    with suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / MEGABYTE
     try:
         import resource
     except ImportError:
