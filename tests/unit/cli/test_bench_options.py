@@ -70,7 +70,7 @@ def test_options_win_over_the_url(call, began):
 
 
 @pytest.mark.parametrize("flags, messages, duration", [
-    (["--messages", "5"], 5, None), (["--duration", "2s"], None, 2.0), (["--duration", "1m", "--messages", "5"], 5, 60.0),
+    (["--messages", "5"], 5, None), (["--duration", "2s"], None, 2.0), (["--duration=1m", "--messages=5"], 5, 60.0),
 ])  # fmt: skip
 def test_how_long(call, began, flags, messages, duration):
     assert call("bench", URL, *flags).exit_code == 0
