@@ -5,7 +5,7 @@ from bulkmail.wire.server_state cimport ServerState
 cdef class ServerText(ServerState):
     # the transaction
     cdef bint _binary                 # BODY=BINARYMIME
-    cdef long long _recipients, _size
+    cdef long long _recipients, _tries, _size       # taken; asked for; bytes of content
     # DATA
     cdef bm_data _text
     # BDAT
@@ -26,6 +26,7 @@ cdef class ServerText(ServerState):
     cdef int _chunk_refusal(self) except -1
     cdef int _read_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _take_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
+    cdef int _mend_chunk(self, int at, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _end_chunk(self) except -1
     cdef int _fail(self, int reply) except -1
     cdef int _complete(self) except -1
