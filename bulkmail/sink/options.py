@@ -31,6 +31,7 @@ class SinkOptions:
     max_size: int = DEFAULT_MAX_SIZE
     max_recipients: int = DEFAULT_MAX_RECIPIENTS
     without: Iterable[str] = ()
+    lenient: bool = False
     name: str | None = None
 
 
