@@ -13,12 +13,6 @@ from bulkmail.errors import ConfigError
 from . import output
 
 LATER = {
-    "proxy_from": "CIDR|ADDRESS|*",
-    "ignore": "CIDR|ADDRESS",
-    "deny": "CIDR|ADDRESS",
-    "connections_per_minute": "N",
-    "fault": "RULE",
-    "seed": "N",
     "web": "ADDRESS:PORT",
 }
 
@@ -37,6 +31,7 @@ def later_options(command: Any) -> Any:
 Examples:
   bulkmail sink --listen 127.0.0.1:2525 --store inbox
   bulkmail sink --listen 127.0.0.1:0 --discard --json
+  bulkmail sink --fault "rcpt:451 4.7.1 Try later@5%" --fault "body:drop@1/100"
 \b
 Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 2 for what cannot be served.""",
 )
@@ -58,7 +53,17 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 @click.option("--max-size", type=click.IntRange(min=0), metavar="N", help="Bytes in a message; 0: no limit.")
 @click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
 @click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
+@click.option("--lenient", is_flag=True, help="Make a CRLF of a lone CR or LF in a message, instead of refusing it.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option(
+    "--proxy-from", multiple=True, metavar="CIDR|ADDRESS|*", help="Proxies: they send a PROXY header, v1 or v2."
+)
+@click.option("--deny", multiple=True, metavar="CIDR|ADDRESS|*", help="Clients that get a 554 for a greeting.")
+@click.option("--ignore", multiple=True, metavar="CIDR|ADDRESS|*", help="Clients to serve, but not to count or store.")
+@click.option("--connections-per-minute", type=click.IntRange(min=1), metavar="N", help="Of one client address.")
+@click.option("--connections-per-address", type=click.IntRange(min=1), metavar="N", help="Open at a time.")
+@click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
+@click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @later_options
 def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:

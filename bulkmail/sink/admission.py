@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from bulkmail.sink.session import Ends
 
 WINDOW_SECONDS: Final = 60.0
-# Connections of the last minute that `Rate` remembers, all clients together: 1,700 a second, at most some 30 MB. Past it
-# the clients that have been quiet for longest are forgotten, which lets them in anew.
+# Connections of the last minute that `Rate` remembers, all clients together: 1,700 a second, at most some 30 MB. Past
+# it the clients that have been quiet for longest are forgotten, which lets them in anew.
 MAX_REMEMBERED: Final = 100_000
 # Whoever has one address of IPv6 has 2**64 of them (RFC 6177): limits count such a network as one client.
 IPV6_CLIENT_BITS: Final = 64

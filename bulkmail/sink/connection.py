@@ -14,6 +14,7 @@ from bulkmail.sink.session import Ends, Envelope, Session, address_of, message_o
 from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
+    from bulkmail.sink.admission import Key
     from bulkmail.sink.server import Server
     from bulkmail.sink.store import Incoming
     from bulkmail.wire.server import Event
@@ -32,7 +33,8 @@ class Connection(asyncio.Protocol):
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
     active = True  # something came since the last sweep
-    place: object = None  # among the connections of its address, where those are counted
+    place: Key | None = None  # what Admission counts it by
+    _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
     _handshake: asyncio.Task[Any] | None = None
@@ -71,9 +73,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         # A client that sends and does not read gets no more replies made for it.
+        self._choked = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._choked = False
         if self._handshake is None:  # which must see all that comes
             self.transport.resume_reading()
 
@@ -211,7 +215,7 @@ class Connection(asyncio.Protocol):
             self.data_received(data)
 
     async def shake_hands(self) -> list[bytes] | None:
-        """What came through TLS by the time we heard that it is on. None: it failed, and the connection is forgotten."""
+        """What came through TLS by the time we heard that it is on. None: it failed; the connection is forgotten."""
         early: list[bytes] = []
         self._early = early  # from here on TLS stands between the socket and data_received
         try:

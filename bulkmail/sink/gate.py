@@ -4,7 +4,6 @@ takes the transport over, and the gate is gone."""
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from bulkmail.sink.connection import log
@@ -12,10 +11,12 @@ from bulkmail.sink.session import Ends, ends_of
 from bulkmail.wire.proxy_reader import ProxyReader
 
 if TYPE_CHECKING:
+    from bulkmail.sink.admission import Key
     from bulkmail.sink.server import Server
     from bulkmail.wire.proxy_info import ProxyInfo
 
-# For the whole header, from the connection on, however it drips. A proxy sends it at once, before the client says a word.
+# For the whole header, from the connection on, however it drips. A proxy sends it at once, before the client says a
+# word.
 HEADER_SECONDS: Final = 5.0
 
 
@@ -24,7 +25,7 @@ class Door:
 
     transport: Any
     active = True
-    place: object = None
+    place: Key | None = None
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, server: Server) -> None:
@@ -48,7 +49,7 @@ class Door:
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._begun and not self._over:
-            self.close("the connection ended in it")
+            self.complain("the connection ended in it")
         self.done()
         self.server.forget(self)
 
@@ -80,12 +81,15 @@ class Door:
             self._timer.cancel()
 
     def close(self, why: str) -> None:
-        """The one log line of a header that is no good; nothing that the client sent is parsed."""
+        self.complain(why)
+        self.hang_up(b"4.7.0", b"A PROXY header was expected")
+
+    def complain(self, why: str) -> None:
+        """The one log line of a header that is no good; nothing that comes after is parsed."""
         self.done()
         self.server.wire_counts.connections += 1
         self.server.wire_counts.refused += 1
         log.warning("no PROXY header from %s: %s", self.ends.remote[0], why, extra={"cid": self.ident})
-        self.hang_up(b"4.7.0", b"A PROXY header was expected")
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
         self.done()

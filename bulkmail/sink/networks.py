@@ -1,4 +1,4 @@
-"""Lists of addresses and networks: what `--deny`, `--ignore` and `--proxy-from` name, and whether they hold an address."""
+"""Lists of addresses and networks, as `--deny`, `--ignore` and `--proxy-from` name them; do they hold an address?"""
 
 from __future__ import annotations
 

@@ -13,13 +13,15 @@ from typing import Any
 from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
-LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed", "web")
+LATER = ("web",)
 DEFAULT_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SinkOptions:
-    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case."""
+    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case. `fault`: rules, as
+    faults.py reads them; one server's percentages are those of another with the same `seed`. `proxy_from`, `ignore` and
+    `deny`: an address, a CIDR network or "*", or several of these."""
 
     store: str | Path | None = None
     discard: bool = False
@@ -31,7 +33,15 @@ class SinkOptions:
     max_size: int = DEFAULT_MAX_SIZE
     max_recipients: int = DEFAULT_MAX_RECIPIENTS
     without: Iterable[str] = ()
+    lenient: bool = False
     name: str | None = None
+    proxy_from: str | Iterable[str] = ()
+    ignore: str | Iterable[str] = ()
+    deny: str | Iterable[str] = ()
+    connections_per_minute: int | None = None
+    connections_per_address: int | None = None
+    fault: Iterable[str] = ()
+    seed: int = 0
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:
@@ -49,7 +59,14 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
         raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
     if read.max_size < 0 or read.max_recipients < 1:
         raise ConfigError("'max_size' is 0 (no limit) or more bytes, 'max_recipients' at least 1")
+    for name in ("connections_per_minute", "connections_per_address"):
+        check_limit(getattr(read, name), name)
     return read
+
+
+def check_limit(value: object, name: str) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"{name!r} is {value!r}, expected a number of connections, at least 1")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -6,14 +6,20 @@ import asyncio
 import itertools
 import secrets
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from bulkmail.errors import ConfigError
-from bulkmail.sink.connection import TLS_SECONDS, Connection
-from bulkmail.sink.hooked import HookedConnection, questions
+from bulkmail.sink.admission import Admission
+from bulkmail.sink.connection import TLS_SECONDS, Connection, UnseenConnection
+from bulkmail.sink.faults import Faults
+from bulkmail.sink.faulty import FaultyConnection
+from bulkmail.sink.gate import Door, Gate, TlsGate
+from bulkmail.sink.hooked import questions
 from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
-from bulkmail.sink.session import Message
+from bulkmail.sink.refuse import Refuse
+from bulkmail.sink.session import Ends, Message
 from bulkmail.sink.store import Kept, Maildir, Store
 from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
 
@@ -44,18 +50,26 @@ class Server:
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
+        self.faults = Faults(self.options.fault, self.options.seed)
         self.store: Store | None = self._choose_store()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
+        self.admission = Admission(self.options)
+        if self.admission.ignore:
+            self.unseen_settings = self._unseen_settings()
+            self.unseen_counts = ServerCounts()
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Door] = set()
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._addresses: list[tuple[str, int]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._idents = itertools.count(1)
         self._run = secrets.token_hex(3)
-        self._protocol = Connection if hooks is None else HookedConnection
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._protocol: type[Connection] = Connection
+        if hooks is not None or self.faults.any:
+            self._misbehave(self.faults.ask)
 
     def _choose_store(self) -> Store | None:
         if self.options.store is not None:
@@ -63,7 +77,19 @@ class Server:
         return None if self.options.discard else Kept()
 
     def _settings(self) -> ServerSettings:
-        options, keeps = self.options, self.store is not None
+        keeps = self.store is not None
+        return self._settings_with(
+            envelopes=keeps or self.hooks is not None,
+            content=keeps or hasattr(self.hooks, "on_data"),
+            ask=questions(self.hooks) | (ASK_END if keeps else 0),
+        )
+
+    def _unseen_settings(self) -> ServerSettings:
+        """For clients that are ignored: no hook is asked, nothing is kept."""
+        return self._settings_with(envelopes=False, content=False, ask=0)
+
+    def _settings_with(self, **wanted: Any) -> ServerSettings:
+        options = self.options
         return ServerSettings(
             read_name(options.name),
             max_size=options.max_size,
@@ -72,9 +98,8 @@ class Server:
             starttls=self.tls is not None and not options.tls_implicit,
             auth=read_auth(options.auth),
             lmtp=options.lmtp,
-            envelopes=keeps or self.hooks is not None,
-            content=keeps or hasattr(self.hooks, "on_data"),
-            ask=questions(self.hooks) | (ASK_END if keeps else 0),
+            lenient=options.lenient,
+            **wanted,
         )
 
     # --- what users ask
@@ -108,6 +133,47 @@ class Server:
         """connections, messages, recipients, bytes, refused."""
         return self.wire_counts.as_dict()
 
+    def fail_next(self, phase: str, reply: str, times: int = 1) -> None:
+        """The next `times` events of `phase` get `reply`, or another action of `--fault` such as "drop", "delay=1s".
+
+        Holds for connections that are open, too, and from any thread. Asked for again before all have happened, it is
+        the turn of those asked for first. ConfigError for what is not in the language.
+        """
+
+        def ask() -> None:
+            self._misbehave(self.faults.add_next(phase, reply, times))
+
+        self._in_loop(ask)
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        """Done when it returns, so that what the calling thread sends next meets it."""
+        loop = self._loop
+        if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
+            work()
+            return
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                work()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        loop.call_soon_threadsafe(run)
+        done.result()
+
+    def _misbehave(self, ask: int) -> None:
+        """What the codec asks from now on, and connections that can carry faults out."""
+        if ask:
+            self.settings.ask_also(ask)
+        if self._protocol is FaultyConnection:
+            return
+        self._protocol = FaultyConnection
+        for connection in list(self.connections):
+            if isinstance(connection, Connection):
+                FaultyConnection.take_over(connection)
+
     # --- starting and stopping
 
     async def __aenter__(self) -> Server:
@@ -119,7 +185,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. On an error nothing is left open."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
             for host, port in self.places:
@@ -130,17 +196,20 @@ class Server:
             self._close_store()
             raise
         tls: dict[str, Any] = {}
-        if self.options.tls_implicit:
+        if self.options.tls_implicit and not self.admission.proxies:
             tls = {"ssl": self.tls, "ssl_handshake_timeout": TLS_SECONDS}
         for listener in sockets:
             self._addresses.append(listener.getsockname()[:2])
             self._listeners.append(
-                await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
+                await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
             )
         self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
 
+    stopping = False
+
     async def stop(self) -> None:
         """Take no more connections, say 421 to those there are, and let their hooks finish. What was accepted stays."""
+        self.stopping = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for listener in self._listeners:
@@ -176,14 +245,38 @@ class Server:
     def next_ident(self) -> str:
         return f"{self._run}-{next(self._idents)}"
 
-    def admit(self, connection: Connection) -> bool:
-        if len(self.connections) >= MAX_CONNECTIONS:
-            return False
-        self.connections.add(connection)
-        return True
+    def _first_protocol(self) -> asyncio.BaseProtocol:
+        """What the loop gives a new transport to: a gate only where there is something to find out first."""
+        if not self.admission:
+            return self._protocol(self)
+        return (TlsGate if self.options.tls_implicit and self.admission.proxies else Gate)(self)
 
-    def forget(self, connection: Connection) -> None:
+    def connection_of(self, ident: str, ends: Ends) -> Connection:
+        """For a client that a gate has let through."""
+        kind = UnseenConnection if ends.remote[0] in self.admission.ignore else self._protocol
+        return kind(self, ident, ends)
+
+    def has_room(self) -> bool:
+        return len(self.connections) < MAX_CONNECTIONS
+
+    def admit(self, connection: Connection) -> Refuse | None:
+        """None: it is one of ours until forget(). Otherwise what it hears in place of the greeting."""
+        if connection not in self.connections and not self.has_room():
+            return Refuse(421, "Too many connections", "4.3.2")
+        if connection.ends is not None:
+            ignored = isinstance(connection, UnseenConnection)
+            place = self.admission.enter(connection.ends, asyncio.get_running_loop().time(), ignored=ignored)
+            if isinstance(place, Refuse):
+                return place
+            connection.place = place
+        self.connections.add(connection)
+        return None
+
+    def forget(self, connection: Connection | Door) -> None:
         self.connections.discard(connection)
+        place, connection.place = connection.place, None
+        if place is not None:
+            self.admission.leave(place)
         self._left()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -47,9 +47,9 @@ class Session:
 
     id                                 in the greeting and in every log record (`cid`)
     local_address, local_port          ours; behind a proxy where the client connected to
-    remote_address, remote_port        the client's, behind a proxy too (but for headers that do not say: UNKNOWN, LOCAL)
+    remote_address, remote_port        the client's, behind a proxy too (the proxy's, if its header is UNKNOWN or LOCAL)
     proxy_address, proxy_port          the proxy's, if a PROXY header was read; None otherwise
-    proxy                              that header: `ProxyInfo`, with what the proxy says of TLS, its unique id ...; or None
+    proxy                              that header, a `ProxyInfo` (also what the proxy says of TLS ...), or None
     client_hostname                    None: names are not looked up
     helo, user                         what it said; None before
     secure, tls                        whether TLS is on, and its version ("TLSv1.3")
