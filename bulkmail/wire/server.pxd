@@ -11,7 +11,10 @@ cdef class ServerCodec(ServerText):
     cdef Words _words                 # what the parameters of this transaction said
     # the login
     cdef object _login
+    cdef tuple _farewell              # the 421 of leave(), until it can be said
 
+    cdef bint _under_way(self)
+    cdef int _depart(self) except -1
     cdef object _run(self)
     cdef int _read_line(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _end_line(self, const unsigned char* p, Py_ssize_t n) except -1
