@@ -131,9 +131,16 @@ class Connection(asyncio.Protocol):
         if not self._late or not self.transport.can_write_eof():  # TLS ends both ways at once
             self.transport.close()
         elif self._lingering is None and not self.transport.is_closing():
+            self.linger()
+
+    def linger(self) -> None:
+        try:
             self.transport.write_eof()
-            self.transport.resume_reading()
-            self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
+        except OSError:  # the client is the quicker one
+            self.transport.close()
+            return
+        self.transport.resume_reading()
+        self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""
