@@ -61,13 +61,21 @@ class Mbox(InMemory):
             file = self._open_locked()
         except OSError as error:
             return [error] * len(messages)
-        try:
-            return self._append(file, messages)
-        finally:
-            os.close(file)  # which unlocks it
-
-    def _append(self, file: int, messages: Sequence[Message]) -> list[OSError | None]:
         start = os.fstat(file).st_size
+        try:
+            outcomes = self._append(file, messages, start)
+            end = os.fstat(file).st_size
+        except BaseException:
+            os.close(file)
+            raise
+        try:
+            os.close(file)  # which unlocks it
+        except OSError as error:  # over a network the disk may be found full as late as this
+            self._take_back(start, end)
+            return [error] * len(messages)
+        return outcomes
+
+    def _append(self, file: int, messages: Sequence[Message], start: int) -> list[OSError | None]:
         try:
             outcomes = [add(file, entry_of(message)) for message in messages]
             if self._fsync:
@@ -76,6 +84,15 @@ class Mbox(InMemory):
             os.ftruncate(file, start)
             return [error] * len(messages)
         return outcomes
+
+    def _take_back(self, start: int, end: int) -> None:
+        """Cut off what stands between `start` and `end`, if nobody wrote behind it."""
+        file = self._open_locked()
+        try:
+            if os.fstat(file).st_size == end:
+                os.ftruncate(file, start)
+        finally:
+            os.close(file)
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
