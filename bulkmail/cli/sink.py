@@ -19,7 +19,6 @@ LATER = {
     "connections_per_minute": "N",
     "fault": "RULE",
     "seed": "N",
-    "web": "ADDRESS:PORT",
 }
 
 
@@ -37,6 +36,7 @@ def later_options(command: Any) -> Any:
 Examples:
   bulkmail sink --listen 127.0.0.1:2525 --store inbox
   bulkmail sink --listen 127.0.0.1:0 --discard --json
+  bulkmail sink --web 127.0.0.1:8025
 \b
 Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 2 for what cannot be served.""",
 )
@@ -50,7 +50,9 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 )
 @click.option("--lmtp", is_flag=True, help="Speak LMTP: LHLO, and a reply for each recipient.")
 @click.option("--store", metavar="DIR", help="Keep messages in this Maildir, with an envelopes.jsonl.")
-@click.option("--discard", is_flag=True, help="Count messages and forget them (what happens without --store, too).")
+@click.option(
+    "--discard", is_flag=True, help="Count messages and forget them (what happens without --store and --web, too)."
+)
 @click.option("--tls-cert", metavar="FILE", help="Offer STARTTLS with this certificate (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Its private key, unless that is in the same file.")
 @click.option("--tls-implicit", is_flag=True, help="TLS from the first byte, instead of STARTTLS.")
@@ -59,6 +61,7 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 @click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
 @click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option("--web", metavar="ADDRESS:PORT", help="A page that shows what came (pip install 'bulkmail[web]').")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @later_options
 def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:
@@ -81,13 +84,15 @@ async def serve(listen: tuple[str, ...], options: dict[str, Any]) -> dict[str, i
     from bulkmail.sink.options import shown
     from bulkmail.sink.server import Server
 
-    if "store" not in options:
+    if "store" not in options and "web" not in options:
         options["discard"] = True
     stop = asyncio.Event()
     on_signals(stop)
     async with Server(listen=listen, **options) as server:
         for host, port in server.addresses:
             print(f"listening on {shown(host, port)}", flush=True)
+        if server.web_url is not None:
+            print(f"web page on {server.web_url}", flush=True)
         await stop.wait()
     return server.counts
 

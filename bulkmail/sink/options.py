@@ -13,7 +13,7 @@ from typing import Any
 from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
-LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed", "web")
+LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed")
 DEFAULT_HOST = "127.0.0.1"
 
 
@@ -32,6 +32,7 @@ class SinkOptions:
     max_recipients: int = DEFAULT_MAX_RECIPIENTS
     without: Iterable[str] = ()
     name: str | None = None
+    web: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:
@@ -45,6 +46,10 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
     read = SinkOptions(**options)
     if read.store is not None and read.discard:
         raise ConfigError("a sink either stores or discards: 'store' and 'discard' exclude each other")
+    if read.web is not None and read.discard:
+        raise ConfigError(
+            "a web page has nothing to show where messages are discarded: 'web' and 'discard' exclude each other"
+        )
     if read.tls_cert is None and (read.tls_implicit or read.tls_key is not None):
         raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
     if read.max_size < 0 or read.max_recipients < 1:

@@ -7,15 +7,28 @@ import itertools
 import secrets
 import socket
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.connection import TLS_SECONDS, Connection
 from bulkmail.sink.hooked import HookedConnection, questions
-from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
+from bulkmail.sink.options import (
+    bind,
+    read_auth,
+    read_listen,
+    read_options,
+    read_place,
+    read_without,
+    shown,
+    tls_context,
+)
+from bulkmail.sink.recent import Recent
 from bulkmail.sink.session import Message
 from bulkmail.sink.store import Kept, Maildir, Store
 from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
+
+if TYPE_CHECKING:
+    from bulkmail.sink.web.page import Page
 
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
@@ -45,6 +58,7 @@ class Server:
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
         self.store: Store | None = self._choose_store()
+        self._page = self._make_page()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
@@ -60,7 +74,23 @@ class Server:
     def _choose_store(self) -> Store | None:
         if self.options.store is not None:
             return Maildir(self.options.store)
+        if self.options.web is not None:
+            return Recent()
         return None if self.options.discard else Kept()
+
+    def _make_page(self) -> Page | None:
+        if self.options.web is None:
+            return None
+        host, port = read_place(self.options.web)
+        try:
+            from bulkmail.sink.web.page import Page
+        except ModuleNotFoundError as error:
+            if error.name != "aiohttp":
+                raise
+            raise ConfigError(
+                "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
+            ) from error
+        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         options, keeps = self.options, self.store is not None
@@ -99,6 +129,11 @@ class Server:
         return f"{scheme}://{shown({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
 
     @property
+    def web_url(self) -> str | None:
+        """Of the page, for a browser on this machine; None without `web`."""
+        return None if self._page is None else self._page.url
+
+    @property
     def messages(self) -> list[Message]:
         """The messages accepted so far, oldest first; clear() it at will. Empty where they are stored or discarded."""
         return self.store.messages if isinstance(self.store, Kept) else []
@@ -124,6 +159,8 @@ class Server:
         try:
             for host, port in self.places:
                 sockets.append(bind(host, port, BACKLOG))
+            if self._page is not None:
+                self._page.bind()
         except ConfigError:
             for listener in sockets:
                 listener.close()
@@ -137,6 +174,8 @@ class Server:
             self._listeners.append(
                 await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
             )
+        if self._page is not None:
+            await self._page.start()
         self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
 
     async def stop(self) -> None:
@@ -153,6 +192,8 @@ class Server:
             for task in self._tasks:
                 task.cancel()
             await self._all_gone(STOP_SECONDS)
+        if self._page is not None:
+            await self._page.stop()
         self._close_store()
 
     async def _all_gone(self, seconds: float) -> bool:

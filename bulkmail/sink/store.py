@@ -51,7 +51,7 @@ class Kept:
         self.messages: list[Message] = []
         self.bytes = 0  # of the list, and of what is coming in
 
-    def begin(self, message: Message) -> KeptIncoming:
+    def begin(self, message: Message) -> Incoming:
         return KeptIncoming(self, message)
 
     def close(self) -> None:

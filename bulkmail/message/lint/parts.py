@@ -79,10 +79,10 @@ class Tree:
     problems: list[str] = field(default_factory=list)
 
 
-def walk(own: list[Field], body: bytes) -> Tree:
-    """The parts of a message with these fields."""
+def walk(own: list[Field], data: bytes, start: int = 0) -> Tree:
+    """The parts of a message with these fields; its body begins at `start` of the data."""
     tree = Tree()
-    _walk(own, body, (0, len(body)), 0, False, tree)
+    _walk(own, data, (start, len(data)), 0, False, tree)
     return tree
 
 
