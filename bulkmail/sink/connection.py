@@ -102,9 +102,12 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         out = self.codec.output()
         if out:
-            self.transport.write(out)
+            self.write(out)
         if self.codec.closed:
             self.transport.close()
+
+    def write(self, out: bytes) -> None:
+        self.transport.write(out)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""

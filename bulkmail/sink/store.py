@@ -57,6 +57,10 @@ class Kept:
     def close(self) -> None:
         pass
 
+    def clear(self) -> None:
+        self.bytes -= sum(len(message.content) for message in self.messages)
+        self.messages.clear()
+
 
 class KeptIncoming:
     def __init__(self, kept: Kept, message: Message) -> None:
