@@ -17,8 +17,6 @@ LATER = {
     "ignore": "CIDR|ADDRESS",
     "deny": "CIDR|ADDRESS",
     "connections_per_minute": "N",
-    "fault": "RULE",
-    "seed": "N",
     "web": "ADDRESS:PORT",
 }
 
@@ -37,6 +35,7 @@ def later_options(command: Any) -> Any:
 Examples:
   bulkmail sink --listen 127.0.0.1:2525 --store inbox
   bulkmail sink --listen 127.0.0.1:0 --discard --json
+  bulkmail sink --fault "rcpt:451 4.7.1 Try later@5%" --fault "body:drop@1/100"
 \b
 Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 2 for what cannot be served.""",
 )
@@ -59,6 +58,8 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 @click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
 @click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
+@click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @later_options
 def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:

@@ -13,13 +13,14 @@ from typing import Any
 from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
-LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed", "web")
+LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "web")
 DEFAULT_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SinkOptions:
-    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case."""
+    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case. `fault`: rules, as
+    faults.py reads them; one server's percentages are those of another with the same `seed`."""
 
     store: str | Path | None = None
     discard: bool = False
@@ -32,6 +33,8 @@ class SinkOptions:
     max_recipients: int = DEFAULT_MAX_RECIPIENTS
     without: Iterable[str] = ()
     name: str | None = None
+    fault: Iterable[str] = ()
+    seed: int = 0
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:

@@ -6,12 +6,15 @@ import asyncio
 import itertools
 import secrets
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.connection import TLS_SECONDS, Connection
-from bulkmail.sink.hooked import HookedConnection, questions
+from bulkmail.sink.faults import Faults
+from bulkmail.sink.faulty import FaultyConnection
+from bulkmail.sink.hooked import questions
 from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
 from bulkmail.sink.session import Message
 from bulkmail.sink.store import Kept, Maildir, Store
@@ -44,6 +47,7 @@ class Server:
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
+        self.faults = Faults(self.options.fault, self.options.seed)
         self.store: Store | None = self._choose_store()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
@@ -55,7 +59,10 @@ class Server:
         self._sweeper: asyncio.TimerHandle | None = None
         self._idents = itertools.count(1)
         self._run = secrets.token_hex(3)
-        self._protocol = Connection if hooks is None else HookedConnection
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._protocol: type[Connection] = Connection
+        if hooks is not None or self.faults.any:
+            self._misbehave(self.faults.ask)
 
     def _choose_store(self) -> Store | None:
         if self.options.store is not None:
@@ -108,6 +115,46 @@ class Server:
         """connections, messages, recipients, bytes, refused."""
         return self.wire_counts.as_dict()
 
+    def fail_next(self, phase: str, reply: str, times: int = 1) -> None:
+        """The next `times` events of `phase` get `reply`, or another action of `--fault` such as "drop", "delay=1s".
+
+        Holds for connections that are open, too, and from any thread. Asked for again before all have happened, it is
+        the turn of those asked for first. ConfigError for what is not in the language.
+        """
+
+        def ask() -> None:
+            self._misbehave(self.faults.add_next(phase, reply, times))
+
+        self._in_loop(ask)
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        """Done when it returns, so that what the calling thread sends next meets it."""
+        loop = self._loop
+        if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
+            work()
+            return
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                work()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        loop.call_soon_threadsafe(run)
+        done.result()
+
+    def _misbehave(self, ask: int) -> None:
+        """What the codec asks from now on, and connections that can carry faults out."""
+        if ask:
+            self.settings.ask_also(ask)
+        if self._protocol is FaultyConnection:
+            return
+        self._protocol = FaultyConnection
+        for connection in list(self.connections):
+            FaultyConnection.take_over(connection)
+
     # --- starting and stopping
 
     async def __aenter__(self) -> Server:
@@ -119,7 +166,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. On an error nothing is left open."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
             for host, port in self.places:
@@ -139,8 +186,11 @@ class Server:
             )
         self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
 
+    stopping = False
+
     async def stop(self) -> None:
         """Take no more connections, say 421 to those there are, and let their hooks finish. What was accepted stays."""
+        self.stopping = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for listener in self._listeners:

@@ -8,6 +8,12 @@ ASK_MAIL: int
 ASK_RCPT: int
 ASK_END: int
 ASK_AUTH: int
+ASK_HELLO: int
+ASK_STARTTLS: int
+ASK_LOGIN: int
+ASK_DATA: int
+ASK_QUIT: int
+PAUSED: int
 REPLIES: dict[int, bytes]
 
 class ServerCounts:
@@ -53,5 +59,6 @@ class ServerSettings:
     def content(self) -> bool: ...
     @property
     def ask(self) -> int: ...
+    def ask_also(self, ask: int) -> None: ...
     def line(self, reply: bytes) -> bytes: ...
     def greeting(self, ident: str) -> bytes: ...

@@ -45,3 +45,9 @@ cdef class ServerState(ServerBuffers):
         """Whether the caller wants to decide. Then everything stops here."""
         self.asking = self.settings.ask & question
         return self.asking
+
+    cdef int _may(self, int question, str phase, bytes word) except -1:
+        """The same of what has no event of its own."""
+        if self._ask(question):
+            self.emit(("ask", phase, None if word is None else word.decode("utf-8", "replace")))
+        return self.asking
