@@ -39,7 +39,8 @@ LAYERS = {
     "smtp": BASE | {"wire", "net"},
     "pool": BASE | {"wire", "net", "smtp", "message"},
     "job": BASE | {"wire", "net", "smtp", "pool", "message"},
-    "cli": BASE | {"wire", "net", "smtp", "pool", "message", "job", "sink"},
+    "load": BASE | {"wire", "net", "smtp", "pool"},
+    "cli": BASE | {"wire", "net", "smtp", "pool", "message", "job", "sink", "load"},
 }
 # The public names and the entry point gather from everywhere.
 TOP = {"__init__", "__main__"}

@@ -57,6 +57,7 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 @click.option("--max-size", type=click.IntRange(min=0), metavar="N", help="Bytes in a message; 0: no limit.")
 @click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
 @click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
+@click.option("--lenient", is_flag=True, help="Make a CRLF of a lone CR or LF in a message, instead of refusing it.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
 @click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
 @click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")

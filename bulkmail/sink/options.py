@@ -32,6 +32,7 @@ class SinkOptions:
     max_size: int = DEFAULT_MAX_SIZE
     max_recipients: int = DEFAULT_MAX_RECIPIENTS
     without: Iterable[str] = ()
+    lenient: bool = False
     name: str | None = None
     fault: Iterable[str] = ()
     seed: int = 0

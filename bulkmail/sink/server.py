@@ -79,6 +79,7 @@ class Server:
             starttls=self.tls is not None and not options.tls_implicit,
             auth=read_auth(options.auth),
             lmtp=options.lmtp,
+            lenient=options.lenient,
             envelopes=keeps or self.hooks is not None,
             content=keeps or hasattr(self.hooks, "on_data"),
             ask=questions(self.hooks) | (ASK_END if keeps else 0),

@@ -13,6 +13,7 @@ cdef class ServerCodec(ServerText):
     cdef Words _words                 # what the parameters of this transaction said
     # the login
     cdef object _login
+    cdef bytes _denial                # the refusal that follows when the client has answered what is wrong with its token
 
     cdef object _run(self)
     cdef object _next(self)
@@ -36,3 +37,4 @@ cdef class ServerCodec(ServerText):
     cdef int _auth_refusal(self) except -1
     cdef int _login_line(self, bytes line) except -1
     cdef int _judge(self) except -1
+    cdef int _deny(self, int code, bytes line) except -1

@@ -7,6 +7,7 @@ from bulkmail.wire.server_text import ServerText
 MAX_COMMAND_LINE: int
 MAX_NAME: int
 MAX_COMMANDS: int
+MAX_OVERSHOOT: int
 
 # ("mail", address, parameters), ("content", bytes), ...: the class's docstring has them all
 Event = tuple[Any, ...]

@@ -25,13 +25,18 @@ cdef class ServerState(ServerBuffers):
     cdef int _state
     cdef bint _esmtp                  # said EHLO or LHLO
     cdef int _errors, _commands
+    # what time is told by: commands and messages done with, bytes of content; and where they stood when last looked at
+    cdef long long _steps, _received, _seen_steps, _seen_received
+    cdef int _waited
     # input not read yet; kept only while a question is open
     cdef bytes _data
     cdef Py_ssize_t _pos
 
+    cpdef void in_time(self)
     cdef int _say(self, int reply) except -1
     cdef int _wrong(self, int reply) except -1
     cdef int _refused(self, int reply) except -1
     cdef int _close(self, int reply) except -1
     cdef int _ask(self, int question) except -1
     cdef int _may(self, int question, str phase, bytes word) except -1
+    cdef bint _one_more(self)

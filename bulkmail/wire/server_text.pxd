@@ -3,13 +3,13 @@ from bulkmail.wire.server_state cimport ServerState
 
 
 cdef enum:
-    R_OWN = -1
+    R_OWN = -2                        # -1 would say that an exception was raised
 
 
 cdef class ServerText(ServerState):
     # the transaction
     cdef bint _binary                 # BODY=BINARYMIME
-    cdef long long _recipients, _size
+    cdef long long _recipients, _tries, _size       # taken; asked for; bytes of content
     # DATA
     cdef bm_data _text
     # BDAT
@@ -33,6 +33,7 @@ cdef class ServerText(ServerState):
     cdef int _chunk_refusal(self) except -1
     cdef int _read_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _take_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
+    cdef int _mend_chunk(self, int at, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _end_chunk(self) except -1
     cdef int _settle_chunk(self) except -1
     cdef int _refuse_chunk(self, bytes line) except -1
