@@ -97,6 +97,8 @@ class Door:
             self.transport.write(self.server.settings.line(b"421 %s %s" % (enhanced, text)))
         self.transport.close()
 
+    leave = hang_up  # no message is under way
+
     def open(self, rest: bytes) -> None:
         raise NotImplementedError
 

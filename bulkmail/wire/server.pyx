@@ -66,7 +66,8 @@ cdef class ServerCodec(ServerText):
 
     def start(self, str ident not None=""):
         """The greeting. `ident` is shown in it, so that the logs of both sides can be put together."""
-        self.put(self.settings.greeting(ident))
+        if self._state != CLOSED:
+            self.put(self.settings.greeting(ident))
 
     def feed(self, bytes data not None):
         """The events that `data` completes: a list, or an empty tuple."""
@@ -114,7 +115,7 @@ cdef class ServerCodec(ServerText):
         if enhanced:
             line = self.settings.line(b"%d %s %s" % (code, enhanced, text))
         else:
-            line = b"%d %s\r\n" % (code, text)
+            line = (b"%d %s" % (code, text)).rstrip() + b"\r\n"
         if question == ASK_END:
             self._verdict(line)
         elif question == ASK_DATA and self._chunk_asked:
@@ -128,13 +129,14 @@ cdef class ServerCodec(ServerText):
         return self._next()
 
     def settle(self, list refusals not None, bytes text=None):
-        """LMTP's answer to a message, recipient by recipient: what refuses one ("451 4.2.1 Later"), or None. `text` is
-        for those accepted, as in accept(). Returns the events that follow."""
-        question, self.asking = self.asking, 0
+        """LMTP's answer to a message, recipient by recipient: what refuses one ("451 4.2.1 Later"), b"" to say nothing,
+        None to accept, with `text` as in accept(). Returns the events that follow."""
         if self._state == CLOSED:
+            self.asking = 0
             return ()
-        if question != ASK_END or len(refusals) != self._recipients:
+        if self.asking != ASK_END or len(refusals) != self._recipients:
             raise ValueError("settle() answers the end of a message, for each recipient")
+        self.asking = 0
         self._divided(refusals, <bytes> self.settings.replies[R_TAKEN] if text is None
                       else self.settings.line(b"250 2.0.0 " + text))
         return self._next()
@@ -181,12 +183,37 @@ cdef class ServerCodec(ServerText):
             return self._settle_chunk() if self._chunk_asked else self._go_ahead()
         return self._close(R_BYE)
 
+    @property
+    def in_transaction(self):
+        """Whether a message is under way: MAIL was accepted, and there is no verdict yet."""
+        return self._under_way()
+
+    def leave(self, bytes enhanced not None, bytes text not None):
+        """hang_up(), but after the verdict on the message that is under way. What is pipelined behind it is not read."""
+        if self._under_way():
+            self._farewell = (enhanced, text)
+        else:
+            self.hang_up(enhanced, text)
+
+    cdef bint _under_way(self):
+        cdef int state = self._came if self._state == CHUNK else self._state
+        return state == MAIL or state == RCPT or state == TEXT or state == CHUNKS or state == FAILED
+
+    cdef int _depart(self) except -1:
+        """For leave(): 421, if nothing is under way any more."""
+        if not self._under_way():
+            enhanced, text = self._farewell
+            self.hang_up(enhanced, text)
+        return 0
+
     # --- lines
 
     cdef object _run(self):
         cdef bytes data = self._data
         cdef const unsigned char* p
         cdef Py_ssize_t n
+        if self._farewell is not None:
+            self._depart()
         if data is not None:
             p = <const unsigned char*> PyBytes_AS_STRING(data)
             n = PyBytes_GET_SIZE(data)
@@ -197,6 +224,8 @@ cdef class ServerCodec(ServerText):
                     self._read_chunk(p + self._pos, n - self._pos)
                 else:
                     self._read_line(p + self._pos, n - self._pos)
+                if self._farewell is not None and not self.asking:
+                    self._depart()
             if self._state >= TLS:
                 self.dropped += n - self._pos      # RFC 3207 section 4.2: or it would pass for sent inside TLS
                 self._pos = n
