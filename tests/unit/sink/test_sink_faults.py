@@ -173,7 +173,7 @@ def test_a_drip_is_the_usual_answer_slowly(run: Run, phase: str, cert: Path) -> 
         async with faulty(f"{phase}:drip=500/s", tls_cert=cert) as server, Raw(server) as client:
             await client.reach(phase)
             before, pieces = asyncio.get_running_loop().time(), []
-            while not b"".join(pieces).rpartition(b"\n")[0].rpartition(b"\n")[2][3:4] == b" ":
+            while b"".join(pieces).rpartition(b"\n")[0].rpartition(b"\n")[2][3:4] != b" ":
                 pieces.append(await client.reader.read(4096))
             reply = b"".join(pieces)
             assert reply.startswith(PHASES[phase][2].encode())
