@@ -14,7 +14,10 @@ cdef class ServerCodec(ServerText):
     # the login
     cdef object _login
     cdef bytes _denial                # the refusal that follows when the client has answered what is wrong with its token
+    cdef tuple _farewell              # the 421 of leave(), until it can be said
 
+    cdef bint _under_way(self)
+    cdef int _depart(self) except -1
     cdef object _run(self)
     cdef object _next(self)
     cdef int _go_on(self, int question) except -1
