@@ -184,3 +184,388 @@ def test_a_drip_is_the_usual_answer_slowly(run: Run, phase: str, cert: Path) -> 
                 assert (await client.say(b"RSET\r\n"))[0][:3] in ("250", "503")
 
     run(main())
+
+
+# --- together
+
+
+def test_a_delay_and_a_drip_hold_for_what_else_strikes(run: Run) -> None:
+    async def main() -> None:
+        rules = ["rcpt:drip=1000/s", "rcpt:451 Slow and no@1/2", "rcpt:delay=50ms"]
+        async with faulty(*rules) as server, Client(server) as client:
+            loop = asyncio.get_running_loop()
+            await client.say(HELLO + AUTH + MAIL, 3)
+            for reply in ("250 2.1.5 Ok", "451 Slow and no"):
+                before = loop.time()
+                assert await client.say(RCPT) == [reply]
+                assert loop.time() - before > 0.05
+
+    run(main())
+
+
+def test_what_is_pipelined_is_answered_in_order_and_waits_for_a_delay(run: Run) -> None:
+    async def main() -> None:
+        async with faulty("rcpt:delay=100ms@*@slow.test", "rcpt:550 no@*@no.test") as server, Client(server) as client:
+            loop = asyncio.get_running_loop()
+            await client.say(HELLO + AUTH, 2)
+            rcpts = b"".join(b"RCPT TO:<a@%s>\r\n" % host for host in (b"x.test", b"SLOW.test", b"no.test", b"x.test"))
+            client.writer.write(MAIL + rcpts + b"DATA\r\n")
+            before = loop.time()
+            assert [(await client.reply())[:3] for _ in range(2)] == ["250", "250"]
+            assert loop.time() - before < 0.09  # nothing ahead of the delay waits for it
+            assert [(await client.reply())[:3] for _ in range(4)] == ["250", "550", "250", "354"]
+            assert loop.time() - before > 0.095
+            assert (await client.say(END))[0].startswith("250")
+            assert server.messages[0].recipients == ["a@x.test", "a@SLOW.test", "a@x.test"]
+
+    run(main())
+
+
+def test_a_drip_is_of_one_answer_only(run: Run) -> None:
+    async def main() -> None:
+        async with faulty("ehlo:drip=2000/s") as server, Client(server) as client:
+            replies = await client.say(HELLO + b"NOOP\r\n" * 3 + b"QUIT\r\n", 5)
+            assert [reply[:4] for reply in replies] == ["250-", "250 ", "250 ", "250 ", "221 "]
+            assert "|250-PIPELINING|" in replies[0]
+            assert await client.closed()
+
+    run(main())
+
+
+def test_a_drop_lets_the_answers_before_it_out(run: Run, phase: str = "data") -> None:
+    async def main() -> None:
+        for action in ("drop", "reset"):
+            async with faulty(f"data:{action}") as server, Client(server) as client:
+                replies = await client.codes(HELLO + AUTH + ENVELOPE + b"ignored\r\n" * 1000, 4)
+                assert replies == [250, 235, 250, 250]
+                assert await client.closed()
+
+    run(main())
+
+
+def test_others_go_on_while_one_hangs_and_one_waits(run: Run) -> None:
+    async def main() -> None:
+        async with faulty("mail:hang@1/2", "ehlo:delay=1h@1/3", auth=None) as server, Client(server) as first:
+            await first.deliver_after_hello()
+            async with Client(server) as hanging, Client(server) as waiting:
+                hanging.writer.write(HELLO + MAIL)
+                await until(lambda: deaf(server))
+                waiting.writer.write(HELLO)
+                for _ in range(2):
+                    assert (await first.say(b"NOOP\r\n"))[0].startswith("250")
+            assert (await first.say(MAIL))[0].startswith("250")
+
+    async def deliver_after_hello(self: Client) -> None:
+        await self.say(HELLO)
+        assert (await self.deliver()).startswith("250")
+
+    Client.deliver_after_hello = deliver_after_hello  # type: ignore[attr-defined]
+    run(main())
+
+
+# --- with hooks
+
+
+def test_a_fault_comes_before_the_hook_and_hooks_hear_what_passes(run: Run) -> None:
+    calls: list[Any] = []
+
+    class Hooks:
+        def on_connect(self, session: Session) -> None:
+            calls.append("connect")
+
+        def on_auth(self, session: Session, mechanism: str, user: str, password: str) -> bool:
+            calls.append(("auth", user))
+            return password == "right"
+
+        async def on_rcpt(self, session: Session, address: str, parameters: Any) -> None:
+            calls.append(("rcpt", address))
+            if address == "hook@x":
+                raise Refuse(550, "the hook")
+
+        async def on_data(self, session: Session, stream: Any) -> str:
+            try:
+                return f"took {len(await stream.read())}"
+            except MessageRefused as error:
+                calls.append(str(error))
+                raise
+
+        def on_close(self, session: Session) -> None:
+            calls.append("close")
+
+    async def main() -> None:
+        rules = [
+            "auth:454 no@1/2",
+            "auth:drip=2000/s",
+            "rcpt:551 the fault@fault@x",
+            "body:452 full@1/2",
+            "connect:drop@>1",
+        ]
+        async with Server(Hooks(), fault=rules) as server:
+            async with Client(server) as client:
+                await client.say(HELLO)
+                assert await client.codes(AUTH.replace(b"A", b"B", 1).replace(b"BUTH", b"AUTH") * 2, 2) == [235, 503]
+                assert await client.codes(MAIL, 1) == [250]
+                rcpts = b"RCPT TO:<fault@x>\r\nRCPT TO:<hook@x>\r\nRCPT TO:<ok@x>\r\n"
+                assert await client.say(rcpts, 3) == ["551 the fault", "550 5.0.0 the hook", "250 2.1.5 Ok"]
+                assert await client.say(b"DATA\r\n" + END, 2) == [
+                    "354 End data with <CR><LF>.<CR><LF>",
+                    "250 2.0.0 took 3",
+                ]
+                assert await client.say(ENVELOPE + END, 4) == [*["250 2.1.0 Ok", "250 2.1.5 Ok"], *[
+                    "354 End data with <CR><LF>.<CR><LF>", "452 full"]]  # fmt: skip
+            async with Raw(server) as client:
+                assert await client.all() == b""
+            await until(lambda: calls.count("close") == 2)
+            assert len(server.messages) == 1
+        assert calls == [
+            "connect", ("auth", "ann"), ("rcpt", "hook@x"), ("rcpt", "ok@x"), ("rcpt", "b@example.com"),
+            "a fault refused the message", "close", "close",
+        ]  # fmt: skip
+
+    run(main())
+
+
+# --- chunks, LMTP, TLS
+
+
+def test_chunks_the_first_is_data_and_the_last_is_body(run: Run) -> None:
+    async def main() -> None:
+        async with faulty("data:451 data@1/3", "body:452 body@1/2", auth=None) as server, Client(server) as client:
+            await client.say(HELLO)
+            assert await client.codes(MAIL + RCPT + CHUNK, 3) == [250, 250, 250]
+            assert await client.codes(MAIL + RCPT + b"BDAT 3\r\nx\r\n" + CHUNK, 4) == [250, 250, 250, 452]
+            refused = b"BDAT 6\r\nNOOP\r\n" + b"BDAT 6 LAST\r\nRSET\r\n"  # and not obeyed
+            assert await client.say(MAIL + RCPT + refused, 4) == [
+                "250 2.1.0 Ok",
+                "250 2.1.5 Ok",
+                "451 data",
+                "451 data",
+            ]
+            assert await client.codes(MAIL + RCPT + CHUNK + b"QUIT\r\n", 4) == [250, 250, 250, 221]
+            assert len(server.messages) == 2
+
+    run(main())
+
+
+LHLO = b"LHLO client.test\r\n"
+THREE = b"".join(b"RCPT TO:<%s@x>\r\n" % name for name in (b"ann", b"ben", b"cid"))
+
+
+def test_lmtp_has_a_verdict_for_each_recipient(run: Run) -> None:
+    async def main() -> None:
+        rules = ["body:450 4.2.1 Later@ben@x", "body:delay=50ms@cid@x", "body:drip=1000/s@cid@x"]
+        async with Server(lmtp=True, fault=rules) as server, Client(server) as client:
+            await client.say(LHLO + MAIL + THREE + b"DATA\r\n", 6)
+            replies = await client.say(END + b"NOOP\r\n", 4)
+            assert [reply[:4] for reply in replies] == ["250 ", "450 ", "250 ", "250 "]
+            assert server.messages[0].recipients == ["ann@x", "cid@x"]
+            assert server.counts == {"connections": 1, "messages": 1, "recipients": 2, "bytes": 3, "refused": 1}
+            server.fail_next("body", "552 5.2.2 Full", 3)
+            assert await client.codes(MAIL + THREE + b"DATA\r\n" + END, 8) == [250, 250, 250, 250, 354, 552, 552, 552]
+            assert len(server.messages) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", ["drop", "reset", "hang", "421 Gone"])
+def test_an_lmtp_connection_that_ends_between_two_verdicts_keeps_what_was_told(run: Run, action: str) -> None:
+    async def main() -> None:
+        async with Server(lmtp=True, fault=[f"body:{action}@ben@x"]) as server, Client(server) as client:
+            await client.say(LHLO + MAIL + THREE + b"DATA\r\n", 6)
+            assert (await client.say(END))[0].startswith("250 2.0.0 Ok: queued as ")
+            if action == "hang":
+                await until(lambda: deaf(server))
+            else:
+                assert await client.closed()
+            assert [message.recipients for message in server.messages] == [["ann@x"]] if "421" not in action else True
+
+    run(main())
+
+
+def test_a_hook_that_refuses_in_lmtp_refuses_those_whom_no_fault_did(run: Run) -> None:
+    class Hooks:
+        def on_data(self, session: Session, stream: Any) -> None:
+            assert session.envelope is not None
+            raise Refuse(554, f"not {len(session.envelope.recipients)}")
+
+    async def main() -> None:
+        async with Server(Hooks(), lmtp=True, fault="body:450 later@ben@x") as server, Client(server) as client:
+            await client.say(LHLO + MAIL + THREE + b"DATA\r\n", 6)
+            assert await client.say(END, 3) == ["554 5.0.0 not 2", "450 later", "554 5.0.0 not 2"]
+            assert server.messages == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("action", [NO, "drop", "reset", "delay=50ms", "drip=1000/s"])
+def test_faults_in_tls(run: Run, certificates: Any, action: str) -> None:
+    context: ssl.SSLContext = certificates.client_context()
+
+    async def main() -> None:
+        options = {"tls_cert": certificates.chain_file, "tls_implicit": True, "fault": [f"mail:{action}@>1"]}
+        async with Server(**options) as server, Client(server, context, "localhost") as client:
+            await client.say(HELLO)
+            await client.deliver()
+            assert len(server.messages) == 1
+            if action == "reset":
+                with pytest.raises(ConnectionResetError):
+                    await client.say(MAIL)
+                    await client.say(MAIL)
+            else:
+                answer = (await client.say(MAIL))[0]
+                assert answer == {"drop": "", NO: NO}.get(action, "250 2.1.0 Ok")
+
+    run(main())
+
+
+def test_starttls_slowly_and_faults_behind_it(run: Run, certificates: Any) -> None:
+    async def main() -> None:
+        rules = ["starttls:drip=1000/s", "starttls:delay=20ms", "mail:451 in TLS"]
+        async with Server(tls_cert=certificates.chain_file, fault=rules) as server, Client(server) as client:
+            await client.say(HELLO)
+            assert await client.codes(b"STARTTLS\r\n" + MAIL) == [220]  # what is behind it is thrown away
+            await client.writer.start_tls(certificates.client_context(), server_hostname="localhost")
+            assert [reply[:6] for reply in await client.say(HELLO + MAIL, 2)] == ["250-" + reply_name(server), "451 in"]
+
+    run(main())
+
+
+def reply_name(server: Server) -> str:
+    return server.settings.name[:2]
+
+
+# --- fail_next()
+
+
+def test_fail_next_from_another_thread_holds_for_the_next_command(run: Run) -> None:
+    """A sync test beside a server in a thread: whatever it sends after fail_next() meets it."""
+
+    async def main() -> None:
+        async with Server() as server, Client(server) as client:
+            await client.say(HELLO)
+            for _ in range(50):
+                await asyncio.to_thread(server.fail_next, "mail", NO)
+                assert await client.say(MAIL + b"RSET\r\n", 2) == [NO, "250 2.0.0 Ok"]
+
+    run(main())
+
+
+def test_fail_next_tells_another_thread_what_is_wrong_with_it(run: Run) -> None:
+    async def main() -> None:
+        async with Server() as server:
+            with pytest.raises(ConfigError, match="did you mean 'rcpt'"):
+                await asyncio.to_thread(server.fail_next, "rctp", NO)
+
+    run(main())
+
+
+def test_fail_next_before_the_start_and_for_connections_to_come(run: Run) -> None:
+    async def main() -> None:
+        server = Server()
+        server.fail_next("connect", "drop")
+        server.fail_next("greeting", "554 No")
+        async with server:
+            async with Raw(server) as client:
+                assert await client.all() == b""
+            async with Client(server) as client:
+                assert client.greeting == "554 No"
+            async with Client(server) as client:
+                assert client.greeting.startswith("220 ")
+
+    run(main())
+
+
+@pytest.mark.parametrize("options", [{}, {"discard": True}], ids=["kept", "discarded"])
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase not in ("connect", "greeting")])
+def test_fail_next_wherever_an_open_connection_stands(run: Run, phase: str, options: Any, cert: Path) -> None:
+    async def main() -> None:
+        async with Server(auth="ann:right", tls_cert=cert, **options) as server, Raw(server) as client:
+            before, then, answer = PHASES[phase]
+            await client.reply()
+            for line in before.splitlines(keepends=True):
+                await client.say(line)
+            if phase == "body":
+                client.writer.write(b"begun\r\n")
+                await until(lambda: True)
+            server.fail_next(phase, NO)
+            assert await client.say(then) == [NO]
+            again = before.replace(HELLO, b"").replace(AUTH, b"") if phase in ("mail", "rcpt", "data", "body") else b""
+            await client.say(b"RSET\r\n")
+            for line in again.splitlines(keepends=True):
+                await client.say(line)
+            assert (await client.say(then))[0].startswith(answer)
+            assert server.counts["refused"] == 1
+
+    run(main())
+
+
+def test_fail_next_while_a_store_is_still_at_it(run: Run) -> None:
+    """A plain connection waits for its store when it is taken over; what is pipelined behind meets the fault."""
+    begun, go_on = threading.Event(), asyncio.Event()
+    stored: list[Any] = []
+
+    async def store(message: Any) -> None:
+        begun.set()
+        await go_on.wait()
+        stored.append(message.recipients)
+
+    async def main() -> None:
+        async with Server(store=store) as server, Client(server) as client:
+            await client.say(HELLO)
+            client.writer.write(MAIL + RCPT + CHUNK + MAIL + RCPT * 2 + b"QUIT\r\n")
+            await until(begun.is_set)
+            server.fail_next("rcpt", NO)
+            go_on.set()
+            replies = [(await client.reply())[:3] for _ in range(7)]
+            assert replies == ["250", "250", "250", "250", "451", "250", "221"]
+            assert stored == [["b@example.com"]]
+
+    run(main())
+
+
+def test_fail_next_while_a_handshake_is_under_way(run: Run, certificates: Any) -> None:
+    async def main() -> None:
+        async with Server(tls_cert=certificates.chain_file) as server, Client(server) as client:
+            await client.say(HELLO + b"STARTTLS\r\n", 2)
+            server.fail_next("ehlo", NO)
+            await client.writer.start_tls(certificates.client_context(), server_hostname="localhost")
+            assert await client.say(HELLO) == [NO]
+            assert (await client.say(HELLO))[0].startswith("250")
+
+    run(main())
+
+
+def test_fail_next_on_a_client_that_does_not_read(run: Run) -> None:
+    """It is not read from either, also once it was taken over."""
+
+    async def main() -> None:
+        async with Server() as server, Client(server) as client:
+            await client.say(HELLO)
+            noise = b"EHLO x\r\n" * 400
+            connection = next(iter(server.connections))
+            while not connection._choked:
+                client.writer.write(b"HELP\r\n" * 400 + ENVELOPE + b".\r\n")
+                await asyncio.sleep(0)
+            server.fail_next("ehlo", NO)
+            before = connection.codec.dropped
+            client.writer.write(noise)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert connection._choked
+            assert connection.codec.dropped == before
+
+    run(main())
+
+
+def test_faults_are_repeated_by_the_seed(run: Run) -> None:
+    async def replies(seed: int) -> list[str]:
+        async with Server(fault=["rcpt:451 a@30%", "mail:452 b@30%"], seed=seed) as server, Client(server) as client:
+            await client.say(HELLO)
+            return await client.say((MAIL + RCPT + b"RSET\r\n") * 40, 120)
+
+    async def main() -> None:
+        first, again, other = [await replies(seed) for seed in (5, 5, 6)]
+        assert first == again != other
+        assert "451 a" in first and "452 b" in first
+
+    run(main())
