@@ -88,7 +88,7 @@ def test_a_seed_that_is_no_number_is_refused() -> None:
 
 
 def test_a_rule_that_is_no_text_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a fault is a text .*, not 5$"):
+    with pytest.raises(ConfigError, match=r"a fault is a text .*, not 5$"):
         Server(fault=[5])
 
 
