@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bulkmail.sink")
 
-TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is Server.sweep's affair
+TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is that of `watch`
+# Server.sweep looks at every connection so often. Twenty thousand take it some 10 ms.
+SWEEP_SECONDS = 30.0
+# For a command, from the reply before it on: RFC 5321 section 4.5.3.2.7 asks for five minutes at least. The same for each
+# LEAST_BYTES of content: 500 bytes a second, as in Postfix (smtpd_min_data_rate). A byte now and then buys no time.
+PATIENCE_SECONDS = 300.0
+LEAST_BYTES = 150_000
 
 
 class Connection(asyncio.Protocol):
@@ -28,7 +34,7 @@ class Connection(asyncio.Protocol):
 
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
-    active = True  # something came since the last sweep
+    _parting = False  # was closed, and has not gone, at the last sweep
     _session: Session | None = None
     _incoming: Incoming | None = None
     _handshake: asyncio.Task[None] | None = None
@@ -56,7 +62,6 @@ class Connection(asyncio.Protocol):
             self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self.active = True
         if self._early is not None:
             self._early.append(data)
             return
@@ -90,6 +95,22 @@ class Connection(asyncio.Protocol):
             return
         self.codec.hang_up(enhanced, text)
         self.flush()
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the client waits for us, and so cannot go on."""
+        return self.codec.asking != 0
+
+    def watch(self) -> None:
+        """Called every SWEEP_SECONDS: hang up on a client that makes no headway, cut off one that reads no goodbye."""
+        if self.codec.closed:
+            if self._parting:
+                self.transport.abort()
+            self._parting = True
+        elif self._handshake is not None or self.thinking:
+            self.codec.in_time()
+        elif self.codec.late(int(PATIENCE_SECONDS / SWEEP_SECONDS), LEAST_BYTES):
+            self.hang_up(b"4.4.2", b"You take too long")
 
     # --- events
 

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from bulkmail.errors import ConfigError
-from bulkmail.sink.connection import TLS_SECONDS, Connection
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection
 from bulkmail.sink.hooked import HookedConnection, questions
 from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
 from bulkmail.sink.session import Message
@@ -20,8 +20,6 @@ from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
 BACKLOG = 1024
-# RFC 5321 section 4.5.3.2.7: at least five minutes. A silent client is gone after one to two of these.
-IDLE_SECONDS = 300.0
 # What clients get to read their 421 and hooks to finish, when the server stops.
 STOP_SECONDS = 5.0
 
@@ -138,7 +136,7 @@ class Server:
             self._listeners.append(
                 await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
             )
-        self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def stop(self) -> None:
         """Take no more connections, say 421 to those there are, and let their hooks finish. What was accepted stays."""
@@ -205,13 +203,12 @@ class Server:
             self._gone.set_result(None)
 
     def sweep(self) -> None:
-        """Hang up on whoever has said nothing since the last time."""
+        """One timer for all connections. Time is counted in sweeps: while the loop stands still, nobody's runs out."""
         for connection in list(self.connections):
-            if connection.active:
-                connection.active = False
-            else:
-                connection.hang_up(b"4.4.2", b"Nothing said for too long")
-        self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.sweep)
+            connection.watch()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
 
 
 def read_name(name: str | None) -> str:
