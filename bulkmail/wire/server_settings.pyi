@@ -10,6 +10,12 @@ ASK_MAIL: int
 ASK_RCPT: int
 ASK_END: int
 ASK_AUTH: int
+ASK_HELLO: int
+ASK_STARTTLS: int
+ASK_LOGIN: int
+ASK_DATA: int
+ASK_QUIT: int
+PAUSED: int
 REPLIES: dict[int, bytes]
 
 class ServerCounts:
@@ -56,6 +62,7 @@ class ServerSettings:
     def content(self) -> bool: ...
     @property
     def ask(self) -> int: ...
+    def ask_also(self, ask: int) -> None: ...
     @property
     def lenient(self) -> bool: ...
     @property

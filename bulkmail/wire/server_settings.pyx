@@ -18,6 +18,9 @@ PASSWORD_MECHANISMS, TOKEN_MECHANISMS = ("PLAIN", "LOGIN"), ("XOAUTH2", "OAUTHBE
 
 # What a caller may want to decide.
 ASK_MAIL, ASK_RCPT, ASK_END, ASK_AUTH = 1, 2, 4, 8
+# Whether to do at all what would be done without being asked: its event is ("ask", phase, word).
+ASK_HELLO, ASK_STARTTLS, ASK_LOGIN, ASK_DATA, ASK_QUIT = 16, 32, 64, 128, 256
+PAUSED = 512  # `asking` between pause() and resume()
 
 REPLIES = {
     R_MAIL_OK: b"250 2.1.0 Ok",
@@ -103,7 +106,7 @@ cdef class ServerCounts:
 
 
 cdef class ServerSettings:
-    """What a server is and offers. Nothing changes after it is made.
+    """What a server is and offers. Nothing but what is asked, by ask_also(), changes after it is made.
 
     name            in the greeting and the reply to EHLO
     max_size        bytes of content, 0 for no limit
@@ -114,8 +117,8 @@ cdef class ServerSettings:
     lmtp            LHLO, and a reply per recipient at the end of a message (RFC 2033)
     envelopes       whether the events of transactions are wanted
     content         whether `content` events are
-    ask             the questions wanted: ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH; ASK_AUTH offers AUTH, too, also by
-                    tokens, of which `auth` knows nothing
+    ask             the questions wanted: ASK_MAIL | ASK_RCPT | ASK_END ...; ASK_AUTH offers AUTH, too, also by tokens, of
+                    which `auth` knows nothing
     lenient         a CR or LF of its own in a message becomes a CRLF, and LF alone may end a command
     """
 
@@ -145,6 +148,11 @@ cdef class ServerSettings:
         self.enhanced = "ENHANCEDSTATUSCODES" not in self.without
         self.replies = [self.line(REPLIES[number]) for number in range(len(REPLIES))]
         self._hello = {}
+
+    def ask_also(self, int ask):
+        """More questions, on all connections from their next command on. They come with the events of transactions."""
+        self.ask |= ask
+        self.envelopes = True
 
     def line(self, bytes reply not None):
         """`reply` ("250 2.0.0 Ok") as a line to send, its enhanced code taken out where that extension is off."""

@@ -9,12 +9,19 @@ cdef enum:
     ASK_RCPT = 2
     ASK_END = 4
     ASK_AUTH = 8
+    ASK_HELLO = 16
+    ASK_STARTTLS = 32
+    ASK_LOGIN = 64
+    ASK_DATA = 128
+    ASK_QUIT = 256
+    PAUSED = 512                        # no question: resume() goes on
 
 
 cdef class ServerState(ServerBuffers):
     cdef readonly ServerSettings settings
     cdef readonly ServerCounts counts
     cdef readonly int asking          # the ASK_ flag of the question that is open, or 0
+    cdef bint _pausing                   # the answer to it is said, but nothing behind it read
     cdef int _state
     cdef bint _esmtp                  # said EHLO or LHLO
     cdef int _errors, _commands
@@ -31,4 +38,5 @@ cdef class ServerState(ServerBuffers):
     cdef int _refused(self, int reply) except -1
     cdef int _close(self, int reply) except -1
     cdef int _ask(self, int question) except -1
+    cdef int _may(self, int question, str phase, bytes word) except -1
     cdef bint _one_more(self)

@@ -65,6 +65,12 @@ cdef class ServerState(ServerBuffers):
         self.asking = self.settings.ask & question
         return self.asking
 
+    cdef int _may(self, int question, str phase, bytes word) except -1:
+        """The same of what has no event of its own."""
+        if self._ask(question):
+            self.emit(("ask", phase, None if word is None else word.decode("utf-8", "replace")))
+        return self.asking
+
     cdef bint _one_more(self):
         """Counts a command: whether there have been too many."""
         self._commands += 1

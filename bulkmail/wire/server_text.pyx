@@ -38,6 +38,10 @@ cdef class ServerText(ServerState):
             return self._out_of_order(R_MAIL_FIRST)
         if self._binary:
             return self._wrong(R_BINARY)
+        self._chunk_asked = False
+        return 0 if self._may(ASK_DATA, "data", None) else self._go_ahead()
+
+    cdef int _go_ahead(self) except -1:
         self._state = TEXT
         self._text.at = BM_LINE
         self._text.bare = False
@@ -173,14 +177,30 @@ cdef class ServerText(ServerState):
             return self._wrong(self._refusal)
         if self._last and self._refusal == R_OK and self._behind == b'\r' and not (self._binary or self.settings.lenient):
             self._refusal = R_BARE
+        if self._state == RCPT and self._refusal == R_OK:
+            self._chunk_asked = True
+            if self._may(ASK_DATA, "data", None):
+                return 0
         if self._refusal != R_OK and self._state != FAILED:
             self.counts.refused += 1
             self._fail(self._refusal)
+        return self._settle_chunk()
+
+    cdef int _settle_chunk(self) except -1:
         if self._state != FAILED:
             self._state = CHUNKS
             return self._complete() if self._last else self._say(R_OK)
         # LAST ends the transaction even so, as in Postfix: messages pipelined behind it can be taken.
-        return self._verdict(<bytes> self.settings.replies[self._refusal]) if self._last else self._say(self._refusal)
+        line = self._line(self._refusal)
+        return self._verdict(line) if self._last else self.put(line)
+
+    cdef int _refuse_chunk(self, bytes line) except -1:
+        self._own_refusal = line
+        self._fail(R_OWN)
+        return self._settle_chunk()
+
+    cdef bytes _line(self, int reply):
+        return self._own_refusal if reply == R_OWN else <bytes> self.settings.replies[reply]
 
     cdef int _fail(self, int reply) except -1:
         """Nothing will come of this transaction."""
@@ -197,7 +217,7 @@ cdef class ServerText(ServerState):
 
     cdef int _abort(self, int reply) except -1:
         if self.settings.envelopes:
-            self.emit(("abort", (<bytes> self.settings.replies[reply]).decode().rstrip()))
+            self.emit(("abort", self._line(reply).decode().rstrip()))
         return 0
 
     cdef int _verdict(self, bytes line) except -1:
@@ -205,6 +225,24 @@ cdef class ServerText(ServerState):
         cdef long long i
         for i in range(max(self._recipients, 1) if self.settings.lmtp else 1):
             self.put(line)
+        return self._end_transaction()
+
+    cdef int _divided(self, list refusals, bytes accepted) except -1:
+        cdef long long taken = refusals.count(None)
+        self.counts.refused += self._recipients - taken - refusals.count(b"")
+        self.counts.recipients += taken
+        if taken:
+            self.counts.messages += 1
+            self.counts.bytes += self._size
+            self._errors = 0
+        for line in refusals:
+            if line is None:
+                self.put(accepted)
+            elif line:
+                self.put(line + b"\r\n")
+        return self._end_transaction()
+
+    cdef int _end_transaction(self) except -1:
         self._steps += 1
         self._commands = 0
         self._state = READY
