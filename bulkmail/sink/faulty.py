@@ -74,9 +74,7 @@ class FaultyConnection(HookedConnection):
     # --- what the loop and the server call
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            self.active = True
-        else:
+        if not self._deaf:
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -24,7 +24,6 @@ class Door:
     """What both gates share. Among the server's connections it is one like any other."""
 
     transport: Any
-    active = True
     place: Key | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -99,6 +98,9 @@ class Door:
 
     leave = hang_up  # no message is under way
 
+    def watch(self) -> None:
+        pass  # the timer does
+
     def open(self, rest: bytes) -> None:
         raise NotImplementedError
 
@@ -133,4 +135,5 @@ class TlsGate(Door, asyncio.BufferedProtocol):
         self.transport.pause_reading()  # until TLS listens
         connection = self.server.connection_of(self.ident, self.ends)
         self.server.connections.add(connection)
-        self.server.spawn(connection.open_in_tls(self.transport))
+        connection.transport = self.transport
+        connection._handshake = self.server.spawn(connection.open_in_tls())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.admission import Admission
-from bulkmail.sink.connection import TLS_SECONDS, Connection, UnseenConnection
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsGate
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
 BACKLOG = 1024
-# RFC 5321 section 4.5.3.2.7: at least five minutes. A silent client is gone after one to two of these.
-IDLE_SECONDS = 300.0
 # What clients get to read their 421 and hooks to finish, when the server stops, after the time for messages under way.
 STOP_SECONDS = 5.0
 GOODBYE = b"4.3.2", b"Server shutting down"
@@ -257,7 +255,7 @@ class Server:
             )
         if self._page is not None:
             await self._page.start()
-        self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def stop(self, grace: float | None = None) -> None:
         """Take no more connections and say 421 to those there are: at once, or after the message that is under way.
@@ -380,10 +378,11 @@ class Server:
             self.admission.leave(place)
         self._left()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -398,13 +397,12 @@ class Server:
             self._gone.set_result(None)
 
     def sweep(self) -> None:
-        """Hang up on whoever has said nothing since the last time."""
+        """One timer for all connections. Time is counted in sweeps: while the loop stands still, nobody's runs out."""
         for connection in list(self.connections):
-            if connection.active:
-                connection.active = False
-            else:
-                connection.hang_up(b"4.4.2", b"Nothing said for too long")
-        self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.sweep)
+            connection.watch()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
 
 
 def turn_away(listener: socket.socket) -> None:
