@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
     active = True  # something came since the last sweep
+    _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
     _handshake: asyncio.Task[None] | None = None
@@ -82,9 +83,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         # A client that sends and does not read gets no more replies made for it.
+        self._choked = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._choked = False
         if self._handshake is None and not self._storing:  # a handshake must see all that comes
             self.transport.resume_reading()
 

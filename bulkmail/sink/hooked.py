@@ -31,9 +31,11 @@ def questions(hooks: object) -> int:
 class HookedConnection(Connection):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
+        self._equip()
+
+    def _equip(self) -> None:
         self._inbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
-        self._choked = False
         self._stream: Stream | None = None
         self._reader: asyncio.Task[Any] | None = None
 
@@ -53,10 +55,6 @@ class HookedConnection(Connection):
         self._inbox.append(data)
         self.transport.pause_reading()
         self._wake.set()
-
-    def pause_writing(self) -> None:
-        self._choked = True
-        super().pause_writing()
 
     def resume_writing(self) -> None:
         self._choked = False

@@ -7,16 +7,32 @@ import contextlib
 import itertools
 import secrets
 import socket
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.connection import TLS_SECONDS, Connection
-from bulkmail.sink.hooked import HookedConnection, questions
-from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
+from bulkmail.sink.faults import Faults
+from bulkmail.sink.faulty import FaultyConnection
+from bulkmail.sink.hooked import questions
+from bulkmail.sink.options import (
+    bind,
+    read_auth,
+    read_listen,
+    read_options,
+    read_place,
+    read_without,
+    shown,
+    tls_context,
+)
+from bulkmail.sink.recent import Recent
 from bulkmail.sink.session import Message
 from bulkmail.sink.store import Kept, Store
 from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
+
+if TYPE_CHECKING:
+    from bulkmail.sink.web.page import Page
 
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
@@ -46,7 +62,9 @@ class Server:
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
+        self.faults = Faults(self.options.fault, self.options.seed)
         self.store: Store | None = self._choose_store()
+        self._page = self._make_page()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
@@ -58,7 +76,10 @@ class Server:
         self._sweeper: asyncio.TimerHandle | None = None
         self._idents = itertools.count(1)
         self._run = secrets.token_hex(3)
-        self._protocol = Connection if hooks is None else HookedConnection
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._protocol: type[Connection] = Connection
+        if hooks is not None or self.faults.any:
+            self._misbehave(self.faults.ask)
 
     def _choose_store(self) -> Store | None:
         options = self.options
@@ -74,7 +95,23 @@ class Server:
             from bulkmail.sink.mbox import Mbox
 
             return Mbox(options.mbox, options.fsync)
+        if options.web is not None:
+            return Recent()
         return None if options.discard else Kept()
+
+    def _make_page(self) -> Page | None:
+        if self.options.web is None:
+            return None
+        host, port = read_place(self.options.web)
+        try:
+            from bulkmail.sink.web.page import Page
+        except ModuleNotFoundError as error:
+            if error.name != "aiohttp":
+                raise
+            raise ConfigError(
+                "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
+            ) from error
+        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         options, keeps = self.options, self.store is not None
@@ -86,6 +123,7 @@ class Server:
             starttls=self.tls is not None and not options.tls_implicit,
             auth=read_auth(options.auth),
             lmtp=options.lmtp,
+            lenient=options.lenient,
             envelopes=keeps or self.hooks is not None,
             content=keeps or hasattr(self.hooks, "on_data"),
             ask=questions(self.hooks) | (ASK_END if keeps else 0),
@@ -113,6 +151,11 @@ class Server:
         return f"{scheme}://{shown({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
 
     @property
+    def web_url(self) -> str | None:
+        """Of the page, for a browser on this machine; None without `web`."""
+        return None if self._page is None else self._page.url
+
+    @property
     def messages(self) -> list[Message]:
         """The messages accepted so far, oldest first; clear() it at will. Empty where they are stored or discarded."""
         return self.store.messages if isinstance(self.store, Kept) else []
@@ -121,6 +164,46 @@ class Server:
     def counts(self) -> dict[str, int]:
         """connections, messages, recipients, bytes, refused."""
         return self.wire_counts.as_dict()
+
+    def fail_next(self, phase: str, reply: str, times: int = 1) -> None:
+        """The next `times` events of `phase` get `reply`, or another action of `--fault` such as "drop", "delay=1s".
+
+        Holds for connections that are open, too, and from any thread. Asked for again before all have happened, it is
+        the turn of those asked for first. ConfigError for what is not in the language.
+        """
+
+        def ask() -> None:
+            self._misbehave(self.faults.add_next(phase, reply, times))
+
+        self._in_loop(ask)
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        """Done when it returns, so that what the calling thread sends next meets it."""
+        loop = self._loop
+        if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
+            work()
+            return
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                work()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        loop.call_soon_threadsafe(run)
+        done.result()
+
+    def _misbehave(self, ask: int) -> None:
+        """What the codec asks from now on, and connections that can carry faults out."""
+        if ask:
+            self.settings.ask_also(ask)
+        if self._protocol is FaultyConnection:
+            return
+        self._protocol = FaultyConnection
+        for connection in list(self.connections):
+            FaultyConnection.take_over(connection)
 
     # --- starting and stopping
 
@@ -133,11 +216,13 @@ class Server:
 
     async def start(self) -> None:
         """Listen. On an error nothing is left open."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
             for host, port in self.places:
                 sockets.append(bind(host, port, BACKLOG))
+            if self._page is not None:
+                self._page.bind()
         except ConfigError:
             for listener in sockets:
                 listener.close()
@@ -152,6 +237,8 @@ class Server:
             self._listeners.append(
                 await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
             )
+        if self._page is not None:
+            await self._page.start()
         self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
 
     async def stop(self, grace: float | None = None) -> None:
@@ -173,6 +260,8 @@ class Server:
         try:
             await self._part(self.options.grace if grace is None else grace)
         finally:
+            if self._page is not None:
+                await self._page.stop()
             self._close_store()
             self._stopped.set()
 

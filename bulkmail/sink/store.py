@@ -98,7 +98,7 @@ class Kept(InMemory):
         super().__init__()
         self.messages: list[Message] = []
 
-    def begin(self, message: Message) -> KeptIncoming:
+    def begin(self, message: Message) -> Incoming:
         return KeptIncoming(self, message)
 
     def close(self) -> None:

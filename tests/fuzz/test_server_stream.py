@@ -29,6 +29,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "lmtp, every question": {"ask": ALL, "lmtp": True, "max_recipients": 3},
     "login": {"auth": LOGIN, "secure": True},
     "login, tls": {"auth": LOGIN, "starttls": True},
+    "lenient": {"lenient": True, "max_size": 60, "max_recipients": 3},
+    "lenient, every question": {"lenient": True, "ask": ALL, "secure": True},
+    "lenient, counts only": {"lenient": True, "envelopes": False},
     "few extensions": {"without": ["PIPELINING", "CHUNKING", "SIZE", "DSN", "ENHANCEDSTATUSCODES"]},
 }
 
@@ -40,7 +43,8 @@ OTHERS = [
     b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"DATA\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY x\r\n", b"QUIT\r\n",
     b"HELP\r\n", b"STARTTLS\r\n", b"GET / HTTP/1.1\r\n", b"\r\n", b"mail from:<a@b>\r\n", b"EHLO \xff\r\n",
     b"NOOP " + b"x" * 3000 + b"\r\n", b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n", b"AUTH LOGIN\r\n",
-    b64(b"user") + b"\r\n", b64(b"pass word") + b"\r\n", b"*\r\n", b"AUTH PLAIN\r\n",
+    b64(b"user") + b"\r\n", b64(b"pass word") + b"\r\n", b"*\r\n", b"AUTH PLAIN\r\n", b"NOOP\n", b"DATA\n",
+    b"AUTH XOAUTH2 " + b64(b"user=u\1auth=Bearer t\1\1") + b"\r\n", b"AUTH OAUTHBEARER\r\n", b"BDAT 3\nx\r\r\n",
 ]  # fmt: skip
 
 
