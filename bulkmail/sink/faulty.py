@@ -82,6 +82,12 @@ class FaultyConnection(HookedConnection):
         elif self.server.stopping:
             self.transport.abort()
 
+    def leave(self, enhanced: bytes, text: bytes) -> None:
+        if self._deaf:  # nothing comes of what is under way
+            self.hang_up(enhanced, text)
+        else:
+            super().leave(enhanced, text)
+
     # --- the task
 
     async def run(self) -> None:

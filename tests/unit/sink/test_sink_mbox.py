@@ -80,7 +80,8 @@ def test_no_sender_breaks_the_first_line(sender: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("before, between", [
-    (b"", b""), (b"From x\n\nbody\n\n", b""), (b"From x\n\nbody\n", b"\n"), (b"From x\n\nbody", b"\n\n"), (b"x", b"\n\n"),
+    (b"", b""), (b"From x\n\nbody\n\n", b""), (b"From x\n\nbody\n", b"\n"), (b"From x\n\nbody", b"\n\n"),
+    (b"x", b"\n\n"),
 ])  # fmt: skip
 def test_it_goes_on_behind_what_is_there(before: bytes, between: bytes, tmp_path: Path) -> None:
     (tmp_path / "box").write_bytes(before)
@@ -147,7 +148,7 @@ def test_messages_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_mbox_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the mbox .* cannot be used: Is a directory"):
+    with pytest.raises(ConfigError, match=r"the mbox .* cannot be used: Is a directory"):
         Server(mbox=tmp_path)
     with pytest.raises(ConfigError, match="cannot be used: No such file or directory"):
         Server(mbox=tmp_path / "no" / "box")
