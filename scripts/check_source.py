@@ -35,6 +35,7 @@ LAYERS = {
     "message": {"errors", "address", "urlparts", "unsubscribe", "wire"},
     "net": BASE | {"wire"},
     "sink": BASE | {"wire", "net", "message"},
+    "pytest_plugin": {"sink"},
     "smtp": BASE | {"wire", "net"},
     "pool": BASE | {"wire", "net", "smtp", "message"},
     "job": BASE | {"wire", "net", "smtp", "pool", "message"},

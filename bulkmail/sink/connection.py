@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         out = self.codec.output()
         if out:
-            self.transport.write(out)
+            self.write(out)
         if self.codec.closed:
             self.part()
 
@@ -144,6 +144,9 @@ class Connection(asyncio.Protocol):
             return
         self.transport.resume_reading()
         self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
+
+    def write(self, out: bytes) -> None:
+        self.transport.write(out)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""

@@ -9,6 +9,8 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from bulkmail.errors import MessageRefused
@@ -16,7 +18,7 @@ from bulkmail.sink.connection import Connection, log
 from bulkmail.sink.faults import Addresses, Fault
 from bulkmail.sink.hooked import HookedConnection
 from bulkmail.sink.refuse import Refuse
-from bulkmail.wire.server_settings import PAUSED
+from bulkmail.wire.server_settings import ASK_END, PAUSED
 
 if TYPE_CHECKING:
     from bulkmail.wire.server import Event
@@ -112,6 +114,8 @@ class FaultyConnection(HookedConnection):
         self.flush()
 
     async def react(self, events: Sequence[Event]) -> Sequence[Event]:
+        if self.codec.asking == ASK_END and self.server.settings.lmtp:
+            return await self.divide(events)
         following = await super().react(events)
         # Another question may come before the answer: a login's, a hook's.
         if self._drip is None or self.codec.asking not in (0, PAUSED):
@@ -124,7 +128,8 @@ class FaultyConnection(HookedConnection):
             await self.strike(event[1], self.addresses_of(event))
             return None
         if kind == "end":
-            await self.strike_message()
+            if not self.server.settings.lmtp:
+                await self.strike_message()
         elif kind != "auth":
             await self.strike(kind, (event[1],))
         return await super().decide(event)
@@ -141,10 +146,53 @@ class FaultyConnection(HookedConnection):
         try:
             await self.strike("body", tuple(envelope.recipients) if envelope is not None else ())
         except Refuse:
-            self._end_stream(MessageRefused("a fault refused the message"))
-            await self.read_result(quiet=True)
-            self.drop_message()
+            await self.refuse_message()
             raise
+
+    async def refuse_message(self) -> None:
+        self._end_stream(MessageRefused("a fault refused the message"))
+        await self.read_result(quiet=True)
+        self.drop_message()
+
+    # --- LMTP: a verdict for each recipient, and each of them an event of "body"
+
+    async def divide(self, events: Sequence[Event]) -> Sequence[Event]:
+        *plain, last = events
+        for event in plain:
+            await self.absorb(event)
+        envelope = self.session.envelope
+        recipients = envelope.recipients if envelope is not None else []
+        faults = [self.server.faults.strike("body", (recipient,)) for recipient in recipients]
+        if not any(faults):
+            return await super().react([last])
+        refusals = refusals_of(faults)
+        text = await self.take_for_some(recipients, refusals)
+        self.codec.pause()
+        following = self.codec.settle(refusals, text)
+        await self.say_each(faults, self.codec.output().splitlines(keepends=True))
+        return [*following, *self.codec.resume()]
+
+    async def take_for_some(self, recipients: list[str], refusals: list[bytes | None]) -> bytes | None:
+        """The message is that of those who are not refused; what became of it, in `refusals` or as the reply's text."""
+        recipients[:] = [recipient for recipient, no in zip(recipients, refusals, strict=True) if no is None]
+        if not recipients:
+            await self.refuse_message()
+            return None
+        try:
+            return await self.finish_message()
+        except Refuse as no:
+            line = self.server.settings.line(b"%d %s %s" % (no.code, no.enhanced.encode(), no.text.encode()))
+            refusals[:] = [line.rstrip() if refusal is None else refusal for refusal in refusals]
+            return None
+
+    async def say_each(self, faults: list[Fault | None], lines: list[bytes]) -> None:
+        for fault, line in zip_longest(faults, lines):
+            if fault is not None:
+                await self.suffer(replace(fault, refusal=None, drip=None))
+            await self.say(line, fault.drip if fault is not None else None)
+            if line.startswith(b"421"):
+                self.transport.close()
+                raise Over
 
     # --- what faults do
 
@@ -199,17 +247,32 @@ class FaultyConnection(HookedConnection):
 
     async def trickle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Say slowly what the codec has to say, then let it go on: what comes of `events`, and what follows."""
-        assert self._drip is not None
-        (count, seconds), self._drip = self._drip, None
-        size = max(1, math.ceil(count / seconds * DRIP_SECONDS))
-        out = self.codec.output()
+        drip, self._drip = self._drip, None
+        await self.say(self.codec.output(), drip)
+        for event in events:
+            await self.absorb(event)
+        return self.codec.resume()
+
+    async def say(self, out: bytes, drip: tuple[float, float] | None) -> None:
+        count, seconds = drip or (math.inf, 1.0)
+        size = max(1, math.ceil(min(count / seconds * DRIP_SECONDS, len(out))))
         for at in range(0, len(out), size):
             if at:
                 await self.wait(size * seconds / count)
             self.transport.write(out[at : at + size])
-        for event in events:
-            await self.absorb(event)
-        return self.codec.resume()
+
+
+def refusals_of(faults: list[Fault | None]) -> list[bytes | None]:
+    """As ServerCodec.settle() takes them: behind the end of a connection nothing is said."""
+    refusals: list[bytes | None] = []
+    for fault in faults:
+        if (fault is not None and fault.end is not None) or refusals[-1:] == [b""]:
+            refusals.append(b"")
+        elif fault is not None and fault.refusal is not None:
+            refusals.append(b"%d %s" % (fault.refusal[0], fault.refusal[1].encode()))
+        else:
+            refusals.append(None)
+    return refusals
 
 
 # --- beneath TLS, where there is any

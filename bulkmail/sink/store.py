@@ -104,6 +104,10 @@ class Kept(InMemory):
     def close(self) -> None:
         pass
 
+    def clear(self) -> None:
+        self.bytes -= sum(len(message.content) for message in self.messages)
+        self.messages.clear()
+
 
 class KeptIncoming(HeldIncoming):
     _store: Kept

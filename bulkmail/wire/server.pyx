@@ -115,7 +115,7 @@ cdef class ServerCodec(ServerText):
         if enhanced:
             line = self.settings.line(b"%d %s %s" % (code, enhanced, text))
         else:
-            line = b"%d %s\r\n" % (code, text)
+            line = (b"%d %s" % (code, text)).rstrip() + b"\r\n"
         if question == ASK_END:
             self._verdict(line)
         elif question == ASK_DATA and self._chunk_asked:
@@ -129,13 +129,14 @@ cdef class ServerCodec(ServerText):
         return self._next()
 
     def settle(self, list refusals not None, bytes text=None):
-        """LMTP's answer to a message, recipient by recipient: what refuses one ("451 4.2.1 Later"), or None. `text` is
-        for those accepted, as in accept(). Returns the events that follow."""
-        question, self.asking = self.asking, 0
+        """LMTP's answer to a message, recipient by recipient: what refuses one ("451 4.2.1 Later"), b"" to say nothing,
+        None to accept, with `text` as in accept(). Returns the events that follow."""
         if self._state == CLOSED:
+            self.asking = 0
             return ()
-        if question != ASK_END or len(refusals) != self._recipients:
+        if self.asking != ASK_END or len(refusals) != self._recipients:
             raise ValueError("settle() answers the end of a message, for each recipient")
+        self.asking = 0
         self._divided(refusals, <bytes> self.settings.replies[R_TAKEN] if text is None
                       else self.settings.line(b"250 2.0.0 " + text))
         return self._next()

@@ -3,7 +3,7 @@ from bulkmail.wire.server_state cimport ServerState
 
 
 cdef enum:
-    R_OWN = -1
+    R_OWN = -2                        # -1 would say that an exception was raised
 
 
 cdef class ServerText(ServerState):

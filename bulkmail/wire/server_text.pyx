@@ -229,14 +229,17 @@ cdef class ServerText(ServerState):
 
     cdef int _divided(self, list refusals, bytes accepted) except -1:
         cdef long long taken = refusals.count(None)
-        self.counts.refused += self._recipients - taken
+        self.counts.refused += self._recipients - taken - refusals.count(b"")
         self.counts.recipients += taken
         if taken:
             self.counts.messages += 1
             self.counts.bytes += self._size
             self._errors = 0
         for line in refusals:
-            self.put(accepted if line is None else line + b"\r\n")
+            if line is None:
+                self.put(accepted)
+            elif line:
+                self.put(line + b"\r\n")
         return self._end_transaction()
 
     cdef int _end_transaction(self) except -1:

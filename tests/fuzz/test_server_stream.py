@@ -15,11 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkmail.wire.reply import ReplyReader
-from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
+from bulkmail.wire.server_settings import (
+    ASK_AUTH,
+    ASK_DATA,
+    ASK_END,
+    ASK_HELLO,
+    ASK_LOGIN,
+    ASK_MAIL,
+    ASK_QUIT,
+    ASK_RCPT,
+    ASK_STARTTLS,
+)
 from unit.wire.server_talk import LOGIN, Talk, b64
 
 EXAMPLES = int(os.environ.get("BULKMAIL_FUZZ_EXAMPLES", "100"))  # of each test and way; more for a long run
 ALL = ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH
+EARLY = ASK_HELLO | ASK_LOGIN | ASK_DATA | ASK_QUIT | ASK_STARTTLS
 
 WAYS: dict[str, dict[str, Any]] = {
     "events": {"max_size": 60, "max_recipients": 3},
@@ -27,6 +38,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "no content": {"content": False, "max_size": 60},
     "every question": {"ask": ALL, "secure": True},
     "lmtp, every question": {"ask": ALL, "lmtp": True, "max_recipients": 3},
+    "every fault": {"ask": ALL | EARLY, "secure": True},
+    "lmtp, faults": {"ask": EARLY | ASK_END, "lmtp": True, "max_size": 60},
+    "login, tls, faults": {"auth": LOGIN, "starttls": True, "ask": EARLY | ASK_RCPT},
     "login": {"auth": LOGIN, "secure": True},
     "login, tls": {"auth": LOGIN, "starttls": True},
     "lenient": {"lenient": True, "max_size": 60, "max_recipients": 3},
@@ -77,12 +91,17 @@ class Answering(Talk):
         self.note(self.codec.feed(data))
         while self.codec.asking:
             answer = next(self.answers)
-            self.note(
-                (self.codec.accept, lambda: self.codec.accept(b"Ok, really"), self.no, self.no, self.going)[answer]()
-            )
+            self.note((self.codec.accept, self.yes, self.no, self.no, self.going, self.slowly)[answer]())
         replies = self.codec.output()
         self.replies += replies
         return replies
+
+    def yes(self) -> Any:
+        return self.codec.accept(b"Ok, really")
+
+    def slowly(self) -> Any:
+        self.codec.pause()
+        return [*self.codec.accept(), *self.codec.resume()]
 
     def no(self) -> Any:
         return self.codec.refuse(550, b"5.7.1", b"No")
@@ -95,7 +114,7 @@ class Answering(Talk):
 @settings(max_examples=EXAMPLES)
 @given(
     said=st.lists(parts, max_size=12),
-    answers=st.lists(st.integers(0, 4), max_size=8),
+    answers=st.lists(st.integers(0, 5), max_size=8),
     sizes=st.lists(st.integers(1, 60), max_size=30),
 )
 def test_whatever_is_said_events_and_replies_do_not_depend_on_the_cuts(
