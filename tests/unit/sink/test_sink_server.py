@@ -285,7 +285,6 @@ def test_login_in_clear_is_for_loopback(run: Run) -> None:
 
 @pytest.mark.parametrize("options, words", [
     ({"proxy_from": "*"}, "'proxy_from' is not in this version yet"),
-    ({"web": "x"}, "'web' is not in this version yet"),
     ({"discards": True}, "no option 'discards' of a sink; did you mean 'discard'?"),
     ({"store": "x", "discard": True}, "exclude each other"),
     ({"tls_implicit": True}, "'tls_cert' is missing"),
