@@ -226,7 +226,7 @@ def test_attachments_are_saved_byte_for_byte_under_names_that_lead_nowhere(run: 
 def test_images_of_the_message_are_shown_from_here_and_nothing_else_is(run: Run) -> None:
     html = (
         "<img src=\"cid:logo\"><img src='cid:vector'><p style='background:url(cid:logo)'>cid:logo</p>"
-        "<link rel=preconnect href=//evil.test><LINK/rel=stylesheet href=//evil.test>"
+        "<link rel=preconnect href=//evil.test><LINK/rel=stylesheet href=//evil.test><iFrame\nsrc=//evil.test>"
     )
     svg = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
 
@@ -238,9 +238,10 @@ def test_images_of_the_message_are_shown_from_here_and_nothing_else_is(run: Run)
             where = f"/api/messages/{ident}"
             response = await page_.ask(f"{where}/html")
             assert await response.text() == (
-                f"<img src=\"{where}/inline/2\"><img src='cid:vector'>"
+                f"{reading.LINKS_OPEN}<img src=\"{where}/inline/2\"><img src='cid:vector'>"
                 f"<p style='background:url({where}/inline/2)'>cid:logo</p>"
-                "<x-link rel=preconnect href=//evil.test><x-link/rel=stylesheet href=//evil.test>"
+                "<x-link rel=preconnect href=//evil.test><x-LINK/rel=stylesheet href=//evil.test>"
+                "<x-iFrame\r\nsrc=//evil.test>"
             )
             base = str(page_.server.web_url).rstrip("/")
             policy = response.headers["Content-Security-Policy"].split("; ")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("aiohttp", reason="the extra bulkmail[web] is not installed")
 
-from bulkmail.sink.web.reading import MAX_HTML, Reading, reading, summary
+from bulkmail.sink.web.reading import LINKS_OPEN, MAX_HTML, Reading, reading, summary
 from unit.sink.web_client import file, image, mail, page
 
 EXAMPLES = int(os.environ.get("BULKMAIL_FUZZ_EXAMPLES", "60"))
@@ -30,17 +30,9 @@ def look(data: bytes) -> None:
     """All that the page asks of a message."""
     summary(data, len(data))
     seen = reading(data, len(data))
-    told = [
-        seen.headers(),
-        seen.attachments(),
-        seen.links(),
-        seen.all_problems(),
-        seen.text,
-        seen.html("/x/"),
-        seen.searched(),
-    ]
-    repr(told).encode()  # no lone surrogates: JSON and HTTP have none
-    for text in (seen.text, seen.html("/x/"), seen.shown("subject")):
+    # orjson refuses lone surrogates, and so does HTTP.
+    orjson.dumps([seen.headers(), seen.attachments(), seen.links(), seen.all_problems(), seen.shown("subject")])
+    for text in (seen.text, seen.html("/x/"), seen.searched()):
         (text or "").encode()
 
 
@@ -74,6 +66,7 @@ HOSTILE = {
     "tags": b"Content-Type: text/html\r\n\r\n" + b"<" * 300_000,
     "spaces": b"Content-Type: text/html\r\n\r\n=" + b" " * 300_000,
     "links": b"Content-Type: text/html\r\n\r\n" + b"<a href=http://x" * 20_000,
+    "comments": b"Content-Type: text/html\r\n\r\n" + b"<!---->" * 30_000 + b"<!--" * 30_000,
     "images": mail("i", page("<img src=cid:i>" * 20_000), image("i")),
     "parameters": b"Content-Type: multipart/mixed" + b"; a*0*=b" * 100_000 + b"\r\n\r\n",
 }
@@ -93,4 +86,10 @@ def test_a_hostile_message_takes_seconds_and_megabytes_at_most(name: str) -> Non
 
 def test_many_references_to_an_image_do_not_make_a_page_of_any_size() -> None:
     seen = Reading(HOSTILE["images"])
-    assert len(seen.html("/" + "x" * 500) or "") == MAX_HTML
+    assert len(seen.html("/" + "x" * 500) or "") == MAX_HTML + len(LINKS_OPEN)
+
+
+@pytest.mark.parametrize("top", ["", "<!doctype html>", " <!-- a --> <!-- b -->\n<!DOCTYPE html public 'x'>"])
+def test_what_is_put_into_a_page_leaves_its_doctype_first(top: str) -> None:
+    shown = Reading(mail("x", page(top + "<html><p>x"))).html("/") or ""
+    assert shown.replace("\r\n", "\n").startswith(f"{top}{LINKS_OPEN}<html>")

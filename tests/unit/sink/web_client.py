@@ -84,4 +84,4 @@ def image(cid: str, data: bytes = PNG, kind: str = "image/png") -> tuple[str, by
 
 def page(source: str) -> tuple[str, bytes]:
     """An html part, for mail()."""
-    return "Content-Type: text/html; charset=utf-8", source.encode()
+    return "Content-Type: text/html; charset=utf-8", source.replace("\n", "\r\n").encode()
