@@ -12,9 +12,10 @@ from importlib.resources import files
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from bulkmail.sink.maildir import Maildir
 from bulkmail.sink.options import bind, shown
 from bulkmail.sink.recent import Recent
-from bulkmail.sink.store import Maildir, Store
+from bulkmail.sink.store import Store
 from bulkmail.sink.web.api import Api
 from bulkmail.sink.web.guard import PAGE_POLICY, guard, secure
 from bulkmail.sink.web.inbox import FiledInbox, Inbox, KeptInbox
