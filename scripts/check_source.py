@@ -34,7 +34,7 @@ LAYERS = {
     "unsubscribe": {"errors", "urlparts"},
     "message": {"errors", "address", "urlparts", "unsubscribe", "wire"},
     "net": BASE | {"wire"},
-    "sink": BASE | {"wire", "net"},
+    "sink": BASE | {"wire", "net", "message"},
     "pytest_plugin": {"sink"},
     "smtp": BASE | {"wire", "net"},
     "pool": BASE | {"wire", "net", "smtp", "message"},

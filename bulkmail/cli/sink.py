@@ -18,7 +18,6 @@ LATER = {
     "ignore": "CIDR|ADDRESS",
     "deny": "CIDR|ADDRESS",
     "connections_per_minute": "N",
-    "web": "ADDRESS:PORT",
 }
 
 
@@ -36,6 +35,7 @@ def later_options(command: Any) -> Any:
 Examples:
   bulkmail sink --listen 127.0.0.1:2525 --store inbox
   bulkmail sink --listen 127.0.0.1:0 --discard --json
+  bulkmail sink --web 127.0.0.1:8025
   bulkmail sink --fault "rcpt:451 4.7.1 Try later@5%" --fault "body:drop@1/100"
 \b
 Serves until SIGINT or SIGTERM (said twice: it waits for nobody), then prints what it counted.
@@ -53,7 +53,7 @@ Exit status: 0, or 2 for what cannot be served.""",
 @click.option("--store", metavar="DIR", help="Keep messages in this Maildir, with an envelopes.jsonl.")
 @click.option("--mbox", metavar="FILE", help="Append messages to this mbox instead.")
 @click.option("--fsync", is_flag=True, help="Accept a message only once it is on the disk, for --store and --mbox.")
-@click.option("--discard", is_flag=True, help="Count messages and forget them (what happens without --store, too).")
+@click.option("--discard", is_flag=True, help="Count messages and forget them (the default, but for --web).")
 @click.option("--tls-cert", metavar="FILE", help="Offer STARTTLS with this certificate (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Its private key, unless that is in the same file.")
 @click.option("--tls-implicit", is_flag=True, help="TLS from the first byte, instead of STARTTLS.")
@@ -64,6 +64,7 @@ Exit status: 0, or 2 for what cannot be served.""",
 @click.option("--lenient", is_flag=True, help="Make a CRLF of a lone CR or LF in a message, instead of refusing it.")
 @click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="For messages under way at the end.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option("--web", metavar="ADDRESS:PORT", help="A page that shows what came (pip install 'bulkmail[web]').")
 @click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
 @click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
@@ -88,7 +89,7 @@ async def serve(listen: tuple[str, ...], options: dict[str, Any]) -> dict[str, i
     from bulkmail.sink.options import shown
     from bulkmail.sink.server import Server
 
-    if "store" not in options and "mbox" not in options:
+    if not {"store", "mbox", "web"} & options.keys():
         options["discard"] = True
     stop = asyncio.Event()
     server = Server(listen=listen, **options)
@@ -102,6 +103,8 @@ async def serve(listen: tuple[str, ...], options: dict[str, Any]) -> dict[str, i
     async with server:
         for host, port in server.addresses:
             print(f"listening on {shown(host, port)}", flush=True)
+        if server.web_url is not None:
+            print(f"web page on {server.web_url}", flush=True)
         await stop.wait()
     return server.counts
 

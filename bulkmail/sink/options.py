@@ -13,7 +13,7 @@ from typing import Any
 from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
-LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "web")
+LATER = ("proxy_from", "ignore", "deny", "connections_per_minute")
 DEFAULT_HOST = "127.0.0.1"
 # Many times what a message takes, and half of what a container's supervisor waits before it kills (docker stop: 10 s).
 GRACE_SECONDS = 5.0
@@ -46,6 +46,7 @@ class SinkOptions:
     fault: Iterable[str] = ()
     seed: int = 0
     grace: float = GRACE_SECONDS
+    web: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:
@@ -72,6 +73,10 @@ def check_stores(options: SinkOptions) -> None:
     chosen = [f"{name!r}" for name, given in places.items() if given]
     if len(chosen) > 1:
         raise ConfigError(f"a sink has one place for messages: {' and '.join(chosen)} exclude each other")
+    if options.web is not None and (options.mbox is not None or callable(options.store)):
+        raise ConfigError(
+            "a web page shows what is in memory or in a Maildir: 'web' does not go with 'mbox' or a function"
+        )
     if options.fsync and (callable(options.store) or (options.store is None and options.mbox is None)):
         raise ConfigError("'fsync' is for messages stored in files: it needs 'store' with a folder, or 'mbox'")
 

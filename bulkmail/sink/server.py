@@ -9,17 +9,30 @@ import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.connection import TLS_SECONDS, Connection
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.hooked import questions
-from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
+from bulkmail.sink.options import (
+    bind,
+    read_auth,
+    read_listen,
+    read_options,
+    read_place,
+    read_without,
+    shown,
+    tls_context,
+)
+from bulkmail.sink.recent import Recent
 from bulkmail.sink.session import Message
 from bulkmail.sink.store import Kept, Store
 from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
+
+if TYPE_CHECKING:
+    from bulkmail.sink.web.page import Page
 
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
@@ -51,6 +64,7 @@ class Server:
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
         self.faults = Faults(self.options.fault, self.options.seed)
         self.store: Store | None = self._choose_store()
+        self._page = self._make_page()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
@@ -81,7 +95,23 @@ class Server:
             from bulkmail.sink.mbox import Mbox
 
             return Mbox(options.mbox, options.fsync)
+        if options.web is not None:
+            return Recent()
         return None if options.discard else Kept()
+
+    def _make_page(self) -> Page | None:
+        if self.options.web is None:
+            return None
+        host, port = read_place(self.options.web)
+        try:
+            from bulkmail.sink.web.page import Page
+        except ModuleNotFoundError as error:
+            if error.name != "aiohttp":
+                raise
+            raise ConfigError(
+                "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
+            ) from error
+        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         options, keeps = self.options, self.store is not None
@@ -119,6 +149,11 @@ class Server:
         scheme = "lmtp" if self.options.lmtp else "smtps" if self.options.tls_implicit else "smtp"
         host, port = self.addresses[0]
         return f"{scheme}://{shown({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
+
+    @property
+    def web_url(self) -> str | None:
+        """Of the page, for a browser on this machine; None without `web`."""
+        return None if self._page is None else self._page.url
 
     @property
     def messages(self) -> list[Message]:
@@ -186,6 +221,8 @@ class Server:
         try:
             for host, port in self.places:
                 sockets.append(bind(host, port, BACKLOG))
+            if self._page is not None:
+                self._page.bind()
         except ConfigError:
             for listener in sockets:
                 listener.close()
@@ -200,6 +237,8 @@ class Server:
             self._listeners.append(
                 await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
             )
+        if self._page is not None:
+            await self._page.start()
         self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
 
     async def stop(self, grace: float | None = None) -> None:
@@ -221,6 +260,8 @@ class Server:
         try:
             await self._part(self.options.grace if grace is None else grace)
         finally:
+            if self._page is not None:
+                await self._page.stop()
             self._close_store()
             self._stopped.set()
 

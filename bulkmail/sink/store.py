@@ -100,7 +100,7 @@ class Kept(InMemory):
         self.messages: list[Message] = []
         self.listed = self.listed_bytes = 0  # what was put into the list, and not seen to have gone
 
-    def begin(self, message: Message) -> KeptIncoming:
+    def begin(self, message: Message) -> Incoming:
         if len(self.messages) < self.listed:
             self.recount()
         return KeptIncoming(self, message)
