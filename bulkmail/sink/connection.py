@@ -166,10 +166,17 @@ class Connection(asyncio.Protocol):
             self._session = Session(self.ident, self.transport, self.codec, self.ends)
         return self._session
 
-    def flush(self) -> None:
+    def output(self) -> bytes:
+        """What the codec has to say to the client, and whoever listens to the server has heard."""
         out = self.codec.output()
+        if self.server.listener is not None:
+            self.server.listener(out)
+        return out
+
+    def flush(self) -> None:
+        out = self.output()
         if out:
-            self.write(out)
+            self.transport.write(out)
         if self.codec.closed:
             self.part()
 
@@ -187,9 +194,6 @@ class Connection(asyncio.Protocol):
             return
         self.transport.resume_reading()
         self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
-
-    def write(self, out: bytes) -> None:
-        self.transport.write(out)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""

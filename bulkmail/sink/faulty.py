@@ -199,7 +199,7 @@ class FaultyConnection(HookedConnection):
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()
         following = self.codec.settle(refusals, text)
-        await self.say_each(faults, self.codec.output().splitlines(keepends=True))
+        await self.say_each(faults, self.output().splitlines(keepends=True))
         return [*following, *self.codec.resume()]
 
     async def take_for_some(self, recipients: list[str], refusals: list[bytes | None]) -> bytes | None:
@@ -278,7 +278,7 @@ class FaultyConnection(HookedConnection):
     async def trickle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Say slowly what the codec has to say, then let it go on: what comes of `events`, and what follows."""
         drip, self._drip = self._drip, None
-        await self.say(self.codec.output(), drip)
+        await self.say(self.output(), drip)
         for event in events:
             await self.absorb(event)
         return self.codec.resume()

@@ -323,6 +323,8 @@ class Server:
 
     # --- what connections ask
 
+    listener: Callable[[bytes], None] | None = None  # of all that clients are told
+
     _gone: asyncio.Future[None] | None = None
     _stopped: asyncio.Event | None = None  # set when stop() is through
     _hurried = False
