@@ -34,11 +34,13 @@ LAYERS = {
     "unsubscribe": {"errors", "urlparts"},
     "message": {"errors", "address", "urlparts", "unsubscribe", "wire"},
     "net": BASE | {"wire"},
-    "sink": BASE | {"wire", "net"},
+    "sink": BASE | {"wire", "net", "message"},
+    "pytest_plugin": {"sink"},
     "smtp": BASE | {"wire", "net"},
     "pool": BASE | {"wire", "net", "smtp", "message"},
     "job": BASE | {"wire", "net", "smtp", "pool", "message"},
-    "cli": BASE | {"wire", "net", "smtp", "pool", "message", "job", "sink"},
+    "load": BASE | {"wire", "net", "smtp", "pool"},
+    "cli": BASE | {"wire", "net", "smtp", "pool", "message", "job", "sink", "load"},
 }
 # The public names and the entry point gather from everywhere.
 TOP = {"__init__", "__main__"}

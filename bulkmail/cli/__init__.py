@@ -18,7 +18,7 @@ TABLE = {
     "report": "Every recipient's outcome.",
     "verify": "Connect to a relay and print what it offers.",
     "sink": "Run an SMTP server that receives, for tests.",
-    "bench": "Generate load (not in this version yet).",
+    "bench": "Measure how fast a server takes mail.",
     "schema": "Print the manifest's JSON Schema.",
     "init": "Write a starter manifest, templates and recipients.",
 }

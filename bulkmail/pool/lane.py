@@ -71,7 +71,7 @@ class Lane:
         self.spent: set[Session] = set()  # have had all the messages that one connection may carry
         self.proved = False  # a connection was opened since the last failure
         self._loop = asyncio.get_running_loop()
-        self._turn = Turn(self._loop, self._take_turn, TURN_SECONDS)
+        self._turn = Turn(self._loop, self._take_turn, TURN_SECONDS, pool.precise)
         self._asked: dict[Session, float] = {}  # when they were last sent a NOOP
         # begun since the last failure, which ends an era: once one of these has carried something, all is well
         self._newer: set[Session] = set()

@@ -54,6 +54,7 @@ class Pool:
 
     egresses  the ways to it; none: the one that its options say
     paced     the source grants by a rate (see Lane)
+    precise   times of transactions are precise (see smtp.session.Turn)
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Pool:
         limit: int = 0,
         paced: bool = False,
         egresses: Iterable[Egress] = (),
+        precise: bool = False,
     ) -> None:
-        self.endpoint, self.source = endpoint, source
+        self.endpoint, self.source, self.precise = endpoint, source, precise
         self.name = name or endpoint.host
         self.limit = limit or endpoint.options.connections
         self.dead: BaseException | None = None  # why it gave up

@@ -6,6 +6,7 @@ cdef class Turn:
     cdef readonly list hungry
     cdef readonly list ended
     cdef public bint crossing
+    cdef readonly bint precise
     cdef object _loop, _callback
     cdef double _delay
     cdef int _scheduled
@@ -43,6 +44,7 @@ cdef class Session:
     cdef bint _offer(self)
     cdef long long _round           # transactions begun when the window was widened last
     cdef bint _far(self)
+    cdef double _stamp(self, double now)
     cdef _widen(self)
     cdef _notify(self)
     cdef _loss(self, str what)

@@ -6,6 +6,7 @@
 # Errors    whatever ends the connection is kept as `error` and settles all that was under way (wire.Client.lost).
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
+from cpython.time cimport monotonic
 
 import asyncio
 
@@ -46,10 +47,11 @@ cdef class Turn:
     callback  called on the loop, at most once a turn; it empties the three lists
     crossing  no server of theirs has refused an envelope behind a final dot (wire.Client.crossing)
     delay     seconds within which finished transactions are handed over when no session is idle for want of work
+    precise   times of transactions are those of time.monotonic(): the loop's, with uvloop, are whole milliseconds
     """
 
-    def __cinit__(self, loop, callback, double delay):
-        self._loop, self._callback, self._delay = loop, callback, delay
+    def __cinit__(self, loop, callback, double delay, bint precise=False):
+        self._loop, self._callback, self._delay, self.precise = loop, callback, delay, precise
         self.done, self.hungry, self.ended = [], [], []
         self.crossing = True
 
@@ -124,11 +126,15 @@ cdef class Session:
         if self.error is not None:
             return
         try:
-            self.wire.feed(data, now)
+            self.wire.feed(data, self._stamp(now))
         except BulkmailError as error:
             self._fail(error, self._unsent())
             return
         self._received(now)
+
+    cdef double _stamp(self, double now):
+        """What the transactions are told for the loop's time `now`; deadlines are always the loop's."""
+        return monotonic() if self.turn.precise else now
 
     @property
     def encrypted(self):
@@ -176,7 +182,7 @@ cdef class Session:
     cpdef push(self, list transactions):
         """Take transactions on; their ends come by the turn. On a session that ended they are settled as not taken."""
         cdef Transaction tx
-        cdef double now = self._loop.time()
+        cdef double now = self._loop.time(), stamp = self._stamp(now)
         cdef bint idle = self.wire.waiting() == AWAIT_NOTHING
         self.left -= len(transactions)
         self.wire.crossing = self.turn.crossing
@@ -184,9 +190,9 @@ cdef class Session:
             tx.via = self
             if tx.body is not None:
                 self._size, self._rcpts = tx.body_size, len(tx.rcpts)
-            self.wire.push(tx, now)
+            self.wire.push(tx, stamp)
         if self.error is not None:
-            self.wire.lost(self.error, 0, now)
+            self.wire.lost(self.error, 0, stamp)
             self.turn.note(True)
             return
         self._flush()
@@ -361,7 +367,7 @@ cdef class Session:
             raise
         if self.error is None and tx.state == 0:
             now = self._loop.time()
-            self.wire.end_content(now)
+            self.wire.end_content(self._stamp(now))
             self._flush()
             self._await_next(now)
 
@@ -370,7 +376,7 @@ cdef class Session:
         now = self._loop.time()
         why = ConnectionLost("the message was abandoned before its end")
         why.__cause__ = error
-        if tx.state == 0 and self.error is None and not self.wire.abandon(why, now):
+        if tx.state == 0 and self.error is None and not self.wire.abandon(why, self._stamp(now)):
             self.abort(why)
         elif self.error is None:
             self._await_next(now)
@@ -451,7 +457,7 @@ cdef class Session:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.wire.lost(error, unsent, self._loop.time())
+        self.wire.lost(error, unsent, self._stamp(self._loop.time()))
         self._fd = -1
         if self.transport is not None:
             self.transport.abort()

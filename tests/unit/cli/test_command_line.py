@@ -173,12 +173,6 @@ def test_a_full_disk_under_standard_output_is_a_sentence(tmp_path):
     assert done.stderr == "bulkmail: No space left on device\n"
 
 
-def test_bench_is_refused_whatever_follows(call):
-    result = call("bench", "smtp://127.0.0.1", "--connections", "5")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "bulkmail: 'bench' is not in this version yet\n"
-
-
 def test_python_m_bulkmail_is_the_same_program():
     done = bulkmail("--help")
     assert done.returncode == 0 and done.stdout.startswith("Usage: bulkmail ")
