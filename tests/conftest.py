@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from integration.servers.common import free_port as find_free_port
 from integration.servers.common import require as require_program
 
-pytest_plugins = ["integration.servers.fixtures"]
+pytest_plugins = ["integration.servers.fixtures", "bulkmail.pytest_plugin"]
 
 # Deadlines and "too slow" measure the machine; under a sanitizer, or beside other work on two cores, it is slow.
 settings.register_profile("bulkmail", deadline=None, suppress_health_check=[HealthCheck.too_slow])

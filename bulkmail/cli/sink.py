@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -17,9 +18,6 @@ LATER = {
     "ignore": "CIDR|ADDRESS",
     "deny": "CIDR|ADDRESS",
     "connections_per_minute": "N",
-    "fault": "RULE",
-    "seed": "N",
-    "web": "ADDRESS:PORT",
 }
 
 
@@ -37,8 +35,11 @@ def later_options(command: Any) -> Any:
 Examples:
   bulkmail sink --listen 127.0.0.1:2525 --store inbox
   bulkmail sink --listen 127.0.0.1:0 --discard --json
+  bulkmail sink --web 127.0.0.1:8025
+  bulkmail sink --fault "rcpt:451 4.7.1 Try later@5%" --fault "body:drop@1/100"
 \b
-Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 2 for what cannot be served.""",
+Serves until SIGINT or SIGTERM (said twice: it waits for nobody), then prints what it counted.
+Exit status: 0, or 2 for what cannot be served.""",
 )
 @click.option(
     "--listen",
@@ -50,7 +51,9 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 )
 @click.option("--lmtp", is_flag=True, help="Speak LMTP: LHLO, and a reply for each recipient.")
 @click.option("--store", metavar="DIR", help="Keep messages in this Maildir, with an envelopes.jsonl.")
-@click.option("--discard", is_flag=True, help="Count messages and forget them (what happens without --store, too).")
+@click.option("--mbox", metavar="FILE", help="Append messages to this mbox instead.")
+@click.option("--fsync", is_flag=True, help="Accept a message only once it is on the disk, for --store and --mbox.")
+@click.option("--discard", is_flag=True, help="Count messages and forget them (the default, but for --web).")
 @click.option("--tls-cert", metavar="FILE", help="Offer STARTTLS with this certificate (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Its private key, unless that is in the same file.")
 @click.option("--tls-implicit", is_flag=True, help="TLS from the first byte, instead of STARTTLS.")
@@ -58,7 +61,12 @@ Serves until SIGINT or SIGTERM, then prints what it counted. Exit status: 0, or 
 @click.option("--max-size", type=click.IntRange(min=0), metavar="N", help="Bytes in a message; 0: no limit.")
 @click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
 @click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
+@click.option("--lenient", is_flag=True, help="Make a CRLF of a lone CR or LF in a message, instead of refusing it.")
+@click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="For messages under way at the end.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option("--web", metavar="ADDRESS:PORT", help="A page that shows what came (pip install 'bulkmail[web]').")
+@click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
+@click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 @later_options
 def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:
@@ -81,21 +89,30 @@ async def serve(listen: tuple[str, ...], options: dict[str, Any]) -> dict[str, i
     from bulkmail.sink.options import shown
     from bulkmail.sink.server import Server
 
-    if "store" not in options:
+    if not {"store", "mbox", "web"} & options.keys():
         options["discard"] = True
     stop = asyncio.Event()
-    on_signals(stop)
-    async with Server(listen=listen, **options) as server:
+    server = Server(listen=listen, **options)
+
+    def signalled() -> None:
+        if stop.is_set():
+            server.hurry()
+        stop.set()
+
+    on_signals(signalled)
+    async with server:
         for host, port in server.addresses:
             print(f"listening on {shown(host, port)}", flush=True)
+        if server.web_url is not None:
+            print(f"web page on {server.web_url}", flush=True)
         await stop.wait()
     return server.counts
 
 
-def on_signals(stop: asyncio.Event) -> None:
+def on_signals(act: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, act)
         except NotImplementedError:  # Windows: its handlers run outside the loop, which has to be woken
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(act))

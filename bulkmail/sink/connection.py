@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.sink.refuse import Refuse
 from bulkmail.sink.session import Envelope, Session, address_of, message_of
+from bulkmail.sink.store import NotStored
 from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("bulkmail.sink")
 
 TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is Server.sweep's affair
+# A client that goes on sending when we close is answered by its own system with a reset, and may then never read the
+# verdict on the message before. So it gets so long to see our end of the stream.
+LINGER_SECONDS = 1.0
 
 
 class Connection(asyncio.Protocol):
@@ -29,10 +33,15 @@ class Connection(asyncio.Protocol):
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
     active = True  # something came since the last sweep
+    _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
     _handshake: asyncio.Task[None] | None = None
     _early: list[bytes] | None = None  # came through TLS before we heard that the handshake is done
+    _storing = False  # the store has a message, and has not said yet whether it keeps it
+    _lost = False
+    _late = False  # leaves after a message that was under way
+    _lingering: asyncio.TimerHandle | None = None
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -52,7 +61,7 @@ class Connection(asyncio.Protocol):
         if server.admit(self):
             self.welcome()
         else:
-            self.codec.refuse(421, b"4.3.2", b"Too many connections")
+            self.codec.refuse(421, b"4.3.2", b"Server shutting down" if server.stopping else b"Too many connections")
             self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -66,15 +75,20 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self._lingering is not None:
+            self._lingering.cancel()
         self.drop_message()
         self.server.forget(self)
 
     def pause_writing(self) -> None:
         # A client that sends and does not read gets no more replies made for it.
+        self._choked = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._handshake is None:  # which must see all that comes
+        self._choked = False
+        if self._handshake is None and not self._storing:  # a handshake must see all that comes
             self.transport.resume_reading()
 
     # --- what the server calls
@@ -84,12 +98,22 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
-        """421 and the end. In a TLS handshake nothing can be said."""
+        """421 and the end. In a TLS handshake nothing can be said; a message that is being stored is answered first."""
         if self._handshake is not None:
             self.transport.abort()
-            return
-        self.codec.hang_up(enhanced, text)
-        self.flush()
+        elif self._storing:
+            self.codec.leave(enhanced, text)
+        else:
+            self.codec.hang_up(enhanced, text)
+            self.flush()
+
+    def leave(self, enhanced: bytes, text: bytes) -> None:
+        """hang_up(), after the message that is under way."""
+        if self._handshake is None and self.codec.in_transaction:
+            self._late = True
+            self.codec.leave(enhanced, text)
+        else:
+            self.hang_up(enhanced, text)
 
     # --- events
 
@@ -102,9 +126,27 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         out = self.codec.output()
         if out:
-            self.transport.write(out)
+            self.write(out)
         if self.codec.closed:
+            self.part()
+
+    def part(self) -> None:
+        if not self._late or not self.transport.can_write_eof():  # TLS ends both ways at once
             self.transport.close()
+        elif self._lingering is None and not self.transport.is_closing():
+            self.linger()
+
+    def linger(self) -> None:
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client is the quicker one
+            self.transport.close()
+            return
+        self.transport.resume_reading()
+        self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
+
+    def write(self, out: bytes) -> None:
+        self.transport.write(out)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""
@@ -113,9 +155,47 @@ class Connection(asyncio.Protocol):
         if not self.codec.asking:
             return ()
         try:
-            return self.codec.accept(self.store_message())
+            later = self.store_message()
         except Refuse as no:
-            return self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
+            return self.refuse(no)
+        if later is None:
+            return self.codec.accept(self.taken())
+        self._storing = True  # before the task begins, too
+        self.transport.pause_reading()
+        self.server.spawn(self.settle(later))
+        return ()
+
+    async def settle(self, later: Awaitable[None]) -> None:
+        """A store's verdict that takes its time. It is asked for even if the client goes away meanwhile."""
+        try:
+            await self.await_stored(later)
+            events = self.codec.accept(self.taken())
+        except Refuse as no:
+            events = self.refuse(no)
+        while events and not self._lost:
+            events = self.handle(events)
+        if not self._lost:
+            self.flush()
+            self.resume_writing()
+
+    async def await_stored(self, later: Awaitable[None]) -> None:
+        """Refuse if the message is not kept."""
+        self._storing = True
+        try:
+            await later
+        except Refuse as no:
+            self.note_failure(no)
+            raise
+        except Exception as error:
+            failed = NotStored(451, "Local error in processing", "4.3.0")
+            failed.__cause__ = error
+            self.note_failure(failed)
+            raise failed from error
+        finally:
+            self._storing = False
+
+    def refuse(self, no: Refuse) -> Sequence[Event]:
+        return self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
 
     def take(self, event: Event) -> None:
         kind = event[0]
@@ -139,17 +219,28 @@ class Connection(asyncio.Protocol):
         if store is not None and envelope is not None:
             self._incoming = store.begin(message_of(self.session, envelope))
 
-    def store_message(self) -> bytes | None:
-        """The text of the reply to a message that is kept now; Refuse if it cannot be."""
+    def store_message(self) -> Awaitable[None] | None:
+        """Give the message to the store. None: it is kept; else what to wait for. Refuse if it is not kept."""
         incoming, self._incoming = self._incoming, None
         self.session.envelope = None
         if incoming is None:
             return None
         try:
-            incoming.commit()
+            return incoming.commit()
         except Refuse as no:
-            log.error("message not stored: %s", no.__cause__ or no, extra={"cid": self.ident})
+            self.note_failure(no)
             raise
+
+    def note_failure(self, no: Refuse) -> None:
+        if isinstance(no, NotStored):  # and not a refusal of the user's own
+            why = no.__cause__
+            trace = None if isinstance(why, OSError) else why
+            log.error("message not stored: %s", why or no, exc_info=trace, extra={"cid": self.ident})
+
+    def taken(self) -> bytes | None:
+        """The text of the reply to a message that is kept."""
+        if self.server.store is None:
+            return None
         return b"Ok: queued as %s.%d" % (self.ident.encode(), self.session.messages)
 
     def drop_message(self) -> None:

@@ -31,9 +31,11 @@ def questions(hooks: object) -> int:
 class HookedConnection(Connection):
     def __init__(self, server: Server) -> None:
         super().__init__(server)
+        self._equip()
+
+    def _equip(self) -> None:
         self._inbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
-        self._lost = self._choked = False
         self._stream: Stream | None = None
         self._reader: asyncio.Task[Any] | None = None
 
@@ -54,16 +56,14 @@ class HookedConnection(Connection):
         self.transport.pause_reading()
         self._wake.set()
 
-    def pause_writing(self) -> None:
-        self._choked = True
-        super().pause_writing()
-
     def resume_writing(self) -> None:
         self._choked = False
         self._wake.set()  # run() reads on when it has nothing left to do
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
+        if self._lingering is not None:
+            self._lingering.cancel()
         self._wake.set()
         if self._stream is not None:
             self._stream.end(ConnectionLost("the client went away before the message ended"))
@@ -110,8 +110,14 @@ class HookedConnection(Connection):
         except Refuse:
             pass  # nobody is there to be refused
         finally:
-            self.transport.close()
+            await self.see_off()
             self.server.forget(self)
+
+    async def see_off(self) -> None:
+        while self._lingering is not None and not self._lost:
+            self._wake.clear()
+            await self._wake.wait()
+        self.transport.close()
 
     async def work(self, events: Sequence[Event]) -> None:
         while events and not self._lost:
@@ -128,7 +134,7 @@ class HookedConnection(Connection):
         try:
             text = await self.decide(last)
         except Refuse as no:
-            return self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
+            return self.refuse(no)
         return self.codec.accept(text)
 
     async def absorb(self, event: Event) -> None:
@@ -210,8 +216,13 @@ class HookedConnection(Connection):
         except ValueError as error:
             self.drop_message()
             raise self.failed("on_data", error) from error
-        stored = self.store_message()
-        return reply or stored
+        if self.codec.closed:  # 421 was said meanwhile: the client takes it that we do not have the message
+            self.drop_message()
+            return None
+        later = self.store_message()
+        if later is not None:
+            await self.await_stored(later)
+        return reply or self.taken()
 
     # --- hooks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,25 @@ from typing import Any
 from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
-LATER = ("proxy_from", "ignore", "deny", "connections_per_minute", "fault", "seed", "web")
+LATER = ("proxy_from", "ignore", "deny", "connections_per_minute")
 DEFAULT_HOST = "127.0.0.1"
+# Many times what a message takes, and half of what a container's supervisor waits before it kills (docker stop: 10 s).
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SinkOptions:
-    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case."""
+    """Interface section 6. `auth` is "user:password"; `without` names extensions, in any case.
 
-    store: str | Path | None = None
+    fault   rules, as faults.py reads them; one server's percentages are those of another with the same `seed`
+
+    store   a Maildir's folder, or a function that is called with each message, sync or async
+    grace   seconds that stop() gives to messages under way
+    """
+
+    store: str | Path | Callable[[Any], Any] | None = None
+    mbox: str | Path | None = None
+    fsync: bool = False
     discard: bool = False
     lmtp: bool = False
     tls_cert: str | Path | None = None
@@ -31,7 +41,12 @@ class SinkOptions:
     max_size: int = DEFAULT_MAX_SIZE
     max_recipients: int = DEFAULT_MAX_RECIPIENTS
     without: Iterable[str] = ()
+    lenient: bool = False
     name: str | None = None
+    fault: Iterable[str] = ()
+    seed: int = 0
+    grace: float = GRACE_SECONDS
+    web: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:
@@ -43,13 +58,27 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
         if key not in known:
             raise ConfigError(f"there is no option {key!r} of a sink{nearest(key, known)}")
     read = SinkOptions(**options)
-    if read.store is not None and read.discard:
-        raise ConfigError("a sink either stores or discards: 'store' and 'discard' exclude each other")
+    check_stores(read)
+    if not 0 <= read.grace < float("inf"):
+        raise ConfigError(f"'grace' is 0 or more seconds, not {read.grace!r}")
     if read.tls_cert is None and (read.tls_implicit or read.tls_key is not None):
         raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
     if read.max_size < 0 or read.max_recipients < 1:
         raise ConfigError("'max_size' is 0 (no limit) or more bytes, 'max_recipients' at least 1")
     return read
+
+
+def check_stores(options: SinkOptions) -> None:
+    places = {"store": options.store is not None, "mbox": options.mbox is not None, "discard": options.discard}
+    chosen = [f"{name!r}" for name, given in places.items() if given]
+    if len(chosen) > 1:
+        raise ConfigError(f"a sink has one place for messages: {' and '.join(chosen)} exclude each other")
+    if options.web is not None and (options.mbox is not None or callable(options.store)):
+        raise ConfigError(
+            "a web page shows what is in memory or in a Maildir: 'web' does not go with 'mbox' or a function"
+        )
+    if options.fsync and (callable(options.store) or (options.store is None and options.mbox is None)):
+        raise ConfigError("'fsync' is for messages stored in files: it needs 'store' with a folder, or 'mbox'")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

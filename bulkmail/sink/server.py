@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import socket
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.connection import TLS_SECONDS, Connection
-from bulkmail.sink.hooked import HookedConnection, questions
-from bulkmail.sink.options import bind, read_auth, read_listen, read_options, read_without, shown, tls_context
+from bulkmail.sink.faults import Faults
+from bulkmail.sink.faulty import FaultyConnection
+from bulkmail.sink.hooked import questions
+from bulkmail.sink.options import (
+    bind,
+    read_auth,
+    read_listen,
+    read_options,
+    read_place,
+    read_without,
+    shown,
+    tls_context,
+)
+from bulkmail.sink.recent import Recent
 from bulkmail.sink.session import Message
-from bulkmail.sink.store import Kept, Maildir, Store
+from bulkmail.sink.store import Kept, Store
 from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
+
+if TYPE_CHECKING:
+    from bulkmail.sink.web.page import Page
 
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
 BACKLOG = 1024
 # RFC 5321 section 4.5.3.2.7: at least five minutes. A silent client is gone after one to two of these.
 IDLE_SECONDS = 300.0
-# What clients get to read their 421 and hooks to finish, when the server stops.
+# What clients get to read their 421 and hooks to finish, when the server stops, after the time for messages under way.
 STOP_SECONDS = 5.0
+GOODBYE = b"4.3.2", b"Server shutting down"
 
 
 class Server:
@@ -34,7 +52,7 @@ class Server:
     listen   "HOST:PORT", one or several; port 0 takes a free one
     options  named as the flags of `bulkmail sink` (`SinkOptions` has them)
 
-    Accepted messages go to `store` (a Maildir), nowhere with `discard`, and otherwise to `messages`.
+    Accepted messages go to `store` (a Maildir, or a function) or `mbox`, nowhere with `discard`; else to `messages`.
 
     raises   ConfigError from the constructor, and from start() when an address cannot be listened on
     """
@@ -44,23 +62,56 @@ class Server:
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
+        self.faults = Faults(self.options.fault, self.options.seed)
         self.store: Store | None = self._choose_store()
+        self._page = self._make_page()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
         self.connections: set[Connection] = set()
+        self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._addresses: list[tuple[str, int]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._idents = itertools.count(1)
         self._run = secrets.token_hex(3)
-        self._protocol = Connection if hooks is None else HookedConnection
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._protocol: type[Connection] = Connection
+        if hooks is not None or self.faults.any:
+            self._misbehave(self.faults.ask)
 
     def _choose_store(self) -> Store | None:
-        if self.options.store is not None:
-            return Maildir(self.options.store)
-        return None if self.options.discard else Kept()
+        options = self.options
+        if callable(options.store):
+            from bulkmail.sink.callback import Callback
+
+            return Callback(options.store)
+        if options.store is not None:
+            from bulkmail.sink.maildir import Maildir
+
+            return Maildir(options.store, options.fsync)
+        if options.mbox is not None:
+            from bulkmail.sink.mbox import Mbox
+
+            return Mbox(options.mbox, options.fsync)
+        if options.web is not None:
+            return Recent()
+        return None if options.discard else Kept()
+
+    def _make_page(self) -> Page | None:
+        if self.options.web is None:
+            return None
+        host, port = read_place(self.options.web)
+        try:
+            from bulkmail.sink.web.page import Page
+        except ModuleNotFoundError as error:
+            if error.name != "aiohttp":
+                raise
+            raise ConfigError(
+                "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
+            ) from error
+        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         options, keeps = self.options, self.store is not None
@@ -72,6 +123,7 @@ class Server:
             starttls=self.tls is not None and not options.tls_implicit,
             auth=read_auth(options.auth),
             lmtp=options.lmtp,
+            lenient=options.lenient,
             envelopes=keeps or self.hooks is not None,
             content=keeps or hasattr(self.hooks, "on_data"),
             ask=questions(self.hooks) | (ASK_END if keeps else 0),
@@ -99,6 +151,11 @@ class Server:
         return f"{scheme}://{shown({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
 
     @property
+    def web_url(self) -> str | None:
+        """Of the page, for a browser on this machine; None without `web`."""
+        return None if self._page is None else self._page.url
+
+    @property
     def messages(self) -> list[Message]:
         """The messages accepted so far, oldest first; clear() it at will. Empty where they are stored or discarded."""
         return self.store.messages if isinstance(self.store, Kept) else []
@@ -108,22 +165,64 @@ class Server:
         """connections, messages, recipients, bytes, refused."""
         return self.wire_counts.as_dict()
 
+    def fail_next(self, phase: str, reply: str, times: int = 1) -> None:
+        """The next `times` events of `phase` get `reply`, or another action of `--fault` such as "drop", "delay=1s".
+
+        Holds for connections that are open, too, and from any thread. Asked for again before all have happened, it is
+        the turn of those asked for first. ConfigError for what is not in the language.
+        """
+
+        def ask() -> None:
+            self._misbehave(self.faults.add_next(phase, reply, times))
+
+        self._in_loop(ask)
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        """Done when it returns, so that what the calling thread sends next meets it."""
+        loop = self._loop
+        if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
+            work()
+            return
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                work()
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        loop.call_soon_threadsafe(run)
+        done.result()
+
+    def _misbehave(self, ask: int) -> None:
+        """What the codec asks from now on, and connections that can carry faults out."""
+        if ask:
+            self.settings.ask_also(ask)
+        if self._protocol is FaultyConnection:
+            return
+        self._protocol = FaultyConnection
+        for connection in list(self.connections):
+            FaultyConnection.take_over(connection)
+
     # --- starting and stopping
 
     async def __aenter__(self) -> Server:
         await self.start()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        await self.stop()
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        await self.stop(None if kind is None else 0)  # who would finish a message has failed
 
     async def start(self) -> None:
         """Listen. On an error nothing is left open."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
             for host, port in self.places:
                 sockets.append(bind(host, port, BACKLOG))
+            if self._page is not None:
+                self._page.bind()
         except ConfigError:
             for listener in sockets:
                 listener.close()
@@ -132,46 +231,89 @@ class Server:
         tls: dict[str, Any] = {}
         if self.options.tls_implicit:
             tls = {"ssl": self.tls, "ssl_handshake_timeout": TLS_SECONDS}
+        self._sockets = sockets
         for listener in sockets:
             self._addresses.append(listener.getsockname()[:2])
             self._listeners.append(
                 await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
             )
+        if self._page is not None:
+            await self._page.start()
         self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
 
-    async def stop(self) -> None:
-        """Take no more connections, say 421 to those there are, and let their hooks finish. What was accepted stays."""
+    async def stop(self, grace: float | None = None) -> None:
+        """Take no more connections and say 421 to those there are: at once, or after the message that is under way.
+
+        grace   seconds for those messages, instead of the option's. Then the rest hear 421, too, and hooks may end.
+
+        What was answered with 250 is stored and counted. A second call waits for the first.
+        """
+        if self._stopped is not None:
+            await self._stopped.wait()
+            return
+        self._stopped = asyncio.Event()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         for connection in list(self.connections):
-            connection.hang_up(b"4.3.2", b"Server shutting down")
-        if not await self._all_gone(STOP_SECONDS):
-            for connection in list(self.connections):
-                connection.transport.abort()
-            for task in self._tasks:
-                task.cancel()
-            await self._all_gone(STOP_SECONDS)
-        self._close_store()
+            connection.leave(*GOODBYE)
+        try:
+            await self._part(self.options.grace if grace is None else grace)
+        finally:
+            if self._page is not None:
+                await self._page.stop()
+            self._close_store()
+            self._stopped.set()
+
+    def hurry(self) -> None:
+        """A stop() that waits does not wait any longer."""
+        self._hurried = True
+        self._left()
+
+    def _close_listeners(self) -> None:
+        for listener, server in zip(self._sockets, self._listeners, strict=True):
+            if not self.options.tls_implicit:
+                turn_away(listener)
+            server.close()
+
+    async def _part(self, grace: float) -> None:
+        if await self._all_gone(grace):
+            return
+        for connection in list(self.connections):
+            connection.hang_up(*GOODBYE)
+        if await self._all_gone(STOP_SECONDS):
+            return
+        for connection in list(self.connections):
+            connection.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        self._hurried = False
+        await self._all_gone(STOP_SECONDS)
 
     async def _all_gone(self, seconds: float) -> bool:
+        """Whether connections and hooks have ended in time, and nobody said hurry()."""
         try:
             async with asyncio.timeout(seconds):
-                while self.connections or self._tasks:
+                while (self.connections or self._tasks) and not self._hurried:
                     self._gone = asyncio.get_running_loop().create_future()
                     await self._gone
         except TimeoutError:
-            return False
-        return True
+            pass
+        return not self.connections and not self._tasks
 
     def _close_store(self) -> None:
-        if isinstance(self.store, Maildir):
+        if self.store is not None:
             self.store.close()
 
     # --- what connections ask
 
     _gone: asyncio.Future[None] | None = None
+    _stopped: asyncio.Event | None = None  # set when stop() is through
+    _hurried = False
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopped is not None
 
     def next_ident(self) -> str:
         return f"{self._run}-{next(self._idents)}"
@@ -211,6 +353,18 @@ class Server:
             else:
                 connection.hang_up(b"4.4.2", b"Nothing said for too long")
         self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.sweep)
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Say 421 to whoever waits to be accepted; closing the listener would reset them."""
+    for _ in range(BACKLOG):
+        try:
+            client, _ = listener.accept()
+        except OSError:  # BlockingIOError: nobody is left
+            return
+        with client, contextlib.suppress(OSError):
+            client.setblocking(False)
+            client.send(b"421 %s %s\r\n" % GOODBYE)
 
 
 def read_name(name: str | None) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from asyncio import BaseTransport
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.wire.server import ServerCodec
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 Parameters = dict[str, str | None]
 
@@ -71,7 +74,10 @@ class Session:
 
 @dataclass(slots=True)
 class Message:
-    """An accepted message: `content` as it came, CRLF and all, dots undone; the rest as in envelopes.jsonl."""
+    """An accepted message: `content` as it came, CRLF and all, dots undone; the rest as in envelopes.jsonl.
+
+    `message["Subject"]`, `text`, `html` and `email` read the content, whatever it is, when they are first asked.
+    """
 
     id: str
     sender: str
@@ -85,6 +91,44 @@ class Message:
     auth: str | None
     received: datetime
     content: bytes = b""
+    _email: EmailMessage | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def email(self) -> EmailMessage:
+        """The content as the standard library parses it (`email.policy.default`)."""
+        if self._email is None:
+            from email import message_from_bytes, policy
+
+            self._email = message_from_bytes(self.content, policy=policy.default)
+        return self._email
+
+    def __getitem__(self, header: str) -> str | None:
+        """A header field, decoded; the first of several, None where there is none."""
+        value = self.email[header]
+        return None if value is None else str(value)
+
+    def __contains__(self, header: str) -> bool:
+        return header in self.email
+
+    @property
+    def text(self) -> str:
+        """The text part, with LF line ends; "" without one."""
+        return self._part("plain")
+
+    @property
+    def html(self) -> str:
+        """The HTML part, with LF line ends; "" without one."""
+        return self._part("html")
+
+    def _part(self, subtype: str) -> str:
+        part = self.email.get_body((subtype,))
+        if part is None:
+            return ""
+        try:
+            text: str = part.get_content()
+        except LookupError:  # a charset that Python does not know
+            text = part.get_payload(decode=True).decode("utf-8", "replace")  # type: ignore[union-attr]
+        return text.replace("\r\n", "\n")
 
 
 def message_of(session: Session, envelope: Envelope) -> Message:

@@ -1,6 +1,7 @@
 # The server's side of SMTP and LMTP: bytes in; events, and bytes to send, out. No sockets, no clock, no logging.
 # RFC 5321 (SMTP), 2033 (LMTP), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8), 2034 (enhanced codes), 2920
-# (PIPELINING), 3207 (STARTTLS), 4954 (AUTH), 3030 (CHUNKING, BINARYMIME), 3461 (DSN), 8689 (REQUIRETLS), 9422 (LIMITS).
+# (PIPELINING), 3207 (STARTTLS), 4954 (AUTH), 7628 (tokens), 3030 (CHUNKING, BINARYMIME), 3461 (DSN), 8689 (REQUIRETLS),
+# 9422 (LIMITS).
 #
 # Owns      the part of a command line that came without its end (MAX_LINE at most) and the replies not yet taken.
 #           The text of a message is not kept: it is scanned where it lies, and handed on as `content` events.
@@ -19,17 +20,19 @@ from bulkmail.wire.server_syntax cimport read_path, same_word
 from bulkmail.wire.server_words cimport is_utf8, read_words, text_of
 
 from bulkmail.wire.server_buffers import MAX_LINE
+from bulkmail.wire.server_state import MAX_COMMANDS, MAX_ERRORS
 from bulkmail.wire.server_login import Login
 
 # RFC 5321 section 4.5.3.1.4 says 512 and lets extensions add; Postfix takes 2,048. AUTH may use MAX_LINE.
 MAX_COMMAND_LINE = 2048
 # RFC 5321 section 4.5.3.1.2.
 MAX_NAME = 255
-# Commands, RCPT, DATA and BDAT aside, since the last message. Bounds what one read can make us answer: about 100 KB.
-MAX_COMMANDS = 500
+# Recipients of a transaction past the limit; each one more is an error. As in Postfix (smtpd_recipient_overshoot_limit):
+# a client that pipelines its recipients cannot know of the limit in time.
+MAX_OVERSHOOT = 1000
 
 cdef Py_ssize_t _MAX_COMMAND_LINE = MAX_COMMAND_LINE, _MAX_LINE = MAX_LINE, _MAX_NAME = MAX_NAME
-cdef int _MAX_COMMANDS = MAX_COMMANDS
+cdef long long _MAX_OVERSHOOT = MAX_OVERSHOOT
 
 
 cdef class ServerCodec(ServerText):
@@ -39,7 +42,8 @@ cdef class ServerCodec(ServerText):
 
     Events are tuples: ("mail", address, parameters), ("rcpt", address, parameters), ("data",), ("content", bytes),
     ("end", size); ("abort", why) in place of "end" when the message was refused here; ("reset",) when an open
-    transaction was given up; ("auth", mechanism, user, password); ("starttls",).
+    transaction was given up; ("auth", mechanism, user, password); ("starttls",). And ("ask", phase, word) where nothing
+    else would tell what is asked: "ehlo" with the name, "auth" with the user, "starttls", "data", "quit" with None.
 
     An event that the settings ask about is the last of its list; `asking` says which, and accept() or refuse() return
     the events that follow. What is fed meanwhile waits. After ("starttls",): send output(), shake hands, secured().
@@ -62,7 +66,8 @@ cdef class ServerCodec(ServerText):
 
     def start(self, str ident not None=""):
         """The greeting. `ident` is shown in it, so that the logs of both sides can be put together."""
-        self.put(self.settings.greeting(ident))
+        if self._state != CLOSED:
+            self.put(self.settings.greeting(ident))
 
     def feed(self, bytes data not None):
         """The events that `data` completes: a list, or an empty tuple."""
@@ -94,24 +99,57 @@ cdef class ServerCodec(ServerText):
         elif question == ASK_AUTH:
             self.user = self._login.credentials[0]
             self._say(R_LOGGED_IN)
-        return self._run()
+        else:
+            self._go_on(question)
+        return self._next()
 
     def refuse(self, int code, bytes enhanced not None, bytes text not None):
         """No to the question; with none open, to the connection (in place of start()). 421 always ends it.
 
-        Returns the events that follow.
+        Without an enhanced code `text` is said as it is. Returns the events that follow.
         """
         question, self.asking = self.asking, 0
         if self._state == CLOSED:
             return ()
         self.counts.refused += 1
-        line = self.settings.line(b"%d %s %s" % (code, enhanced, text))
+        if enhanced:
+            line = self.settings.line(b"%d %s %s" % (code, enhanced, text))
+        else:
+            line = (b"%d %s" % (code, text)).rstrip() + b"\r\n"
         if question == ASK_END:
             self._verdict(line)
+        elif question == ASK_DATA and self._chunk_asked:
+            self._refuse_chunk(line)
+        elif question == ASK_AUTH:
+            self._deny(code, line)
         else:
             self.put(line)
         if question == 0 or code == 421:
             self._state = CLOSED
+        return self._next()
+
+    def settle(self, list refusals not None, bytes text=None):
+        """LMTP's answer to a message, recipient by recipient: what refuses one ("451 4.2.1 Later"), b"" to say nothing,
+        None to accept, with `text` as in accept(). Returns the events that follow."""
+        if self._state == CLOSED:
+            self.asking = 0
+            return ()
+        if self.asking != ASK_END or len(refusals) != self._recipients:
+            raise ValueError("settle() answers the end of a message, for each recipient")
+        self.asking = 0
+        self._divided(refusals, <bytes> self.settings.replies[R_TAKEN] if text is None
+                      else self.settings.line(b"250 2.0.0 " + text))
+        return self._next()
+
+    def pause(self):
+        """The next answer is the last for now: what follows it is read at resume(). `asking` is not 0 until then."""
+        self._pausing = True
+
+    def resume(self):
+        """The events that follow."""
+        self._pausing = False
+        if self.asking == PAUSED:
+            self.asking = 0
         return self._run()
 
     def secured(self):
@@ -127,12 +165,55 @@ cdef class ServerCodec(ServerText):
             self._state = CLOSED
             self._data = None
 
+    cdef object _next(self):
+        # Behind STARTTLS nothing is held: it would be read inside TLS then (RFC 3207 section 4.2).
+        if self._pausing and self.asking == 0 and self._state < TLS:
+            self.asking = PAUSED
+        return self._run()
+
+    cdef int _go_on(self, int question) except -1:
+        """With what was asked about before it was done."""
+        if question == ASK_HELLO:
+            return self._welcome()
+        if question == ASK_STARTTLS:
+            return self._await_tls()
+        if question == ASK_LOGIN:
+            return self._judge()
+        if question == ASK_DATA:
+            return self._settle_chunk() if self._chunk_asked else self._go_ahead()
+        return self._close(R_BYE)
+
+    @property
+    def in_transaction(self):
+        """Whether a message is under way: MAIL was accepted, and there is no verdict yet."""
+        return self._under_way()
+
+    def leave(self, bytes enhanced not None, bytes text not None):
+        """hang_up(), but after the verdict on the message that is under way. What is pipelined behind it is not read."""
+        if self._under_way():
+            self._farewell = (enhanced, text)
+        else:
+            self.hang_up(enhanced, text)
+
+    cdef bint _under_way(self):
+        cdef int state = self._came if self._state == CHUNK else self._state
+        return state == MAIL or state == RCPT or state == TEXT or state == CHUNKS or state == FAILED
+
+    cdef int _depart(self) except -1:
+        """For leave(): 421, if nothing is under way any more."""
+        if not self._under_way():
+            enhanced, text = self._farewell
+            self.hang_up(enhanced, text)
+        return 0
+
     # --- lines
 
     cdef object _run(self):
         cdef bytes data = self._data
         cdef const unsigned char* p
         cdef Py_ssize_t n
+        if self._farewell is not None:
+            self._depart()
         if data is not None:
             p = <const unsigned char*> PyBytes_AS_STRING(data)
             n = PyBytes_GET_SIZE(data)
@@ -143,6 +224,8 @@ cdef class ServerCodec(ServerText):
                     self._read_chunk(p + self._pos, n - self._pos)
                 else:
                     self._read_line(p + self._pos, n - self._pos)
+                if self._farewell is not None and not self.asking:
+                    self._depart()
             if self._state >= TLS:
                 self.dropped += n - self._pos      # RFC 3207 section 4.2: or it would pass for sent inside TLS
                 self._pos = n
@@ -172,9 +255,12 @@ cdef class ServerCodec(ServerText):
             self._state = READY                # unless the mechanism wants another line
         if self.line_too_long or n > (_MAX_LINE if auth else _MAX_COMMAND_LINE):
             return self._garbled(R_LONG, bdat)
-        if n < 2 or p[n - 2] != b'\r':
+        if n > 1 and p[n - 2] == b'\r':
+            n -= 2
+        elif self.settings.lenient:            # as Postfix has it: nobody relays commands, so nothing can hide in one
+            n -= 1
+        else:
             return self._garbled(R_LF, bdat)
-        n -= 2
         if login:
             return self._login_line(p[:n])
         for i in range(n):
@@ -193,14 +279,14 @@ cdef class ServerCodec(ServerText):
     cdef int _command(self, const unsigned char* p, Py_ssize_t n) except -1:
         cdef const unsigned char* space = <const unsigned char*> memchr(p, b' ', n)
         cdef Py_ssize_t verb = n if space == NULL else space - p
-        if same_word(p, verb, b"RCPT", 4):
-            return self._rcpt(p + verb, n - verb)
-        if same_word(p, n, b"DATA", 4):
-            return self._data_command()
         if same_word(p, verb, b"BDAT", 4):
             return self._bdat(p + verb, n - verb)
-        self._commands += 1
-        if self._commands > _MAX_COMMANDS:
+        self._steps += 1
+        if same_word(p, verb, b"RCPT", 4):
+            return self._rcpt(p + verb, n - verb)
+        if self._state == RCPT and same_word(p, n, b"DATA", 4):
+            return self._data_command()
+        if self._one_more():
             return self._close(R_COMMANDS)
         if same_word(p, verb, b"MAIL", 4):
             return self._mail(p + verb, n - verb)
@@ -229,7 +315,9 @@ cdef class ServerCodec(ServerText):
             self._give_up()
             return self._say(R_OK)
         if same_word(p, n, b"QUIT", 4):
-            return self._close(R_BYE)
+            return 0 if self._may(ASK_QUIT, "quit", None) else self._close(R_BYE)
+        if same_word(p, n, b"DATA", 4):
+            return self._data_command()
         if same_word(p, n, b"STARTTLS", 8):
             return self._start_tls()
         return self._unknown(p, n)
@@ -245,17 +333,20 @@ cdef class ServerCodec(ServerText):
         return self._wrong(R_UNKNOWN)
 
     cdef int _hello(self, const unsigned char* p, Py_ssize_t n, bint esmtp, bint lmtp) except -1:
-        cdef bint auth
         if lmtp != self.settings.lmtp:
             return self._wrong(R_ONLY_LMTP if self.settings.lmtp else R_NOT_LMTP)
         name = p[:n].strip()
         if not name or b" " in name or len(name) > _MAX_NAME:
             return self._wrong(R_NAME)
+        self._name, self._extended = name, esmtp
+        return 0 if self._may(ASK_HELLO, "ehlo", name) else self._welcome()
+
+    cdef int _welcome(self) except -1:
+        cdef bint auth
         self._give_up()
-        self._helo = name
-        self._esmtp = esmtp
+        self._helo, self._esmtp = self._name, self._extended
         self._state = READY
-        if not esmtp:
+        if not self._esmtp:
             return self.put(f"250 {self.settings.name}\r\n".encode())
         auth = self.settings.login and self.user is None and (self.secure or self.local)
         return self.put(self.settings.hello(self.secure, auth))
@@ -288,7 +379,7 @@ cdef class ServerCodec(ServerText):
             reply = R_SENDER
         if reply != R_MAIL_OK:
             return self._refused(reply) if reply == R_TOO_BIG else self._wrong(reply)
-        self._recipients = 0
+        self._recipients = self._tries = 0
         self._binary = self._words.binary
         if self.settings.envelopes:
             self.emit(("mail", text_of(p + 6, &path), values))
@@ -304,6 +395,9 @@ cdef class ServerCodec(ServerText):
             return self._out_of_order(R_MAIL_FIRST)
         if n < 4 or not same_word(p, 4, b" TO:", 4):
             return self._wrong(R_RCPT_SYNTAX)
+        self._tries += 1
+        if self._tries > self.settings.max_recipients + _MAX_OVERSHOOT:
+            return self._wrong(R_TOO_MANY)
         values = {} if self.settings.envelopes else None
         reply = self._arguments(p + 4, n - 4, &path, True, values)
         if reply == R_SENDER or (reply == R_MAIL_OK and not path.has_domain
@@ -342,6 +436,9 @@ cdef class ServerCodec(ServerText):
             return self._wrong(R_IN_TLS if self.secure else R_NO_TLS)
         if self._state != READY:
             return self._wrong(R_HELLO_FIRST if self._state == NEW else R_NESTED)
+        return 0 if self._may(ASK_STARTTLS, "starttls", None) else self._await_tls()
+
+    cdef int _await_tls(self) except -1:
         self._state = TLS
         self.emit(("starttls",))
         return self._say(R_TLS_GO)
@@ -360,11 +457,12 @@ cdef class ServerCodec(ServerText):
         cdef int reply = self._auth_refusal()
         if reply != R_LOGGED_IN:
             return self._wrong(reply)
-        mechanism, _, response = p[:n].strip().partition(b" ")
-        try:
-            self._login = Login(mechanism.upper().decode())
-        except (KeyError, UnicodeDecodeError):
+        word, _, response = p[:n].strip().partition(b" ")
+        mechanism = word.upper().decode("utf-8", "replace")
+        if mechanism not in self.settings.mechanisms:
             return self._wrong(R_MECHANISM)
+        self._login = Login(mechanism)
+        self._denial = None
         if response:
             return self._login_line(b"" if response == b"=" else response)
         self._state = LOGIN
@@ -372,6 +470,10 @@ cdef class ServerCodec(ServerText):
 
     cdef int _login_line(self, bytes line) except -1:
         """A response in base64; "*" gives up."""
+        self._steps += 1
+        if self._denial is not None:
+            denial, self._denial = self._denial, None
+            return self.put(denial)
         if line == b"*":
             return self._wrong(R_CANCELLED)
         try:
@@ -379,7 +481,7 @@ cdef class ServerCodec(ServerText):
         except ValueError:
             return self._wrong(R_BASE64)
         if self._login.credentials is not None:
-            return self._judge()
+            return 0 if self._may(ASK_LOGIN, "auth", self._login.credentials[0].encode()) else self._judge()
         self._state = LOGIN
         return self.put(self._login.challenge + b"\r\n")
 
@@ -395,3 +497,15 @@ cdef class ServerCodec(ServerText):
         self.counts.refused += not good
         self.user = user if good else None
         return self._say(R_LOGGED_IN) if good else self._wrong(R_DENIED)
+
+    cdef int _deny(self, int code, bytes line) except -1:
+        """The caller's no to a login, 4xx or 5xx."""
+        self._errors += 1
+        if self._errors >= MAX_ERRORS:
+            return self._close(R_ERRORS)
+        if code < 500 or self._login.trouble is None:
+            return self.put(line)
+        # RFC 7628 section 3.2.3, and Gmail: what is wrong is a challenge; the refusal follows the client's answer to it.
+        self._denial = line
+        self._state = LOGIN
+        return self.put(b"334 " + self._login.trouble + b"\r\n")

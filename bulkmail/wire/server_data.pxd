@@ -2,6 +2,10 @@
 #
 # Only CRLF.CRLF ends a message. A CR without LF or an LF without CR never ends anything: servers that disagree about
 # that let one message smuggle a second one past the other. It is remembered and the whole message is refused.
+#
+# The lenient reading makes a CRLF of it instead, and takes it for nothing else: behind it a dot is content, doubled or
+# not, and ends nothing. To smuggle, a server has to see an end where the one before it saw none; CRLF.CRLF is an end to
+# all of them, and nothing else is one here.
 
 from libc.stddef cimport size_t
 
@@ -103,6 +107,84 @@ cdef extern from *:
         for (size_t i = 0; i < len && !d.ended; i++) out += bm_data_byte(&d, src[i], out);
     }
 
+    /* The lenient reading of one byte that no dot is in question for: the content that it makes (0 to 2 bytes), which
+     * goes to `out` where that is given. A CR is written as CRLF at once, and an LF behind it is nothing more. */
+    static inline size_t bm_lenient_text(bm_data *d, unsigned char c, unsigned char *out) {
+        if (d->at == BM_CR && c == '\\n') { d->at = BM_LINE; return 0; }
+        if (d->at == BM_CR || c == '\\n') d->stuffed = 1;
+        d->at = c == '\\r' ? BM_CR : BM_TEXT;
+        if (c != '\\r' && c != '\\n') {
+            if (out) *out = c;
+            return 1;
+        }
+        if (out) { out[0] = '\\r'; out[1] = '\\n'; }
+        return 2;
+    }
+
+    /* The same with dots: 0 to 4 bytes of content. */
+    static inline size_t bm_lenient_byte(bm_data *d, unsigned char c, unsigned char *out) {
+        size_t held = 0;
+        switch (d->at) {
+        case BM_LINE:
+            if (c == '.') { d->at = BM_DOT; return 0; }
+            break;
+        case BM_DOT:
+            if (c == '\\r') { d->at = BM_DOT_CR; return 0; }
+            d->stuffed = 1;
+            d->at = BM_TEXT;
+            break;
+        case BM_DOT_CR:
+            if (c == '\\n') { d->ended = 1; return 0; }
+            d->stuffed = 1;
+            d->at = BM_TEXT;
+            if (out) { out[0] = '\\r'; out[1] = '\\n'; out += 2; }
+            held = 2;
+        }
+        return held + bm_lenient_text(d, c, out);
+    }
+
+    /* bm_data_scan, leniently. `bare` is left alone. */
+    static void bm_lenient_scan(bm_data *d, const unsigned char *src, size_t len) {
+        size_t i = 0;
+        d->content = 0;
+        d->stuffed = d->at == BM_CR;      /* whose LF was written with the piece before */
+        d->ended = 0;
+        while (i < len && !d->ended) {
+            size_t start = i, stop;
+            if (i && d->at <= BM_LINE) {
+                int bare = 0;
+                while (len - i >= BM_BLOCK && bm_plain_block(src + i, &bare) && !bare) i += BM_BLOCK;
+                if (i > start) {
+                    d->content += i - start - (d->at == BM_CR) + (src[i - 1] == '\\r');
+                    d->at = src[i - 1] == '\\r' ? BM_CR
+                          : src[i - 1] == '\\n' && src[i - 2] == '\\r' ? BM_LINE : BM_TEXT;
+                }
+            }
+            stop = len - i > BM_BLOCK ? i + BM_BLOCK : len;
+            while (i < stop && !d->ended) d->content += bm_lenient_byte(d, src[i++], NULL);
+        }
+        if (d->at == BM_CR) d->stuffed = 1;
+        d->used = i;
+    }
+
+    static void bm_lenient_copy(int at, const unsigned char *src, size_t len, unsigned char *out) {
+        bm_data d;
+        memset(&d, 0, sizeof d);
+        d.at = at;
+        for (size_t i = 0; i < len && !d.ended; i++) out += bm_lenient_byte(&d, src[i], out);
+    }
+
+    /* The content of src[0..len) in a chunk, where dots mean nothing; counted, and written where `out` is given. `at` is
+     * BM_TEXT, or BM_CR behind a CR. */
+    static size_t bm_lenient_chunk(int at, const unsigned char *src, size_t len, unsigned char *out) {
+        size_t size = 0;
+        bm_data d;
+        memset(&d, 0, sizeof d);
+        d.at = at;
+        for (size_t i = 0; i < len; i++) size += bm_lenient_text(&d, src[i], out ? out + size : NULL);
+        return size;
+    }
+
     /* 1 if in src[0..len), behind the byte *before, a CR or LF stands alone. *before becomes the last byte: a CR there
      * is for the next piece to judge. No branches, as above. */
     static int bm_has_lone(unsigned char *before, const unsigned char *src, size_t len) {
@@ -117,6 +199,7 @@ cdef extern from *:
     """
     enum:
         BM_TEXT
+        BM_CR
         BM_LINE
 
     ctypedef struct bm_data:
@@ -130,3 +213,6 @@ cdef extern from *:
     void bm_data_scan(bm_data *d, const unsigned char *src, size_t len) noexcept nogil
     void bm_data_copy(int at, const unsigned char *src, size_t len, unsigned char *out) noexcept nogil
     bint bm_has_lone(unsigned char *before, const unsigned char *src, size_t len) noexcept nogil
+    void bm_lenient_scan(bm_data *d, const unsigned char *src, size_t len) noexcept nogil
+    void bm_lenient_copy(int at, const unsigned char *src, size_t len, unsigned char *out) noexcept nogil
+    size_t bm_lenient_chunk(int at, const unsigned char *src, size_t len, unsigned char *out) noexcept nogil

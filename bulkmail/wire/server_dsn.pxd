@@ -17,8 +17,11 @@ cdef inline int hex_digit(unsigned char c) noexcept nogil:
     return c - c'A' + 10 if b'A' <= c <= b'F' else -1
 
 
-cdef inline bint is_xtext(const unsigned char* p, Py_ssize_t n) noexcept nogil:
-    """Section 4: printable ASCII but "+" and "=", and "+XX" for any character, which must be printable, too."""
+cdef inline bint is_xtext(const unsigned char* p, Py_ssize_t n, bint utf8=False) noexcept nogil:
+    """Section 4: printable ASCII but "+" and "=", and "+XX" for any character, which must be printable, too.
+
+    With utf8, "+XX" may also stand for a byte from 0x80 on: so Postfix 3.7 writes an address that needs SMTPUTF8.
+    """
     cdef Py_ssize_t i = 0
     cdef int c
     while i < n:
@@ -27,7 +30,7 @@ cdef inline bint is_xtext(const unsigned char* p, Py_ssize_t n) noexcept nogil:
             if i + 2 >= n or hex_digit(p[i + 1]) < 0 or hex_digit(p[i + 2]) < 0:
                 return False
             c = hex_digit(p[i + 1]) * 16 + hex_digit(p[i + 2])
-            if not 32 <= c < 127:
+            if not (32 <= c < 127 or (utf8 and c >= 0x80)):
                 return False
             i += 2
         elif not 32 < c < 127 or c == b'=':
@@ -74,7 +77,7 @@ cdef inline bint is_orcpt(const unsigned char* p, Py_ssize_t n, bint utf8) noexc
             return False
     if kind == 5 and same_word(p, 5, b"UTF-8", 5):
         return is_utf8_address(p + 6, n - 6, utf8)
-    return kind > 0 and is_xtext(p + kind + 1, n - kind - 1)
+    return kind > 0 and is_xtext(p + kind + 1, n - kind - 1, utf8)
 
 
 cdef inline bint is_notify(const unsigned char* p, Py_ssize_t n) noexcept nogil:

@@ -18,8 +18,8 @@ cdef class ServerSettings:
     cdef readonly str name
     cdef readonly long long max_size, max_recipients
     cdef readonly frozenset without
-    cdef readonly bint starttls, lmtp, envelopes, content
-    cdef readonly tuple auth
+    cdef readonly bint starttls, lmtp, envelopes, content, lenient
+    cdef readonly tuple auth, mechanisms
     cdef readonly int ask
     cdef bint esmtp_size, esmtp_8bit, esmtp_utf8, chunking, binary, dsn, require_tls, enhanced, login
     cdef list replies            # bytes, by number

@@ -4,10 +4,18 @@ DEFAULT_MAX_SIZE: int
 DEFAULT_MAX_RECIPIENTS: int
 EXTENSIONS: tuple[str, ...]
 MAX_TOLD_LIMIT: int
+PASSWORD_MECHANISMS: tuple[str, ...]
+TOKEN_MECHANISMS: tuple[str, ...]
 ASK_MAIL: int
 ASK_RCPT: int
 ASK_END: int
 ASK_AUTH: int
+ASK_HELLO: int
+ASK_STARTTLS: int
+ASK_LOGIN: int
+ASK_DATA: int
+ASK_QUIT: int
+PAUSED: int
 REPLIES: dict[int, bytes]
 
 class ServerCounts:
@@ -32,6 +40,7 @@ class ServerSettings:
         envelopes: bool = True,
         content: bool = True,
         ask: int = 0,
+        lenient: bool = False,
     ) -> None: ...
     @property
     def name(self) -> str: ...
@@ -53,5 +62,10 @@ class ServerSettings:
     def content(self) -> bool: ...
     @property
     def ask(self) -> int: ...
+    def ask_also(self, ask: int) -> None: ...
+    @property
+    def lenient(self) -> bool: ...
+    @property
+    def mechanisms(self) -> tuple[str, ...]: ...
     def line(self, reply: bytes) -> bytes: ...
     def greeting(self, ident: str) -> bytes: ...

@@ -13,8 +13,14 @@ EXTENSIONS = (
 # RFC 9422 section 4: a number in LIMITS has six digits at most.
 MAX_TOLD_LIMIT = 999999
 
+# For a password, and for a token, whose judge can only be the caller.
+PASSWORD_MECHANISMS, TOKEN_MECHANISMS = ("PLAIN", "LOGIN"), ("XOAUTH2", "OAUTHBEARER")
+
 # What a caller may want to decide.
 ASK_MAIL, ASK_RCPT, ASK_END, ASK_AUTH = 1, 2, 4, 8
+# Whether to do at all what would be done without being asked: its event is ("ask", phase, word).
+ASK_HELLO, ASK_STARTTLS, ASK_LOGIN, ASK_DATA, ASK_QUIT = 16, 32, 64, 128, 256
+PAUSED = 512  # `asking` between pause() and resume()
 
 REPLIES = {
     R_MAIL_OK: b"250 2.1.0 Ok",
@@ -71,7 +77,7 @@ REPLIES = {
     R_NO_AUTH: b"503 5.5.1 AUTH is not offered",
     R_AUTH_AGAIN: b"503 5.5.1 Already logged in",
     R_AUTH_IN_MAIL: b"503 5.5.1 AUTH is not allowed in a transaction",
-    R_MECHANISM: b"504 5.5.4 Mechanism not offered: use PLAIN or LOGIN",
+    R_MECHANISM: b"504 5.5.4 Mechanism not offered",
     R_BASE64: b"501 5.5.2 Not base64, or not what the mechanism wants",
     R_CANCELLED: b"501 5.7.0 Authentication cancelled",
     R_DENIED: b"535 5.7.8 Authentication credentials invalid",
@@ -100,7 +106,7 @@ cdef class ServerCounts:
 
 
 cdef class ServerSettings:
-    """What a server is and offers. Nothing changes after it is made.
+    """What a server is and offers. Nothing but what is asked, by ask_also(), changes after it is made.
 
     name            in the greeting and the reply to EHLO
     max_size        bytes of content, 0 for no limit
@@ -111,12 +117,14 @@ cdef class ServerSettings:
     lmtp            LHLO, and a reply per recipient at the end of a message (RFC 2033)
     envelopes       whether the events of transactions are wanted
     content         whether `content` events are
-    ask             the questions wanted: ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH; ASK_AUTH offers AUTH, too
+    ask             the questions wanted: ASK_MAIL | ASK_RCPT | ASK_END ...; ASK_AUTH offers AUTH, too, also by tokens, of
+                    which `auth` knows nothing
+    lenient         a CR or LF of its own in a message becomes a CRLF, and LF alone may end a command
     """
 
     def __init__(self, str name not None="localhost", *, long long max_size=DEFAULT_MAX_SIZE,
                  long long max_recipients=DEFAULT_MAX_RECIPIENTS, without=(), bint starttls=False, tuple auth=None,
-                 bint lmtp=False, bint envelopes=True, bint content=True, int ask=0):
+                 bint lmtp=False, bint envelopes=True, bint content=True, int ask=0, bint lenient=False):
         self.name = name
         self.max_size = max_size
         self.max_recipients = max_recipients
@@ -127,6 +135,8 @@ cdef class ServerSettings:
         self.envelopes = envelopes
         self.content = content and envelopes
         self.ask = ask
+        self.lenient = lenient
+        self.mechanisms = PASSWORD_MECHANISMS + (TOKEN_MECHANISMS if ask & ASK_AUTH else ())
         self.login = (auth is not None or ask & ASK_AUTH != 0) and "AUTH" not in self.without
         self.esmtp_size = "SIZE" not in self.without
         self.esmtp_8bit = "8BITMIME" not in self.without
@@ -138,6 +148,11 @@ cdef class ServerSettings:
         self.enhanced = "ENHANCEDSTATUSCODES" not in self.without
         self.replies = [self.line(REPLIES[number]) for number in range(len(REPLIES))]
         self._hello = {}
+
+    def ask_also(self, int ask):
+        """More questions, on all connections from their next command on. They come with the events of transactions."""
+        self.ask |= ask
+        self.envelopes = True
 
     def line(self, bytes reply not None):
         """`reply` ("250 2.0.0 Ok") as a line to send, its enhanced code taken out where that extension is off."""
@@ -167,7 +182,7 @@ cdef class ServerSettings:
         }
         values = {
             "SIZE": f"SIZE {self.max_size}",
-            "AUTH": "AUTH PLAIN LOGIN",
+            "AUTH": " ".join(["AUTH", *self.mechanisms]),
             "LIMITS": f"LIMITS RCPTMAX={self.max_recipients}",
         }
         return [values.get(word, word) for word in EXTENSIONS if word not in self.without and offered.get(word, True)]

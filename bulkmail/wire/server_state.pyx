@@ -12,7 +12,10 @@ from bulkmail.wire.server_settings cimport *
 # What the client got wrong since its last message; Postfix hangs up at 20, too.
 MAX_ERRORS = 20
 
-cdef int _MAX_ERRORS = MAX_ERRORS
+# Since the last message, besides what carries one: RCPT, DATA behind it, chunks. Bounds what one read can make us answer.
+MAX_COMMANDS = 500
+
+cdef int _MAX_ERRORS = MAX_ERRORS, _MAX_COMMANDS = MAX_COMMANDS
 
 
 cdef class ServerState(ServerBuffers):
@@ -24,6 +27,22 @@ cdef class ServerState(ServerBuffers):
     @property
     def closed(self):
         return self._state == CLOSED
+
+    def late(self, int times, long long least):
+        """Asked at even intervals: whether `times` of them, or up to one more, went by without a command, a message or
+        `least` bytes of content from the client."""
+        if self._steps != self._seen_steps or self._received - self._seen_received >= least:
+            self.in_time()
+            self._waited = 1                   # the part of an interval since then
+            return False
+        self._waited += 1
+        return self._waited > times
+
+    cpdef void in_time(self):
+        """Its time begins anew, since it could not have said anything meanwhile."""
+        self._seen_steps = self._steps
+        self._seen_received = self._received
+        self._waited = 0
 
     cdef int _say(self, int reply) except -1:
         return self.put(<bytes> self.settings.replies[reply])
@@ -45,3 +64,14 @@ cdef class ServerState(ServerBuffers):
         """Whether the caller wants to decide. Then everything stops here."""
         self.asking = self.settings.ask & question
         return self.asking
+
+    cdef int _may(self, int question, str phase, bytes word) except -1:
+        """The same of what has no event of its own."""
+        if self._ask(question):
+            self.emit(("ask", phase, None if word is None else word.decode("utf-8", "replace")))
+        return self.asking
+
+    cdef bint _one_more(self):
+        """Counts a command: whether there have been too many."""
+        self._commands += 1
+        return self._commands > _MAX_COMMANDS

@@ -7,7 +7,8 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from bulkmail.wire.server_data cimport BM_LINE, bm_data_copy, bm_data_scan, bm_has_lone
+from bulkmail.wire.server_data cimport BM_CR, BM_LINE, BM_TEXT, bm_data_copy, bm_data_scan, bm_has_lone
+from bulkmail.wire.server_data cimport bm_lenient_chunk, bm_lenient_copy, bm_lenient_scan
 from bulkmail.wire.server_settings cimport *
 from bulkmail.wire.server_state cimport *
 from bulkmail.wire.server_syntax cimport read_number, same_word
@@ -37,6 +38,10 @@ cdef class ServerText(ServerState):
             return self._out_of_order(R_MAIL_FIRST)
         if self._binary:
             return self._wrong(R_BINARY)
+        self._chunk_asked = False
+        return 0 if self._may(ASK_DATA, "data", None) else self._go_ahead()
+
+    cdef int _go_ahead(self) except -1:
         self._state = TEXT
         self._text.at = BM_LINE
         self._text.bare = False
@@ -45,8 +50,12 @@ cdef class ServerText(ServerState):
 
     cdef int _read_text(self, const unsigned char* p, Py_ssize_t n) except -1:
         cdef int before = self._text.at
-        bm_data_scan(&self._text, p, n)
+        if self.settings.lenient:
+            bm_lenient_scan(&self._text, p, n)
+        else:
+            bm_data_scan(&self._text, p, n)
         self._pos += self._text.used
+        self._received += self._text.used
         self._size += self._text.content
         if self.settings.content and self._text.content and self._sound():
             self._pass_on(p, before)
@@ -60,8 +69,11 @@ cdef class ServerText(ServerState):
         cdef bytes content
         if before <= BM_LINE and not self._text.stuffed:
             content = PyBytes_FromStringAndSize(<const char*> p, self._text.content)
+            return self.emit(("content", content))
+        content = PyBytes_FromStringAndSize(NULL, self._text.content)
+        if self.settings.lenient:
+            bm_lenient_copy(before, p, self._text.used, <unsigned char*> PyBytes_AS_STRING(content))
         else:
-            content = PyBytes_FromStringAndSize(NULL, self._text.content)
             bm_data_copy(before, p, self._text.used, <unsigned char*> PyBytes_AS_STRING(content))
         return self.emit(("content", content))
 
@@ -85,15 +97,20 @@ cdef class ServerText(ServerState):
         if self._chunk < 0:
             return self._close(R_BDAT_SYNTAX)
         self._came = self._state
+        if self._state != CHUNKS:              # or a client could stretch its time by a byte in each chunk
+            self._steps += 1
         if self._state == RCPT:
             self._behind = 0
             self._begin_text()
         self._refusal = self._chunk_refusal()
         self._state = CHUNK
+        if self._chunk == 0 and not self._last and self._one_more():
+            return self._close(R_COMMANDS)
         return 0 if self._chunk else self._end_chunk()
 
     cdef int _chunk_refusal(self) except -1:
         """Why the chunk that was announced cannot be taken, or R_OK."""
+        cdef bint ahead
         if self._state == FAILED:
             return self._refusal
         if self._state == NEW:
@@ -104,7 +121,8 @@ cdef class ServerText(ServerState):
             return R_NO_RCPT
         if not self._esmtp:
             return R_BDAT_HELO
-        if self.settings.max_size and self._chunk > self.settings.max_size - self._size:
+        ahead = self.settings.lenient and self._behind == b'\r'      # by the LF that was written with its CR
+        if self.settings.max_size and self._chunk > self.settings.max_size - self._size + ahead:
             return R_TOO_BIG
         return R_OK
 
@@ -114,15 +132,22 @@ cdef class ServerText(ServerState):
         if self._refusal == R_OK:
             self._take_chunk(p, n)
         self._pos += n
+        self._received += n
         self._chunk -= n
         return 0 if self._chunk else self._end_chunk()
 
     cdef int _take_chunk(self, const unsigned char* p, Py_ssize_t n) except -1:
         cdef bytes content
+        cdef unsigned char before = self._behind
+        cdef bint lone
         # Text has CRLF line ends in chunks, too (RFC 3030 section 2), or a relay that writes dots would be fooled.
-        if not self._binary and bm_has_lone(&self._behind, p, n):
-            self._refusal = R_BARE
-            return 0
+        if not self._binary:
+            lone = bm_has_lone(&self._behind, p, n)
+            if self.settings.lenient and (lone or before == b'\r' or self._behind == b'\r'):
+                return self._mend_chunk(BM_CR if before == b'\r' else BM_TEXT, p, n)
+            if lone:
+                self._refusal = R_BARE
+                return 0
         self._size += n
         if not self.settings.content:
             return 0
@@ -132,20 +157,50 @@ cdef class ServerText(ServerState):
             content = PyBytes_FromStringAndSize(<const char*> p, n)
         return self.emit(("content", content))
 
+    cdef int _mend_chunk(self, int at, const unsigned char* p, Py_ssize_t n) except -1:
+        """Take a piece of text, leniently."""
+        cdef Py_ssize_t size = bm_lenient_chunk(at, p, n, NULL)
+        cdef bytes content
+        self._size += size
+        if self.settings.max_size and self._size > self.settings.max_size:
+            self._refusal = R_TOO_BIG
+            return 0
+        if size == 0 or not self.settings.content:
+            return 0
+        content = PyBytes_FromStringAndSize(NULL, size)
+        bm_lenient_chunk(at, p, n, <unsigned char*> PyBytes_AS_STRING(content))
+        return self.emit(("content", content))
+
     cdef int _end_chunk(self) except -1:
         self._state = self._came
         if self._state == NEW or self._state == READY:
             return self._wrong(self._refusal)
-        if self._last and self._refusal == R_OK and self._behind == b'\r' and not self._binary:
+        if self._last and self._refusal == R_OK and self._behind == b'\r' and not (self._binary or self.settings.lenient):
             self._refusal = R_BARE
+        if self._state == RCPT and self._refusal == R_OK:
+            self._chunk_asked = True
+            if self._may(ASK_DATA, "data", None):
+                return 0
         if self._refusal != R_OK and self._state != FAILED:
             self.counts.refused += 1
             self._fail(self._refusal)
+        return self._settle_chunk()
+
+    cdef int _settle_chunk(self) except -1:
         if self._state != FAILED:
             self._state = CHUNKS
             return self._complete() if self._last else self._say(R_OK)
         # LAST ends the transaction even so, as in Postfix: messages pipelined behind it can be taken.
-        return self._verdict(<bytes> self.settings.replies[self._refusal]) if self._last else self._say(self._refusal)
+        line = self._line(self._refusal)
+        return self._verdict(line) if self._last else self.put(line)
+
+    cdef int _refuse_chunk(self, bytes line) except -1:
+        self._own_refusal = line
+        self._fail(R_OWN)
+        return self._settle_chunk()
+
+    cdef bytes _line(self, int reply):
+        return self._own_refusal if reply == R_OWN else <bytes> self.settings.replies[reply]
 
     cdef int _fail(self, int reply) except -1:
         """Nothing will come of this transaction."""
@@ -162,7 +217,7 @@ cdef class ServerText(ServerState):
 
     cdef int _abort(self, int reply) except -1:
         if self.settings.envelopes:
-            self.emit(("abort", (<bytes> self.settings.replies[reply]).decode().rstrip()))
+            self.emit(("abort", self._line(reply).decode().rstrip()))
         return 0
 
     cdef int _verdict(self, bytes line) except -1:
@@ -170,6 +225,25 @@ cdef class ServerText(ServerState):
         cdef long long i
         for i in range(max(self._recipients, 1) if self.settings.lmtp else 1):
             self.put(line)
+        return self._end_transaction()
+
+    cdef int _divided(self, list refusals, bytes accepted) except -1:
+        cdef long long taken = refusals.count(None)
+        self.counts.refused += self._recipients - taken - refusals.count(b"")
+        self.counts.recipients += taken
+        if taken:
+            self.counts.messages += 1
+            self.counts.bytes += self._size
+            self._errors = 0
+        for line in refusals:
+            if line is None:
+                self.put(accepted)
+            elif line:
+                self.put(line + b"\r\n")
+        return self._end_transaction()
+
+    cdef int _end_transaction(self) except -1:
+        self._steps += 1
         self._commands = 0
         self._state = READY
         return 0

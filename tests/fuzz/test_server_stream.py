@@ -15,11 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkmail.wire.reply import ReplyReader
-from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
+from bulkmail.wire.server_settings import (
+    ASK_AUTH,
+    ASK_DATA,
+    ASK_END,
+    ASK_HELLO,
+    ASK_LOGIN,
+    ASK_MAIL,
+    ASK_QUIT,
+    ASK_RCPT,
+    ASK_STARTTLS,
+)
 from unit.wire.server_talk import LOGIN, Talk, b64
 
 EXAMPLES = int(os.environ.get("BULKMAIL_FUZZ_EXAMPLES", "100"))  # of each test and way; more for a long run
 ALL = ASK_MAIL | ASK_RCPT | ASK_END | ASK_AUTH
+EARLY = ASK_HELLO | ASK_LOGIN | ASK_DATA | ASK_QUIT | ASK_STARTTLS
 
 WAYS: dict[str, dict[str, Any]] = {
     "events": {"max_size": 60, "max_recipients": 3},
@@ -27,8 +38,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "no content": {"content": False, "max_size": 60},
     "every question": {"ask": ALL, "secure": True},
     "lmtp, every question": {"ask": ALL, "lmtp": True, "max_recipients": 3},
+    "every fault": {"ask": ALL | EARLY, "secure": True},
+    "lmtp, faults": {"ask": EARLY | ASK_END, "lmtp": True, "max_size": 60},
+    "login, tls, faults": {"auth": LOGIN, "starttls": True, "ask": EARLY | ASK_RCPT},
     "login": {"auth": LOGIN, "secure": True},
     "login, tls": {"auth": LOGIN, "starttls": True},
+    "lenient": {"lenient": True, "max_size": 60, "max_recipients": 3},
+    "lenient, every question": {"lenient": True, "ask": ALL, "secure": True},
+    "lenient, counts only": {"lenient": True, "envelopes": False},
     "few extensions": {"without": ["PIPELINING", "CHUNKING", "SIZE", "DSN", "ENHANCEDSTATUSCODES"]},
 }
 
@@ -40,7 +57,8 @@ OTHERS = [
     b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"DATA\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY x\r\n", b"QUIT\r\n",
     b"HELP\r\n", b"STARTTLS\r\n", b"GET / HTTP/1.1\r\n", b"\r\n", b"mail from:<a@b>\r\n", b"EHLO \xff\r\n",
     b"NOOP " + b"x" * 3000 + b"\r\n", b"AUTH PLAIN " + b64(b"\0user\0pass word") + b"\r\n", b"AUTH LOGIN\r\n",
-    b64(b"user") + b"\r\n", b64(b"pass word") + b"\r\n", b"*\r\n", b"AUTH PLAIN\r\n",
+    b64(b"user") + b"\r\n", b64(b"pass word") + b"\r\n", b"*\r\n", b"AUTH PLAIN\r\n", b"NOOP\n", b"DATA\n",
+    b"AUTH XOAUTH2 " + b64(b"user=u\1auth=Bearer t\1\1") + b"\r\n", b"AUTH OAUTHBEARER\r\n", b"BDAT 3\nx\r\r\n",
 ]  # fmt: skip
 
 
@@ -73,12 +91,17 @@ class Answering(Talk):
         self.note(self.codec.feed(data))
         while self.codec.asking:
             answer = next(self.answers)
-            self.note(
-                (self.codec.accept, lambda: self.codec.accept(b"Ok, really"), self.no, self.no, self.going)[answer]()
-            )
+            self.note((self.codec.accept, self.yes, self.no, self.no, self.going, self.slowly)[answer]())
         replies = self.codec.output()
         self.replies += replies
         return replies
+
+    def yes(self) -> Any:
+        return self.codec.accept(b"Ok, really")
+
+    def slowly(self) -> Any:
+        self.codec.pause()
+        return [*self.codec.accept(), *self.codec.resume()]
 
     def no(self) -> Any:
         return self.codec.refuse(550, b"5.7.1", b"No")
@@ -91,7 +114,7 @@ class Answering(Talk):
 @settings(max_examples=EXAMPLES)
 @given(
     said=st.lists(parts, max_size=12),
-    answers=st.lists(st.integers(0, 4), max_size=8),
+    answers=st.lists(st.integers(0, 5), max_size=8),
     sizes=st.lists(st.integers(1, 60), max_size=30),
 )
 def test_whatever_is_said_events_and_replies_do_not_depend_on_the_cuts(

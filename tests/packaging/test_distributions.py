@@ -76,17 +76,28 @@ def test_the_wheel_holds_the_package_compiled_and_nothing_else(sdist, wheel):
     assert {name for name in held - written if not name.endswith((".so", ".pyd"))} == set()
 
 
-def test_the_installed_wheel_imports_and_has_its_command(wheel, tmp_path):
-    # The dependencies are those of the interpreter that runs the tests: only the package itself is installed anew.
-    home = tmp_path / "venv"
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """An interpreter with the wheel installed. Its dependencies are those of the interpreter that runs the tests."""
+    home = tmp_path_factory.mktemp("installed") / "venv"
     venv.create(home, with_pip=False, system_site_packages=False)
     python = home / "bin" / "python"
-    site = command(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
-    command(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel, cwd=tmp_path)
+    site = command(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip()
+    command(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel, cwd=home)
     ours = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (Path(site) / "dependencies.pth").write_text("\n".join(ours) + "\n")
+    return python
+
+
+def test_the_installed_wheel_imports_and_has_its_command(python, tmp_path):
     where = command(python, "-c", "import bulkmail; print(bulkmail.__file__)", cwd=tmp_path)
-    assert where.startswith(str(home))
+    assert where.startswith(str(python.parents[1]))
     names = "import bulkmail; [getattr(bulkmail, name) for name in bulkmail.__all__]; print(len(bulkmail.__all__))"
     assert int(command(python, "-c", names, cwd=tmp_path)) > 10
     assert "send" in command(python, "-m", "bulkmail", "--help", cwd=tmp_path)
+
+
+def test_the_installed_wheel_gives_pytest_its_fixture(python, tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_it(smtp_sink):\n    assert smtp_sink.url.startswith('smtp://')\n")
+    options = ["-q", "--strict-markers", "-W", "error::ResourceWarning", "-p", "no:asyncio", "-p", "no:cacheprovider"]
+    assert "1 passed" in command(python, "-m", "pytest", *options, cwd=tmp_path)

@@ -10,7 +10,8 @@ from email.utils import getaddresses
 
 from bulkmail.address import check_address
 
-MAX_FIELDS = 5000  # looked at; Gmail takes no more, and beyond that a header is an attack
+MAX_HEAD = 1 << 20  # bytes of a header that are looked at; servers take 100 KB or so
+MAX_FIELDS = 5000  # looked at, lines that are none included; Gmail takes no more, and beyond that a header is an attack
 MAX_ADDRESSES = 16_384  # bytes of a field looked at for addresses; the parser is slow for hostile input
 MAX_VALUE = 100_000  # characters of a field looked at for encoded-words; Gmail takes 32 KB
 MAX_WORD = 75  # RFC 2047 section 2
@@ -51,25 +52,31 @@ class Mailbox:
 
 def split(data: bytes) -> tuple[bytes, bytes]:
     """(header section, body); newlines may be anything."""
-    if data[:1] == b"\n" or data[:2] == b"\r\n":
-        return b"", data[data.index(b"\n") + 1 :]
-    found = _header_end.search(data)
-    return (data, b"") if found is None else (data[: found.start()] + b"\r\n", data[found.end() :])
+    head, at = split_at(data, 0, len(data))
+    return head, data[at:]
 
 
-def parse(head: bytes) -> tuple[list[Field], list[bytes]]:
-    """(fields, lines that belong to none)."""
+def split_at(data: bytes, start: int, end: int) -> tuple[bytes, int]:
+    """(header section, where the body begins) of the part that is data[start:end]; its body is not copied."""
+    if data.startswith((b"\n", b"\r\n"), start, end):
+        return b"", data.index(b"\n", start) + 1
+    found = _header_end.search(data, start, end)
+    return (data[start:end], end) if found is None else (data[start : found.start()] + b"\r\n", found.end())
+
+
+def parse(head: bytes, most: int = MAX_FIELDS) -> tuple[list[Field], list[bytes]]:
+    """(fields, lines that belong to none), at most so many of both together."""
     fields: list[Field] = []
     strays: list[bytes] = []
-    for lines in _logical(head):
+    for lines in _logical(head[:MAX_HEAD]):
+        if len(fields) + len(strays) == most:
+            break
         found = _name(lines)
         if found is None:
             strays.append(lines)
             continue
         text = lines[found.end() :].decode("utf-8", "surrogateescape")
         fields.append(Field(found[1].decode("ascii"), lines, _fold.sub("", text).strip()))
-        if len(fields) == MAX_FIELDS:
-            break
     return fields, strays
 
 

@@ -17,8 +17,12 @@ from bulkmail.message.lint.fields import Field
 
 MAX_DEPTH = 20  # multiparts in multiparts; mail programs give up earlier
 MAX_PARTS = 1000  # of a message; each costs a little
+MAX_PART_FIELDS = 200  # of one part
 MAX_VALUE = 4096  # characters of a Content- field that are read; its parser is slow for hostile input
 MAX_TEXT = 2_000_000  # bytes of a text part that are decoded; Gmail shows 102 KB
+
+
+Span = tuple[int, int]  # from, to
 
 
 @dataclass
@@ -35,14 +39,14 @@ class Part:
     body: bytes
     related: bool = False
 
-    def content(self) -> bytes:
-        """The transfer encoding undone, at most MAX_TEXT bytes of it."""
-        data = self.body[: 4 * MAX_TEXT]
+    def content(self, most: int = MAX_TEXT) -> bytes:
+        """The transfer encoding undone, at most `most` bytes of it."""
+        data = self.body[: 4 * most]
         if self.encoding == "base64":
-            return _base64(data)[:MAX_TEXT]
+            return _base64(data)[:most]
         if self.encoding == "quoted-printable":
-            return binascii.a2b_qp(data)[:MAX_TEXT]
-        return data[:MAX_TEXT]
+            return binascii.a2b_qp(data)[:most]
+        return data[:most]
 
     @cached_property
     def text(self) -> tuple[str, str]:
@@ -75,18 +79,19 @@ class Tree:
     problems: list[str] = field(default_factory=list)
 
 
-def walk(own: list[Field], body: bytes) -> Tree:
-    """The parts of a message with these fields."""
+def walk(own: list[Field], data: bytes, start: int = 0) -> Tree:
+    """The parts of a message with these fields; its body begins at `start` of the data."""
     tree = Tree()
-    _walk(own, body, 0, False, tree)
+    _walk(own, data, (start, len(data)), 0, False, tree)
     return tree
 
 
-def _walk(own: list[Field], body: bytes, depth: int, related: bool, tree: Tree) -> None:
+def _walk(own: list[Field], data: bytes, span: Span, depth: int, related: bool, tree: Tree) -> None:
+    # Only leaves are copied: of multiparts in multiparts each would hold the whole message again.
     header = _content_header(own)
     kind = _asked(header.get_content_type) or "text/plain"
     if not kind.startswith("multipart/"):
-        tree.parts.append(_leaf(own, header, kind, body, related))
+        tree.parts.append(_leaf(own, header, kind, data[span[0] : span[1]], related))
         return
     boundary = _boundary(header)
     if not boundary:
@@ -95,17 +100,18 @@ def _walk(own: list[Field], body: bytes, depth: int, related: bool, tree: Tree) 
     if depth == MAX_DEPTH:
         tree.problems.append(f"its multiparts are more than {MAX_DEPTH} deep")
         return
-    pieces, closed = _pieces(body, boundary)
+    pieces, closed = _pieces(data, span, boundary)
     if not pieces:
         tree.problems.append(f"the boundary of a {kind} part never comes")
     elif not closed:
         tree.problems.append(f"a {kind} part is never closed by its boundary")
-    for piece in pieces:
+    for start, end in pieces:
         if len(tree.parts) >= MAX_PARTS:
             tree.problems.append(f"it has more than {MAX_PARTS} parts")
             return
-        head, rest = fields.split(piece)
-        _walk(fields.parse(head)[0], rest, depth + 1, related or kind == "multipart/related", tree)
+        head, start = fields.split_at(data, start, end)
+        inner, _ = fields.parse(head, MAX_PART_FIELDS)
+        _walk(inner, data, (start, end), depth + 1, related or kind == "multipart/related", tree)
 
 
 def _content_header(own: list[Field]) -> Message:
@@ -146,31 +152,32 @@ def _leaf(own: list[Field], header: Message, kind: str, body: bytes, related: bo
     )
 
 
-def _pieces(body: bytes, boundary: bytes) -> tuple[list[bytes], bool]:
+def _pieces(data: bytes, span: Span, boundary: bytes) -> tuple[list[Span], bool]:
     """(the parts between the delimiters, whether the closing one is there)."""
-    pieces: list[bytes] = []
+    pieces: list[Span] = []
     start = -1
-    for at, end, last in _delimiters(body, b"--" + boundary):
+    for at, end, last in _delimiters(data, span, b"--" + boundary):
         if start >= 0:
-            pieces.append(body[start:at])
+            pieces.append((start, max(at, start)))
         start = end
         if last:
             return pieces, True
         if len(pieces) > MAX_PARTS:
             break
     if start >= 0:
-        pieces.append(body[start:])
+        pieces.append((start, span[1]))
     return pieces, False
 
 
-def _delimiters(body: bytes, mark: bytes) -> Iterator[tuple[int, int, bool]]:
+def _delimiters(data: bytes, span: Span, mark: bytes) -> Iterator[tuple[int, int, bool]]:
     """(where the part before ends, where the next begins, whether it is the last) of each delimiter line."""
-    at = body.find(mark)
+    first, stop = span
+    at = data.find(mark, first, stop)
     while at >= 0:
-        end = body.find(b"\n", at)
-        end = len(body) if end < 0 else end + 1
-        tail = body[at + len(mark) : end].strip()
-        if (at == 0 or body[at - 1 : at] == b"\n") and tail in (b"", b"--"):
-            before = at - 2 if body[at - 2 : at] == b"\r\n" else at - 1
-            yield max(before, 0), end, tail == b"--"
-        at = body.find(mark, end)
+        end = data.find(b"\n", at, stop)
+        end = stop if end < 0 else end + 1
+        tail = data[at + len(mark) : end].strip()
+        if (at == first or data[at - 1 : at] == b"\n") and tail in (b"", b"--"):
+            before = at - 2 if data[at - 2 : at] == b"\r\n" else at - 1
+            yield max(before, first), end, tail == b"--"
+        at = data.find(mark, end, stop)

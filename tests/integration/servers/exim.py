@@ -76,12 +76,13 @@ acl_data:
   accept
 
 begin routers
-all:
-  driver = accept
-  domains = example.test
-  transport = file
+{router}
 
 begin transports
+onward:
+  driver = smtp
+  allow_localhost
+{onward}
 file:
   driver = appendfile
   directory = {folder}/mail
@@ -95,6 +96,7 @@ begin authenticators
 plain:
   driver = plaintext
   public_name = PLAIN
+  client_send = ^{user}^{password}
   server_condition = ${{if and {{{{eq{{$auth2}}{{{user}}}}}{{eq{{$auth3}}{{{password}}}}}}}}}
   server_set_id = $auth2
   server_prompts = :
@@ -111,6 +113,17 @@ cram:
   server_set_id = $auth1
 """
 
+DELIVER = """all:
+  driver = accept
+  domains = example.test
+  transport = file"""
+PASS_ON = """all:
+  driver = manualroute
+  domains = example.test
+  transport = onward
+  route_list = * localhost byname
+  self = send"""
+
 
 @dataclass(frozen=True)
 class Exim(MaildirServer):
@@ -124,7 +137,9 @@ class Exim(MaildirServer):
         return "\n".join(file.read_text(errors="replace") for file in (self.folder / "log").glob("*"))
 
 
-def _lay_out(folder: Path, port: int, tls: str | None, certificates: Certificates | None, login: bool) -> Path:
+def _lay_out(
+    folder: Path, port: int, tls: str | None, certificates: Certificates | None, login: bool, onward: str | None
+) -> Path:
     folder.chmod(0o755)
     for name in ("spool", "log", "mail"):
         (folder / name).mkdir()
@@ -145,7 +160,9 @@ def _lay_out(folder: Path, port: int, tls: str | None, certificates: Certificate
             host=HOST,
             tls_hosts="*" if tls else "",
             tls=lines,
-            size=SIZE_LIMIT,
+            size=SIZE_LIMIT if onward is None else 0,
+            router=DELIVER if onward is None else PASS_ON,
+            onward=onward or "",
             login_needed="true" if login else "false",
             user=USER,
             password=PASSWORD,
@@ -155,13 +172,20 @@ def _lay_out(folder: Path, port: int, tls: str | None, certificates: Certificate
 
 
 @contextmanager
-def exim(*, tls: str | None = None, certificates: Certificates | None = None, login: bool = False) -> Iterator[Exim]:
+def exim(
+    *,
+    tls: str | None = None,
+    certificates: Certificates | None = None,
+    login: bool = False,
+    onward: str | None = None,
+) -> Iterator[Exim]:
     """Run an Exim that delivers all mail for example.test into one Maildir.
 
     It refuses the senders refused…@, recipients unknown…@ (for good) and later…@ (for now), and after the data what has
     "refuse" in its subject.
     tls     None, "starttls" or "implicit" (then with `certificates`)
     login   take nothing without a login as USER with PASSWORD (which is offered always)
+    onward  deliver to a server on localhost instead, by an smtp transport with these lines; messages of any size then
     """
     if not PROGRAM.exists():
         missing(f"Exim is not in {SERVERS}")
@@ -170,7 +194,7 @@ def exim(*, tls: str | None = None, certificates: Certificates | None = None, lo
     folder = Path(tempfile.mkdtemp(prefix="bulkmail-exim-"))
     try:
         port = free_port()
-        config = _lay_out(folder, port, tls, certificates, login)
+        config = _lay_out(folder, port, tls, certificates, login, onward)
         output = folder / "exim.out"
         with output.open("wb") as out:
             process = subprocess.Popen(

@@ -15,8 +15,8 @@ import pytest
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink import Message, Refuse, Server
-from bulkmail.sink import store as store_module
-from bulkmail.sink.store import Maildir
+from bulkmail.sink import maildir as store_module
+from bulkmail.sink.maildir import Maildir
 from unit.sink.sink_client import HELLO, RCPT, Client, until
 
 Run = Callable[[Any], Any]

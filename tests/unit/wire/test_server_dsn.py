@@ -44,6 +44,14 @@ def test_an_original_recipient_beyond_ascii_needs_smtputf8_and_utf8() -> None:
     assert codes(Talk().say(HELLO + mail + b"RSET\r\n" + MAIL + orcpt)) == [250, 250, 250, 250, 501]
 
 
+def test_postfix_writes_an_address_beyond_ascii_in_xtext():
+    orcpt = b"RCPT TO:<a@b> ORCPT=rfc822;j+C3+BCrgen@y\r\n"
+    mail = b"MAIL FROM:<a@b> SMTPUTF8%s\r\n"
+    assert codes(Talk().say(HELLO + mail % b"" + orcpt + orcpt.replace(b"C3", b"7F"))) == [250, 250, 250, 501]
+    assert codes(Talk().say(HELLO + MAIL + orcpt)) == [250, 250, 501]
+    assert codes(Talk().say(HELLO + mail % b" ENVID=+C3+BC")) == [250, 501]
+
+
 def test_hooks_get_them_as_they_were_sent() -> None:
     talk = Talk()
     talk.say(
