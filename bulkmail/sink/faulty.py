@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import socket
@@ -14,7 +15,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from bulkmail.errors import MessageRefused
-from bulkmail.sink.connection import Connection, log
+from bulkmail.sink.connection import Connection
 from bulkmail.sink.faults import Addresses, Fault
 from bulkmail.sink.hooked import HookedConnection
 from bulkmail.sink.refuse import Refuse
@@ -63,6 +64,8 @@ class FaultyConnection(HookedConnection):
         connection.__class__ = FaultyConnection
         assert isinstance(connection, FaultyConnection)
         connection._equip()
+        if not hasattr(connection, "codec"):
+            return  # in a TLS handshake, before its greeting: all is still to come
         connection._taken_over = True
         if connection._handshake is None:
             connection.transport.set_protocol(connection)  # uvloop keeps the methods of the one it knows
@@ -71,9 +74,7 @@ class FaultyConnection(HookedConnection):
     # --- what the loop and the server call
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            self.active = True
-        else:
+        if not self._deaf:
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,6 +105,12 @@ class FaultyConnection(HookedConnection):
         self._left_over = events
         self._wake.set()
         return ()
+
+    def leave(self, enhanced: bytes, text: bytes) -> None:
+        if self._deaf:  # nothing comes of what is under way
+            self.hang_up(enhanced, text)
+        else:
+            super().leave(enhanced, text)
 
     # --- the task
 
@@ -192,7 +199,7 @@ class FaultyConnection(HookedConnection):
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()
         following = self.codec.settle(refusals, text)
-        await self.say_each(faults, self.codec.output().splitlines(keepends=True))
+        await self.say_each(faults, self.output().splitlines(keepends=True))
         return [*following, *self.codec.resume()]
 
     async def take_for_some(self, recipients: list[str], refusals: list[bytes | None]) -> bytes | None:
@@ -223,7 +230,7 @@ class FaultyConnection(HookedConnection):
         """The next event of `phase`: returns when things may go on as usual. Refuse, or Over."""
         fault = self.server.faults.strike(phase, addresses)
         if fault is not None:
-            log.info("fault at %s: %s", phase, fault, extra={"cid": self.ident})
+            self.note(logging.INFO, "fault at %s: %s", phase, fault)
             await self.suffer(fault)
 
     async def suffer(self, fault: Fault) -> None:
@@ -271,7 +278,7 @@ class FaultyConnection(HookedConnection):
     async def trickle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Say slowly what the codec has to say, then let it go on: what comes of `events`, and what follows."""
         drip, self._drip = self._drip, None
-        await self.say(self.codec.output(), drip)
+        await self.say(self.output(), drip)
         for event in events:
             await self.absorb(event)
         return self.codec.resume()
