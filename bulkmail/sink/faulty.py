@@ -259,7 +259,7 @@ class FaultyConnection(HookedConnection):
         for at in range(0, len(out), size):
             if at:
                 await self.wait(size * seconds / count)
-            self.transport.write(out[at : at + size])
+            self.write(out[at : at + size])
 
 
 def refusals_of(faults: list[Fault | None]) -> list[bytes | None]:

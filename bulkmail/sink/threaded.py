@@ -52,7 +52,7 @@ class SmtpSink:
         self._watchers: set[Callable[[], object]] = set()
         self._lock = threading.Lock()
         self._refused: deque[str] = deque(maxlen=MAX_REFUSALS)
-        self._server = Server(hooks, listen, **options)
+        self._server = Server(hooks, listen, **{"grace": 0, **options})  # who would finish a message waits for stop()
         self._server.store = self._kept = _Watched(self._changed)
         self._server._protocol = _listening(self._server._protocol, self._hear)
         self._thread: threading.Thread | None = None
@@ -252,11 +252,11 @@ class _Watched(Kept):
 
 
 class _WatchedIncoming(KeptIncoming):
-    _kept: _Watched
+    _store: _Watched
 
     def commit(self) -> None:
         super().commit()
-        self._kept.changed()
+        self._store.changed()
 
 
 def _listening(protocol: type[Connection], hear: Callable[[bytes], None]) -> type[Connection]:
