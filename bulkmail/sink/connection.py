@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bulkmail.sink")
 
-TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is Server.sweep's affair
+TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is that of `watch`
+# Server.sweep looks at every connection so often. Twenty thousand take it some 10 ms.
+SWEEP_SECONDS = 30.0
+# For a command, from the reply before it on: RFC 5321 section 4.5.3.2.7 asks for five minutes. The same for each
+# LEAST_BYTES of content: 500 bytes a second, as in Postfix (smtpd_min_data_rate). A byte now and then buys no time.
+PATIENCE_SECONDS = 300.0
+LEAST_BYTES = 150_000
 # A client that goes on sending when we close is answered by its own system with a reset, and may then never read the
 # verdict on the message before. So it gets so long to see our end of the stream.
 LINGER_SECONDS = 1.0
@@ -36,8 +42,8 @@ class Connection(asyncio.Protocol):
 
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
-    active = True  # something came since the last sweep
     place: Key | None = None  # what Admission counts it by
+    _parting = False  # was closed, and has not gone, at the last sweep
     _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
@@ -66,7 +72,6 @@ class Connection(asyncio.Protocol):
             self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self.active = True
         if self._early is not None:
             self._early.append(data)
             return
@@ -122,10 +127,17 @@ class Connection(asyncio.Protocol):
         if self._handshake is not None:
             self.transport.abort()
         elif self._storing:
+            self._late = True
             self.codec.leave(enhanced, text)
         else:
+            self._late = False
             self.codec.hang_up(enhanced, text)
             self.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will be said."""
+        return self.codec.closed
 
     def abort(self) -> None:
         self.transport.abort()
@@ -138,6 +150,24 @@ class Connection(asyncio.Protocol):
         else:
             self.hang_up(enhanced, text)
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the client waits for us, and so cannot go on."""
+        return self.codec.asking != 0
+
+    def watch(self) -> None:
+        """Called every SWEEP_SECONDS: hang up on a client that makes no headway, cut off one that reads no goodbye."""
+        if self._handshake is not None:
+            return  # it has a deadline of its own, and may come before there is a codec
+        if self.codec.closed:
+            if self._parting:
+                self.transport.abort()
+            self._parting = True
+        elif self.thinking:
+            self.codec.in_time()
+        elif self.codec.late(int(PATIENCE_SECONDS / SWEEP_SECONDS), LEAST_BYTES):
+            self.hang_up(b"4.4.2", b"You take too long")
+
     # --- events
 
     @property
@@ -146,10 +176,17 @@ class Connection(asyncio.Protocol):
             self._session = Session(self.ident, self.transport, self.codec, self.ends)
         return self._session
 
-    def flush(self) -> None:
+    def output(self) -> bytes:
+        """What the codec has to say to the client, and whoever listens to the server has heard."""
         out = self.codec.output()
+        if self.server.listener is not None:
+            self.server.listener(out)
+        return out
+
+    def flush(self) -> None:
+        out = self.output()
         if out:
-            self.write(out)
+            self.transport.write(out)
         if self.codec.closed:
             self.part()
 
@@ -167,9 +204,6 @@ class Connection(asyncio.Protocol):
             return
         self.transport.resume_reading()
         self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
-
-    def write(self, out: bytes) -> None:
-        self.transport.write(out)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""

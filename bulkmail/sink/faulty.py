@@ -46,7 +46,10 @@ class WordForWord(Refuse):
 
 class FaultyConnection(HookedConnection):
     _taken_over = False
+    _left_over: Sequence[Event] = ()  # by the plain connection that this was
+    _suffering = False
     _deaf = False  # whatever comes is thrown away: only its end counts
+    _dripping = False
     _drip: tuple[float, float] | None = None
 
     def _equip(self) -> None:
@@ -69,9 +72,7 @@ class FaultyConnection(HookedConnection):
     # --- what the loop and the server call
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            self.active = True
-        else:
+        if not self._deaf:
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,11 +80,29 @@ class FaultyConnection(HookedConnection):
         super().connection_lost(exc)
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
-        if not self._deaf:
+        if self._suffering and not self.server.stopping:
+            return  # the client waits for us
+        if self._deaf:
+            self.transport.abort()
+        else:
             super().hang_up(enhanced, text)
             self._over.set()
-        elif self.server.stopping:
-            self.transport.abort()
+
+    def leave(self, enhanced: bytes, text: bytes) -> None:
+        if self._deaf:
+            self.transport.abort()  # no message will come of it
+        else:
+            super().leave(enhanced, text)
+
+    def flush(self) -> None:
+        if not self._dripping:
+            super().flush()
+
+    def handle(self, events: Sequence[Event]) -> Sequence[Event]:
+        # A plain connection was waiting for its store when it was taken over; this is how it goes on.
+        self._left_over = events
+        self._wake.set()
+        return ()
 
     # --- the task
 
@@ -93,8 +112,7 @@ class FaultyConnection(HookedConnection):
 
     async def greet(self) -> None:
         if self._taken_over:
-            if self._handshake is not None:
-                await asyncio.wait([self._handshake])
+            await self.finish_plain()
             return
         try:
             await self.strike("connect")
@@ -107,6 +125,15 @@ class FaultyConnection(HookedConnection):
         if self._drip is not None:
             await self.trickle(())
         self.flush()
+
+    async def finish_plain(self) -> None:
+        """What the plain connection that this was had begun."""
+        if self._handshake is not None:
+            await asyncio.wait([self._handshake])
+        while self._storing and not self._lost:
+            self._wake.clear()
+            await self._wake.wait()
+        await self.work(self._left_over)
 
     async def react(self, events: Sequence[Event]) -> Sequence[Event]:
         if self.codec.asking == ASK_END and self.server.settings.lmtp:
@@ -164,7 +191,7 @@ class FaultyConnection(HookedConnection):
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()
         following = self.codec.settle(refusals, text)
-        await self.say_each(faults, self.codec.output().splitlines(keepends=True))
+        await self.say_each(faults, self.output().splitlines(keepends=True))
         return [*following, *self.codec.resume()]
 
     async def take_for_some(self, recipients: list[str], refusals: list[bytes | None]) -> bytes | None:
@@ -210,13 +237,16 @@ class FaultyConnection(HookedConnection):
         if fault.refusal is not None:
             raise WordForWord(*fault.refusal)
 
-    async def wait(self, seconds: float) -> None:
-        """Over, if the connection ends before."""
+    async def wait(self, seconds: float | None) -> None:
+        """Over, if the connection ends before; None: until it does."""
+        self._suffering = True
         try:
             async with asyncio.timeout(seconds):
                 await self._over.wait()
         except TimeoutError:
             return
+        finally:
+            self._suffering = False
         raise Over
 
     async def end(self, how: str) -> None:
@@ -228,11 +258,8 @@ class FaultyConnection(HookedConnection):
         elif how == "drop":
             shut_down(self.transport)
         self.transport.resume_reading()
-        if how == "hang":
-            await self._over.wait()
-        else:
-            await self.wait(DROP_SECONDS)
-            self.transport.abort()
+        await self.wait(None if how == "hang" else DROP_SECONDS)
+        self.transport.abort()
         raise Over
 
     async def written(self) -> None:
@@ -243,7 +270,7 @@ class FaultyConnection(HookedConnection):
     async def trickle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Say slowly what the codec has to say, then let it go on: what comes of `events`, and what follows."""
         drip, self._drip = self._drip, None
-        await self.say(self.codec.output(), drip)
+        await self.say(self.output(), drip)
         for event in events:
             await self.absorb(event)
         return self.codec.resume()
@@ -251,10 +278,12 @@ class FaultyConnection(HookedConnection):
     async def say(self, out: bytes, drip: tuple[float, float] | None) -> None:
         count, seconds = drip or (math.inf, 1.0)
         size = max(1, math.ceil(min(count / seconds * DRIP_SECONDS, len(out))))
+        self._dripping = True
         for at in range(0, len(out), size):
             if at:
                 await self.wait(size * seconds / count)
             self.transport.write(out[at : at + size])
+        self._dripping = False
 
 
 def refusals_of(faults: list[Fault | None]) -> list[bytes | None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.admission import Admission
-from bulkmail.sink.connection import TLS_SECONDS, Connection, UnseenConnection
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsListener
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
 BACKLOG = 1024
-# RFC 5321 section 4.5.3.2.7: at least five minutes. A silent client is gone after one to two of these.
-IDLE_SECONDS = 300.0
 # What clients get to read their 421 and hooks to finish, when the server stops, after the time for messages under way.
 STOP_SECONDS = 5.0
 GOODBYE = b"4.3.2", b"Server shutting down"
@@ -252,7 +250,7 @@ class Server:
             self._listeners.append(await self._listen(listener))
         if self._page is not None:
             await self._page.start()
-        self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def _listen(self, listener: socket.socket) -> asyncio.Server | TlsListener:
         tls: dict[str, Any] = {}
@@ -277,8 +275,6 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._close_listeners()
-        for connection in list(self.connections):
-            connection.leave(*GOODBYE)
         try:
             await self._part(self.options.grace if grace is None else grace)
         finally:
@@ -299,35 +295,42 @@ class Server:
             server.close()
 
     async def _part(self, grace: float) -> None:
-        if await self._all_gone(grace):
-            return
+        if grace:
+            for connection in list(self.connections):
+                connection.leave(*GOODBYE)
+            await self._until(lambda: all(connection.closed for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
-        if await self._all_gone(STOP_SECONDS):
+        if await self._until(self._empty, STOP_SECONDS):
             return
         for connection in list(self.connections):
             connection.abort()
         for task in self._tasks:
             task.cancel()
         self._hurried = False
-        await self._all_gone(STOP_SECONDS)
+        await self._until(self._empty, STOP_SECONDS)
 
-    async def _all_gone(self, seconds: float) -> bool:
-        """Whether connections and hooks have ended in time, and nobody said hurry()."""
+    def _empty(self) -> bool:
+        return not self.connections and not self._tasks
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether `condition()` came about in time, as connections and tasks ended, and before hurry()."""
         try:
             async with asyncio.timeout(seconds):
-                while (self.connections or self._tasks) and not self._hurried:
+                while not condition() and not self._hurried:
                     self._gone = asyncio.get_running_loop().create_future()
                     await self._gone
         except TimeoutError:
             pass
-        return not self.connections and not self._tasks
+        return condition()
 
     def _close_store(self) -> None:
         if self.store is not None:
             self.store.close()
 
     # --- what connections ask
+
+    listener: Callable[[bytes], None] | None = None  # of all that clients are told
 
     _gone: asyncio.Future[None] | None = None
     _stopped: asyncio.Event | None = None  # set when stop() is through
@@ -383,10 +386,11 @@ class Server:
             self.admission.leave(place)
         self._left()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -401,13 +405,12 @@ class Server:
             self._gone.set_result(None)
 
     def sweep(self) -> None:
-        """Hang up on whoever has said nothing since the last time."""
+        """One timer for all connections. Time is counted in sweeps: while the loop stands still, nobody's runs out."""
         for connection in list(self.connections):
-            if connection.active:
-                connection.active = False
-            else:
-                connection.hang_up(b"4.4.2", b"Nothing said for too long")
-        self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.sweep)
+            connection.watch()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
 
 
 def turn_away(listener: socket.socket) -> None:
