@@ -104,6 +104,15 @@ class Kept(InMemory):
     def close(self) -> None:
         pass
 
+    def remove(self, message_id: str) -> bool:
+        """Whether there was one with that id."""
+        for at, message in enumerate(self.messages):
+            if message.id == message_id:
+                self.bytes -= len(message.content)
+                del self.messages[at]
+                return True
+        return False
+
     def clear(self) -> None:
         self.bytes -= sum(len(message.content) for message in self.messages)
         self.messages.clear()
