@@ -116,7 +116,7 @@ class Server:
             raise ConfigError(
                 "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
             ) from error
-        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
+        return Page(host, port, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         keeps = self.store is not None
@@ -254,7 +254,7 @@ class Server:
                 await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
             )
         if self._page is not None:
-            await self._page.start()
+            await self._page.start(self.store)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def stop(self, grace: float | None = None) -> None:
