@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConnectionLost, MessageRefused
-from bulkmail.sink.connection import Connection, log
+from bulkmail.sink.connection import Connection
 from bulkmail.sink.hooks import checked, checked_text
 from bulkmail.sink.refuse import Refuse, reply_text
 from bulkmail.sink.stream import Stream
@@ -19,6 +20,7 @@ from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
 
 if TYPE_CHECKING:
     from bulkmail.sink.server import Server
+    from bulkmail.sink.session import Ends
     from bulkmail.wire.server import Event
 
 # A hook that is not async and takes as long is told of: nobody else is served meanwhile.
@@ -32,15 +34,17 @@ def questions(hooks: object) -> int:
 
 
 class HookedConnection(Connection):
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
+    def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
+        super().__init__(server, ident, ends)
         self._equip()
 
     def _equip(self) -> None:
         self._inbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        self._idle = self._ended = False
         self._stream: Stream | None = None
         self._reader: asyncio.Task[Any] | None = None
+        self._flushing: asyncio.Handle | None = None
 
     # --- what the loop calls
 
@@ -49,7 +53,6 @@ class HookedConnection(Connection):
         self.server.spawn(self.run())
 
     def data_received(self, data: bytes) -> None:
-        self.active = True
         if self._early is not None:
             self._early.append(data)
             return
@@ -70,6 +73,12 @@ class HookedConnection(Connection):
         self._wake.set()
         if self._stream is not None:
             self._stream.end(ConnectionLost("the client went away before the message ended"))
+        if self._ended:
+            self.server.forget(self)
+
+    @property
+    def thinking(self) -> bool:
+        return not self._idle
 
     def flush(self) -> None:
         if not self._lost:
@@ -101,7 +110,9 @@ class HookedConnection(Connection):
         if not self._choked:
             self.transport.resume_reading()
         self._wake.clear()
+        self._idle = True
         await self._wake.wait()
+        self._idle = False
 
     async def close(self) -> None:
         if self._reader is not None:
@@ -114,7 +125,9 @@ class HookedConnection(Connection):
             pass  # nobody is there to be refused
         finally:
             await self.see_off()
-            self.server.forget(self)
+            self._ended = True
+            if self._lost:
+                self.server.forget(self)  # else once it has read its last reply, or is taken not to
 
     async def see_off(self) -> None:
         while self._lingering is not None and not self._lost:
@@ -125,6 +138,18 @@ class HookedConnection(Connection):
     async def work(self, events: Sequence[Event]) -> None:
         while events and not self._lost:
             events = await self.react(events)
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        self.flush()
+
+    def flush_if_we_wait(self) -> None:
+        """Before an await: the replies so far are sent if that gives way to the loop, and else with those to come."""
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = None
         self.flush()
 
     async def react(self, events: Sequence[Event]) -> Sequence[Event]:
@@ -156,6 +181,7 @@ class HookedConnection(Connection):
         elif kind == "content" and self._stream is not None:
             self._stream.add(event[1])
             if self._reader is not None:
+                self.flush_if_we_wait()
                 await self._stream.drained()
 
     async def decide(self, event: Event) -> bytes | None:
@@ -178,7 +204,7 @@ class HookedConnection(Connection):
         self._inbox.clear()
         self.flush()
         self._handshake = asyncio.current_task()
-        await self.shake_hands()
+        await self.secure()
 
     # --- messages
 
@@ -200,6 +226,7 @@ class HookedConnection(Connection):
         stream, self._stream = self._stream, None
         reader, self._reader = self._reader, None
         if reader is not None:
+            self.flush_if_we_wait()
             outcome = (await asyncio.gather(reader, return_exceptions=True))[0]
             if isinstance(outcome, BaseException) and not quiet:
                 raise outcome
@@ -240,8 +267,11 @@ class HookedConnection(Connection):
             result = hook(*arguments)
             took = time.monotonic() - began
             if took > SLOW_HOOK_SECONDS:
-                self.warn_of_slow(name, took)
-            return checked(name, await result if inspect.isawaitable(result) else result)
+                self.note(logging.WARNING, "hook %s held up every client for %.1f s: make it async", name, took)
+            if inspect.isawaitable(result):
+                self.flush_if_we_wait()
+                result = await result
+            return checked(name, result)
         except Refuse:
             raise
         except (MessageRefused, ConnectionLost) as error:  # of the stream: the client's doing, not the hook's
@@ -249,10 +279,6 @@ class HookedConnection(Connection):
         except Exception as error:
             raise self.failed(name, error) from error
 
-    def warn_of_slow(self, name: str, seconds: float) -> None:
-        extra = {"cid": self.ident}
-        log.warning("hook %s held up every client for %.1f s: make it async", name, seconds, extra=extra)
-
     def failed(self, name: str, error: Exception) -> Refuse:
-        log.error("hook %s failed", name, exc_info=error, extra={"cid": self.ident})
+        self.note(logging.ERROR, "hook %s failed", name, error=error)
         return Refuse(451, "Local error in processing", "4.3.0")
