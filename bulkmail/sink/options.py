@@ -57,7 +57,7 @@ class SinkOptions:
 
 # What people write who know other servers.
 ELSEWHERE = {"host": "listen", "hostname": "name", "port": "listen"}
-WHOLE_NUMBERS = ("max_size", "max_recipients", "seed")
+WHOLE_NUMBERS = ("max_size", "max_recipients")
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:
@@ -71,7 +71,7 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
     read = SinkOptions(**options)
     for key in WHOLE_NUMBERS:
         if not isinstance(getattr(read, key), int):
-            raise ConfigError(f"{key!r} is a whole number, not {getattr(read, key)!r}")
+            raise ConfigError(f"{key!r} is {getattr(read, key)!r}, expected a whole number")
     check_stores(read)
     if not 0 <= read.grace < float("inf"):
         raise ConfigError(f"'grace' is 0 or more seconds, not {read.grace!r}")

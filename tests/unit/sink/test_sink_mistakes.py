@@ -53,8 +53,8 @@ def test_hooks_may_be_any_object_that_has_some():
     [
         ({"port": 2525}, "no option 'port' of a sink; did you mean 'listen'?"),
         ({"host": "localhost"}, "no option 'host' of a sink; did you mean 'listen'?"),
-        ({"max_size": "10"}, "'max_size' is a whole number, not '10'"),
-        ({"max_recipients": None}, "'max_recipients' is a whole number, not None"),
+        ({"max_size": "10"}, "'max_size' is '10', expected a whole number"),
+        ({"max_recipients": None}, "'max_recipients' is None, expected a whole number"),
         ({"auth": ("ann", "s3cret")}, "^'auth' is USER:PASSWORD$"),
         ({"listen": "smtp://127.0.0.1:2525"}, "'smtp://127.0.0.1:2525': expected HOST:PORT"),
         ({"listen": 99999}, "'99999': expected HOST:PORT"),
