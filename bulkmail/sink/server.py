@@ -277,8 +277,6 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._close_listeners()
-        for connection in list(self.connections):
-            connection.leave(*GOODBYE)
         try:
             await self._part(self.options.grace if grace is None else grace)
         finally:
@@ -299,29 +297,34 @@ class Server:
             server.close()
 
     async def _part(self, grace: float) -> None:
-        if await self._all_gone(grace):
-            return
+        if grace:
+            for connection in list(self.connections):
+                connection.leave(*GOODBYE)
+            await self._until(lambda: all(connection.codec.closed for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
-        if await self._all_gone(STOP_SECONDS):
+        if await self._until(self._empty, STOP_SECONDS):
             return
         for connection in list(self.connections):
             connection.transport.abort()
         for task in self._tasks:
             task.cancel()
         self._hurried = False
-        await self._all_gone(STOP_SECONDS)
+        await self._until(self._empty, STOP_SECONDS)
 
-    async def _all_gone(self, seconds: float) -> bool:
-        """Whether connections and hooks have ended in time, and nobody said hurry()."""
+    def _empty(self) -> bool:
+        return not self.connections and not self._tasks
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether `condition()` came about in time, as connections and tasks ended, and before hurry()."""
         try:
             async with asyncio.timeout(seconds):
-                while (self.connections or self._tasks) and not self._hurried:
+                while not condition() and not self._hurried:
                     self._gone = asyncio.get_running_loop().create_future()
                     await self._gone
         except TimeoutError:
             pass
-        return not self.connections and not self._tasks
+        return condition()
 
     def _close_store(self) -> None:
         if self.store is not None:
