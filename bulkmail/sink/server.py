@@ -18,6 +18,7 @@ from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsGate
 from bulkmail.sink.hooked import questions
+from bulkmail.sink.hooks import check_hooks
 from bulkmail.sink.options import (
     bind,
     read_auth,
@@ -58,8 +59,11 @@ class Server:
     raises   ConfigError from the constructor, and from start() when an address cannot be listened on
     """
 
-    def __init__(self, hooks: object = None, listen: str | Sequence[str] = "127.0.0.1:0", **options: Any) -> None:
+    def __init__(
+        self, hooks: object = None, listen: str | int | Sequence[str | int] = "127.0.0.1:0", **options: Any
+    ) -> None:
         self.options = read_options(options)
+        check_hooks(hooks)
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
@@ -231,7 +235,9 @@ class Server:
         await self.stop(None if kind is None else 0)  # who would finish a message has failed
 
     async def start(self) -> None:
-        """Listen. On an error nothing is left open."""
+        """Listen, once. On an error nothing is left open."""
+        if self._addresses:
+            raise RuntimeError("a server is started once: make another")
         loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
