@@ -33,8 +33,13 @@ ENDINGS = {"message/rfc822": ".eml", "text/calendar": ".ics", "text/html": ".htm
 
 # "cid:" where a URL stands: the value of an attribute, or CSS.
 _cid = re.compile(r"""((?:=|\burl\(|,)\s{0,9}["']?\s{0,9}|&quot;|&#39;)cid:([^\s"'<>)]+)""", re.IGNORECASE)
-# <link rel=preconnect> makes a browser call a host, and no policy forbids it: the element loses its name.
-_link = re.compile(r"<link(?=[\s/>])", re.IGNORECASE)
+# Chromium connects to the host of a <link rel=preconnect>, and of a frame before it looks whether the policy allows
+# that frame: a sign to the sender that the message was opened. Such elements lose their names.
+_calling = re.compile(r"<(?=(?:link|iframe|frame|fencedframe|portal|object|embed)[\s/>])", re.IGNORECASE)
+# A link opens a new window unless it says otherwise, which the sandbox forbids: a click does nothing. Without this it
+# would put the browser's "blocked" page in the place of the message. Behind the doctype, which must be first.
+_doctype = re.compile(r"(?:\s+|<!--.*?-->)*+<!doctype[^>]*>", re.IGNORECASE | re.DOTALL)
+LINKS_OPEN = '<base target="_blank">'
 # Controls, and what turns the order of letters round so that a name seems to end in something else.
 _unsafe = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff<>:\"|?*\\/]")
 
@@ -131,7 +136,9 @@ class Reading:
             return found[0] if at is None else f"{found[1]}{inline}{at}"
 
         source = _cid.sub(image, source[:MAX_HTML])[:MAX_HTML]
-        return _link.sub("<x-link", source)
+        start = _doctype.match(source[:MAX_GLANCE])
+        top = start.end() if start else 0
+        return source[:top] + LINKS_OPEN + _calling.sub("<x-", source[top:])
 
     def searched(self) -> str:
         """The text that a search looks through."""

@@ -8,7 +8,7 @@ const TABS = ["html", "text", "headers", "source", "links"];
 
 const $ = (id) => document.getElementById(id);
 const rows = $("rows"), query = $("query"), article = $("message"), panel = $("panel"), welcome = $("welcome"), sure = $("sure");
-const state = { start: 0, list: null, shown: new Set(), selected: null, message: null, tab: "html", server: null };
+const state = { start: 0, list: null, shown: new Set(), selected: null, message: null, tab: "html", chosen: "html", server: null };
 const seen = new Set(JSON.parse(sessionStorage.getItem("seen") || "[]"));
 let listing = null, opening = null, filling = null, wanted = false, typing = 0;
 
@@ -221,7 +221,7 @@ function showMessage(message) {
   article.hidden = false;
   welcome.hidden = true;
   document.body.dataset.view = "message";
-  showTab(has[state.tab] ? state.tab : TABS.find((name) => has[name]));
+  showTab(has[state.chosen] ? state.chosen : TABS.find((name) => has[name]));
 }
 
 function showProblems(problems) {
@@ -234,6 +234,11 @@ function showFiles(message) {
   $("files").replaceChildren(...message.attachments.map((file) => make("li", {},
     make("a", { class: "button", href: path(message.id, `/attachments/${file.index}`), download: file.name, title: file.type },
       icon("clip"), make("span", { text: file.name }), make("small", { text: size(file.size) })))));
+}
+
+function choose(tab) {
+  state.chosen = tab;
+  showTab(tab);
 }
 
 function closeMessage() {
@@ -321,6 +326,7 @@ function move(step) {
   if (!links.length) return;
   const at = links.findIndex((link) => link.dataset.id === state.selected);
   const next = links[at < 0 ? 0 : Math.min(Math.max(at + step, 0), links.length - 1)];
+  select(next.dataset.id); // at once: the next key may come before the browser tells of the new address
   location.hash = next.getAttribute("href");
 }
 
@@ -355,7 +361,7 @@ document.querySelector("[role=tablist]").addEventListener("keydown", (event) => 
   if (!step) return;
   const able = TABS.filter((name) => !$(`tab-${name}`).disabled);
   const next = able[(able.indexOf(state.tab) + step + able.length) % able.length];
-  showTab(next);
+  choose(next);
   $(`tab-${next}`).focus();
 });
 rows.addEventListener("keydown", (event) => {
@@ -365,7 +371,7 @@ rows.addEventListener("keydown", (event) => {
   event.preventDefault();
   next.focus();
 });
-for (const name of TABS) $(`tab-${name}`).addEventListener("click", () => showTab(name));
+for (const name of TABS) $(`tab-${name}`).addEventListener("click", () => choose(name));
 query.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(search, 200); });
 query.form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
 $("newer").addEventListener("click", () => turn(-LIMIT));
