@@ -18,6 +18,7 @@ from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsListener
 from bulkmail.sink.hooked import questions
+from bulkmail.sink.hooks import check_hooks
 from bulkmail.sink.options import (
     bind,
     read_auth,
@@ -58,8 +59,11 @@ class Server:
     raises   ConfigError from the constructor, and from start() when an address cannot be listened on
     """
 
-    def __init__(self, hooks: object = None, listen: str | Sequence[str] = "127.0.0.1:0", **options: Any) -> None:
+    def __init__(
+        self, hooks: object = None, listen: str | int | Sequence[str | int] = "127.0.0.1:0", **options: Any
+    ) -> None:
         self.options = read_options(options)
+        check_hooks(hooks)
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
@@ -116,7 +120,7 @@ class Server:
             raise ConfigError(
                 "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
             ) from error
-        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
+        return Page(host, port, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         keeps = self.store is not None
@@ -231,7 +235,9 @@ class Server:
         await self.stop(None if kind is None else 0)  # who would finish a message has failed
 
     async def start(self) -> None:
-        """Listen. On an error nothing is left open."""
+        """Listen, once. On an error nothing is left open."""
+        if self._addresses:
+            raise RuntimeError("a server is started once: make another")
         loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
@@ -249,7 +255,7 @@ class Server:
             self._addresses.append(listener.getsockname()[:2])
             self._listeners.append(await self._listen(listener))
         if self._page is not None:
-            await self._page.start()
+            await self._page.start(self.store)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def _listen(self, listener: socket.socket) -> asyncio.Server | TlsListener:
@@ -298,7 +304,7 @@ class Server:
         if grace:
             for connection in list(self.connections):
                 connection.leave(*GOODBYE)
-            await self._until(lambda: all(connection.closed for connection in self.connections), grace)
+            await self._until(lambda: all(connection.parted for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
         if await self._until(self._empty, STOP_SECONDS):
