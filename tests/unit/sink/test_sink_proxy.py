@@ -400,7 +400,7 @@ def test_a_handshake_that_fails_behind_a_header_leaves_nothing(
                     await until(lambda: server.connections)
                     await writer.drain()
                     writer.transport.abort()
-                await until(lambda: not server.connections and not server._tasks)
+                await until(lambda: not server.connections)
                 writer.close()
             assert made is None or made.seen == []
 
@@ -438,6 +438,40 @@ def test_stopping_before_the_handshake(run: Run, certificates: Any) -> None:
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
             writer.close()
+
+    run(main())
+
+
+def test_the_port_is_free_again_once_the_server_has_stopped(run: Run, certificates: Any) -> None:
+    async def main() -> None:
+        tls = {"tls_cert": certificates.chain_file, "tls_implicit": True}
+        async with Server(proxy_from="192.0.2.1", **tls) as server:
+            port = server.port
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        async with (
+            Server(listen=f"127.0.0.1:{port}", proxy_from="192.0.2.1", **tls) as server,
+            Client(server, certificates.client_context(), "localhost") as client,
+        ):
+            assert client.greeting.startswith("220")
+
+    run(main())
+
+
+def test_too_many_connections_behind_a_proxy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bulkmail.sink.server.MAX_CONNECTIONS", 1)
+
+    async def main() -> None:
+        async with Server(proxy_from="*") as server:
+            _, waiting = await asyncio.open_connection("127.0.0.1", server.port)
+            await until(lambda: server.connections)
+            async with Behind(server) as client:
+                assert client.greeting == "421 4.3.2 Too many connections"
+                assert await client.closed()
+            waiting.close()
+            await until(lambda: not server.connections)
+            async with Behind(server, HEADERS["v1"]) as client:
+                assert client.greeting.startswith("220")
 
     run(main())
 
