@@ -397,7 +397,6 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
-        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
