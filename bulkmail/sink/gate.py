@@ -30,7 +30,7 @@ class Door:
     """What both gates share. Among the server's connections it is one like any other."""
 
     place: Key | None = None
-    parted = True  # nothing under way has to be waited for
+    closed = False
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -55,6 +55,9 @@ class Door:
 
     def abort(self) -> None:
         raise NotImplementedError
+
+    def watch(self) -> None:
+        pass  # HEADER_SECONDS are far less than what a sweep looks for
 
     def leave(self, enhanced: bytes, text: bytes) -> None:
         self.hang_up(enhanced, text)  # no message is under way
@@ -102,7 +105,7 @@ class Gate(Door, asyncio.Protocol):
     # --- the ends of it
 
     def done(self) -> None:
-        self._over = True
+        self._over = self.closed = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -194,6 +197,7 @@ class TlsGate(Door):
         self.abort()  # nothing can be said before the handshake is done
 
     def abort(self) -> None:
+        self.closed = True
         if self._task is not None:
             self._task.cancel()
 
