@@ -162,9 +162,7 @@ class Talk:
     def __init__(self, case: Case, cut: Any, late: int) -> None:
         self.case = case
         self.counts = ServerCounts()
-        self.codec = ServerCodec(
-            case.settings, self.counts, secure=bool(case.offers & 4), local=bool(case.offers & 8)
-        )
+        self.codec = ServerCodec(case.settings, self.counts, secure=bool(case.offers & 4), local=bool(case.offers & 8))
         self.events: Events = []
         self.answers = case.answers
         self.late = late
@@ -208,7 +206,9 @@ class Talk:
         if kind == 7:
             self.codec.hang_up(b"4.3.2", b"Going")
             return self.codec.accept()
-        return self.codec.refuse(*((550, b"5.7.1", b"No"), (450, b"4.2.0", b"Later"), (421, b"4.3.2", b"Going"))[kind - 4])
+        return self.codec.refuse(
+            *((550, b"5.7.1", b"No"), (450, b"4.2.0", b"Later"), (421, b"4.3.2", b"Going"))[kind - 4]
+        )
 
     def do(self, act: int) -> None:
         """What the caller does at the end of a stretch."""

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 
 HEADER = 8
 PLAIN = b64encode(b"\0user\0pass word")
-HELLOS = [b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"EHLO [127.0.0.1]\r\n", b"ehlo me \r\n", b"EHLO\r\n", b"LHLO a b\r\n"]
+HELLOS = [
+    b"EHLO me\r\n",
+    b"HELO me\r\n",
+    b"LHLO me\r\n",
+    b"EHLO [127.0.0.1]\r\n",
+    b"ehlo me \r\n",
+    b"EHLO\r\n",
+    b"LHLO a b\r\n",
+]
 ADDRESSES = [
     b"<a@b>", b"<>", b"<Postmaster>", b'<"a b"@c>', b'<"a\\"b"@c>', b"<@x,@y:a@b>", b"<a@[127.0.0.1]>", b"<a@[IPv6:::1]>",
     b"<a.b@c.d>", b"<a..b@c>", b"<a@b.>", b"<.a@b>", b"<\xc3\xa4@b>", b"<a@\xc3\xa4>", b"<\xff@b>", b"<a@b_c>", b"<a@>", b"<@>",
@@ -43,7 +51,20 @@ TEXTS = [
     b"a line\r\n", b"..\r\n", b"\r\n.\r\n", b".\r\n", b"\n", b"\r", b".", b"x" * 70 + b"\r\n", b"\0\xff\r\n", b"\r\n", b"\n.\r\n",
     b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b".\r.\r\n", b"\r\r\n", b"y" * 64, b"\r\n..\r\n.\r\n", b".\rx", b"x" * 63 + b"\r\n.",
 ]  # fmt: skip
-SIZES = [b"0", b"1", b"10", b"61", b"", b"-1", b"x", b"999999999999999999", b"1000000000000000000", b"007", b"5 LAST", b"0 LAST"]
+SIZES = [
+    b"0",
+    b"1",
+    b"10",
+    b"61",
+    b"",
+    b"-1",
+    b"x",
+    b"999999999999999999",
+    b"1000000000000000000",
+    b"007",
+    b"5 LAST",
+    b"0 LAST",
+]
 ENDS = [b"\r\n.\r\n", b".\r\n", b"\r\n", b"\n.\n", b"\r\n.\r\n\r\n.\r\n", b""]
 TLS_HERE = b"STARTTLS\r\n\x16\x03"
 
@@ -119,7 +140,11 @@ def inside(dice: Dice, line: bytes) -> bytes:
     if kind == 1:
         return line[:at] + b"x" * (dice.below(300) >> dice.below(6)) + line[at:]
     if kind == 2:
-        return line[:at] + dice.of([b" ", b"\r", b"\n", b"\0", b"\x80", b".", b"+", b"=", b'"', b"\\", b"<", b">"]) + line[at:]
+        return (
+            line[:at]
+            + dice.of([b" ", b"\r", b"\n", b"\0", b"\x80", b".", b"+", b"=", b'"', b"\\", b"<", b">"])
+            + line[at:]
+        )
     if kind == 3:
         return line[: len(line) - 2] + b" " + dice.of(MAIL_WORDS + RCPT_WORDS) + b"\r\n"
     if kind == 4:
@@ -130,7 +155,17 @@ def inside(dice: Dice, line: bytes) -> bytes:
 def long_line(dice: Dice) -> bytes:
     """A line near one of the bounds: of commands, of logins, of names."""
     size = (160, 240, 60, 120, 2048, 12288)[dice.below(4)] + dice.below(7) - 3
-    start = dice.of([b"NOOP ", b"AUTH PLAIN ", b"EHLO ", b"MAIL FROM:<", b"AUTH LOGIN\r\n", b"BDAT ", b"RCPT TO:<a@b> ORCPT=rfc822;"])
+    start = dice.of(
+        [
+            b"NOOP ",
+            b"AUTH PLAIN ",
+            b"EHLO ",
+            b"MAIL FROM:<",
+            b"AUTH LOGIN\r\n",
+            b"BDAT ",
+            b"RCPT TO:<a@b> ORCPT=rfc822;",
+        ]
+    )
     return start + b"x" * (size - len(start)) + dice.of([b"\r\n", b"\n", b">\r\n", b"@b>\r\n"])
 
 
@@ -144,7 +179,7 @@ def mutate(data: bytes, seed: int, room: int) -> bytes:
     lines = data[HEADER:].splitlines(True)
     for _ in range(1 + dice.below(3)):
         change(dice, lines)
-    if dice.below(32) == 0:      # one greeting for all the servers that expect the other
+    if dice.below(32) == 0:  # one greeting for all the servers that expect the other
         lines.insert(0, HELLOS[2] if header[0] & 1 else HELLOS[0])
     changed = bytes(header) + b"".join(lines)
     return changed[:room]
