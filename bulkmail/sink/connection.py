@@ -145,8 +145,10 @@ class Connection(asyncio.Protocol):
         if self._handshake is not None:
             self.transport.abort()
         elif self._storing:
+            self._late = True
             self.codec.leave(enhanced, text)
         else:
+            self._late = False
             self.codec.hang_up(enhanced, text)
             self.flush()
 

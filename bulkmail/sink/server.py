@@ -19,6 +19,7 @@ from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsGate
 from bulkmail.sink.hooked import questions
+from bulkmail.sink.hooks import check_hooks
 from bulkmail.sink.options import (
     bind,
     read_auth,
@@ -59,8 +60,11 @@ class Server:
     raises   ConfigError from the constructor, and from start() when an address cannot be listened on
     """
 
-    def __init__(self, hooks: object = None, listen: str | Sequence[str] = "127.0.0.1:0", **options: Any) -> None:
+    def __init__(
+        self, hooks: object = None, listen: str | int | Sequence[str | int] = "127.0.0.1:0", **options: Any
+    ) -> None:
         self.options = read_options(options)
+        check_hooks(hooks)
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
@@ -117,7 +121,7 @@ class Server:
             raise ConfigError(
                 "the web page of a sink needs the package aiohttp: pip install 'bulkmail[web]'"
             ) from error
-        return Page(host, port, self.store, lambda: {"url": self.url, "counts": self.counts})
+        return Page(host, port, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
         keeps = self.store is not None
@@ -232,7 +236,9 @@ class Server:
         await self.stop(None if kind is None else 0)  # who would finish a message has failed
 
     async def start(self) -> None:
-        """Listen. On an error nothing is left open."""
+        """Listen, once. On an error nothing is left open."""
+        if self._addresses:
+            raise RuntimeError("a server is started once: make another")
         loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
@@ -255,7 +261,7 @@ class Server:
                 await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
             )
         if self._page is not None:
-            await self._page.start()
+            await self._page.start(self.store)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def stop(self, grace: float | None = None) -> None:
@@ -272,8 +278,6 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._close_listeners()
-        for connection in list(self.connections):
-            connection.leave(*GOODBYE)
         try:
             await self._part(self.options.grace if grace is None else grace)
         finally:
@@ -294,29 +298,34 @@ class Server:
             server.close()
 
     async def _part(self, grace: float) -> None:
-        if await self._all_gone(grace):
-            return
+        if grace:
+            for connection in list(self.connections):
+                connection.leave(*GOODBYE)
+            await self._until(lambda: all(connection.codec.closed for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
-        if await self._all_gone(STOP_SECONDS):
+        if await self._until(self._empty, STOP_SECONDS):
             return
         for connection in list(self.connections):
             connection.transport.abort()
         for task in self._tasks:
             task.cancel()
         self._hurried = False
-        await self._all_gone(STOP_SECONDS)
+        await self._until(self._empty, STOP_SECONDS)
 
-    async def _all_gone(self, seconds: float) -> bool:
-        """Whether connections and hooks have ended in time, and nobody said hurry()."""
+    def _empty(self) -> bool:
+        return not self.connections and not self._tasks
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether `condition()` came about in time, as connections and tasks ended, and before hurry()."""
         try:
             async with asyncio.timeout(seconds):
-                while (self.connections or self._tasks) and not self._hurried:
+                while not condition() and not self._hurried:
                     self._gone = asyncio.get_running_loop().create_future()
                     await self._gone
         except TimeoutError:
             pass
-        return not self.connections and not self._tasks
+        return condition()
 
     def _close_store(self) -> None:
         if self.store is not None:

@@ -11,7 +11,6 @@ cdef class ServerCodec(ServerAuth):
     cdef Words _words                 # what the parameters of this transaction said
     cdef tuple _farewell              # the 421 of leave(), until it can be said
 
-    cdef bint _under_way(self)
     cdef int _depart(self) except -1
     cdef object _run(self)
     cdef object _next(self)

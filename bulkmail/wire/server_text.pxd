@@ -21,6 +21,7 @@ cdef class ServerText(ServerState):
     cdef bint _chunk_asked            # ASK_DATA is about BDAT
     cdef unsigned char _behind        # the last byte of content: an LF must follow a CR, in whatever chunk
 
+    cdef bint _under_way(self)
     cdef int _begin_text(self) except -1
     cdef int _out_of_order(self, int reply) except -1
     cdef int _data_command(self) except -1

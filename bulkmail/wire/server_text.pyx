@@ -15,6 +15,15 @@ from bulkmail.wire.server_syntax cimport read_number, same_word
 
 
 cdef class ServerText(ServerState):
+    @property
+    def in_transaction(self):
+        """Whether a message is under way: MAIL was accepted, and there is no verdict yet."""
+        return self._under_way()
+
+    cdef bint _under_way(self):
+        cdef int state = self._came if self._state == CHUNK else self._state
+        return state == MAIL or state == RCPT or state == TEXT or state == CHUNKS or state == FAILED
+
     cdef int _begin_text(self) except -1:
         self._size = 0
         return self.emit(("data",)) if self.settings.envelopes else 0
