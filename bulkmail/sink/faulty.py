@@ -187,6 +187,7 @@ class FaultyConnection(HookedConnection):
         faults = [self.server.faults.strike("body", (recipient,)) for recipient in recipients]
         if not any(faults):
             return await super().react([last])
+        self.tell(last)
         refusals = refusals_of(faults)
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()

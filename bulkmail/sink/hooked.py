@@ -159,6 +159,8 @@ class HookedConnection(Connection):
         if not self.codec.asking:
             await self.absorb(last)
             return ()
+        if last[0] == "end":  # the rest is told once it is decided
+            self.tell(last)
         try:
             text = await self.decide(last)
         except Refuse as no:

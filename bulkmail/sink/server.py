@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.admission import Admission
-from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection, log
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsListener
@@ -125,7 +126,7 @@ class Server:
     def _settings(self) -> ServerSettings:
         keeps = self.store is not None
         return self._settings_with(
-            envelopes=keeps or self.hooks is not None,
+            envelopes=keeps or self.hooks is not None or log.isEnabledFor(logging.INFO),
             content=keeps or hasattr(self.hooks, "on_data"),
             ask=questions(self.hooks) | (ASK_END if keeps else 0),
         )
@@ -387,6 +388,8 @@ class Server:
 
     def forget(self, connection: Connection | Door) -> None:
         self.connections.discard(connection)
+        if isinstance(connection, Connection):
+            connection.end_records()
         place, connection.place = connection.place, None
         if place is not None:
             self.admission.leave(place)
