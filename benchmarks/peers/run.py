@@ -25,6 +25,7 @@ from pathlib import Path
 
 import compose
 import opening
+import receivers
 import sign
 import stream
 from children import cpu_seconds, measure
@@ -146,8 +147,10 @@ STREAM = "stream"
 OPENING = "opening"
 COMPOSE = "compose"
 SIGN = "sign"
-KNOWN = [*(s.name for s in SCENARIOS), STREAM, OPENING, COMPOSE, SIGN]
-NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", STREAM, OPENING, COMPOSE, SIGN)
+RECEIVERS = "sink"
+APART = (STREAM, OPENING, COMPOSE, SIGN, RECEIVERS)
+KNOWN = [*(s.name for s in SCENARIOS), *APART]
+NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", *APART)
 EFFORTS = {
     "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW), stream_mb=128),
     "normal": Effort(
@@ -344,6 +347,8 @@ def main() -> int:
             tables.append(compose.compare(effort.rounds))
         if SIGN in names and find("openssl") and find("smtp-sink"):
             tables.append(sign.compare(effort.rounds))
+        if RECEIVERS in names:
+            tables.append(receivers.compare(effort.seconds, effort.rounds))
         if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
             tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
         tables += [f"Note: {note}" for note in notes]

@@ -223,7 +223,8 @@ def as_text(report: BenchReport) -> str:
         f"{figures['bytes_per_second'] / 1e6:,.1f} MB/s",
         f"  latency      p50 {_ms(figures['p50_ms'])}, p99 {_ms(figures['p99_ms'])}",
         f"  CPU          {report.cpu_us_per_message:,.1f} µs a message",
-        f"  connections  {report.connections:,}" + _fewer(report.connections, report.asked),
+        f"  connections  {report.connections:,}{_fewer(report.connections, report.asked)}, "
+        f"open after {output.duration(report.opening)}",
     ]
     if report.max_rss_mb is not None:
         lines.append(f"  memory       {report.max_rss_mb:,.1f} MB at most")

@@ -57,15 +57,15 @@ def pace_text(summary: dict[str, Any], pace: Pace) -> str:
     """ " 45%  1,234/s  3:05 left"."""
     total, done = summary.get("recipients", 0), settled(summary)
     share = f"{100 * done // total:>3}%" if total else "  -%"
-    left = pace.seconds_left(max(0, total - done))
+    left = pace.seconds_left(max(0, total - done)) if total else None
     return f"{share}  {rate(pace.per_second())}  {duration(left) + ' left' if left is not None else '-- left'}"
 
 
 def counts_text(summary: dict[str, Any]) -> str:
-    """ "november-news: delivered 44,900 of 100,000, deferred 80, failed 20"."""
+    """ "november-news: delivered 44,900 of 100,000, deferred 80, failed 20"; what is not known is left out."""
     text = f"{plain(summary.get('job', ''))}: delivered {summary.get('delivered', 0):,}"
-    text += f" of {summary.get('recipients', 0):,}"
-    text += f", deferred {summary.get('deferred', 0):,}, failed {summary.get('failed', 0):,}"
+    text += f" of {summary['recipients']:,}" if summary.get("recipients") else ""
+    text += "".join(f", {state} {summary[state]:,}" for state in ("deferred", "failed") if state in summary)
     return text + (f", in doubt {summary['in_doubt']:,}" if summary.get("in_doubt") else "")
 
 

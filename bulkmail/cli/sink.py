@@ -9,24 +9,7 @@ from typing import Any
 
 import click
 
-from bulkmail.errors import ConfigError
-
 from . import output
-
-LATER = {
-    "proxy_from": "CIDR|ADDRESS|*",
-    "ignore": "CIDR|ADDRESS",
-    "deny": "CIDR|ADDRESS",
-    "connections_per_minute": "N",
-}
-
-
-def later_options(command: Any) -> Any:
-    """Adds the flags that a later version has, so that they are refused by what they are."""
-    for name, metavar in reversed(LATER.items()):
-        flag = "--" + name.replace("_", "-")
-        command = click.option(flag, name, metavar=metavar, multiple=True, help="Not in this version yet.")(command)
-    return command
 
 
 @click.command(
@@ -64,18 +47,21 @@ Exit status: 0, or 2 for what cannot be served.""",
 @click.option("--lenient", is_flag=True, help="Make a CRLF of a lone CR or LF in a message, instead of refusing it.")
 @click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="For messages under way at the end.")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
+@click.option(
+    "--proxy-from", multiple=True, metavar="CIDR|ADDRESS|*", help="Proxies: they send a PROXY header, v1 or v2."
+)
+@click.option("--deny", multiple=True, metavar="CIDR|ADDRESS|*", help="Clients that get a 554 for a greeting.")
+@click.option("--ignore", multiple=True, metavar="CIDR|ADDRESS|*", help="Clients to serve, but not to count or store.")
+@click.option("--connections-per-minute", type=click.IntRange(min=1), metavar="N", help="Of one client address.")
+@click.option("--connections-per-address", type=click.IntRange(min=1), metavar="N", help="Open at a time.")
 @click.option("--web", metavar="ADDRESS:PORT", help="A page that shows what came (pip install 'bulkmail[web]').")
 @click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
 @click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
-@later_options
 def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Receive mail by SMTP (or LMTP) and store it or throw it away. It delivers to nobody."""
     from bulkmail.net.loop import run
 
-    for name in LATER:
-        if options.pop(name):
-            raise ConfigError(f"--{name.replace('_', '-')} is not in this version yet")
     counts = run(serve(listen, {name: value for name, value in options.items() if value is not None}))
     if as_json:
         output.emit_json(counts)

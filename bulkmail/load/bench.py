@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # Seconds before the next connection after so many failures in a row. A server under load that drops one is tried again;
 # one that is not there is no place to measure.
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+OPENING_SECONDS = 5.0  # connections that take longer are not waited for before the first message
 STOP_SECONDS = 5.0  # what is under way when a run is cut short has so long to be answered
 UNLIMITED = 1 << 60
 
@@ -42,7 +43,8 @@ class BenchReport:
     failed        the others that were begun: refused, not sent in MAX_TRIES tries, or in doubt
     in_doubt      of the failed: whose connection was lost between the end of data and its reply
     refused       recipients that were refused of messages that were taken
-    seconds       from the first connection to the last verdict; so is cpu_seconds
+    opening       seconds until the connections were open
+    seconds       from then to the last verdict; so is cpu_seconds
     size          bytes of a message
     p50, p99      seconds from MAIL to the verdict, of the messages taken; None where there are none
     connections   the most at a time; asked: how many were wanted
@@ -55,6 +57,7 @@ class BenchReport:
     failed: int
     in_doubt: int
     refused: int
+    opening: float
     seconds: float
     cpu_seconds: float
     size: int
@@ -117,7 +120,10 @@ class Bench:
         self._last_failure: BaseException | None = None
         self._error: BulkmailError | None = None
         self._stops = 0
-        self._ended = 0.0  # when the last message had its end
+        # when the first connection was begun, the first message might be, and the last message had its end
+        self._opened = self._started = self._ended = 0.0
+        self._cpu = 0.0
+        self._timers: list[asyncio.TimerHandle] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over: asyncio.Future[None] | None = None
         self._pool: Pool | None = None
@@ -132,20 +138,29 @@ class Bench:
         if self._stops:
             self._end()
         self._alarm = Alarm(loop, self._wake)
-        self._pool = pool = Pool(self.endpoint, self, paced=self._limit.rate is not None, precise=True)
-        started, cpu = time.monotonic(), cpu_seconds()
-        timer = loop.call_later(self.duration, self._end) if self.duration is not None else None
+        self._pool = pool = Pool(self.endpoint, self, paced=self._limit.rate is not None, precise=True, eager=True)
+        self._opened = time.monotonic()
+        self._timers.append(loop.call_later(OPENING_SECONDS, self._begin))
         try:
             self._wake()
             await self._over
             await self._drain(pool)
-            seconds, cpu = max(0.0, self._ended - started), cpu_seconds() - cpu
+            cpu = cpu_seconds() - self._cpu
         finally:
             self._alarm.cancel()
-            if timer is not None:
+            for timer in self._timers:
                 timer.cancel()
             await pool.close(abort=pool.busy() > 0 or self._error is not None)
-        return self._report(seconds, cpu)
+        return self._report(cpu)
+
+    def _begin(self) -> None:
+        """The connections are there, or no more of them are waited for: from now on there is work."""
+        if self._started or self._loop is None:
+            return
+        self._started, self._cpu = time.monotonic(), cpu_seconds()
+        if self.duration is not None:
+            self._timers.append(self._loop.call_later(self.duration, self._end))
+        self._wake()
 
     async def _drain(self, pool: Pool) -> None:
         """What was cut short: what is written is waited for, the rest was never begun."""
@@ -168,15 +183,17 @@ class Bench:
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
-    def _report(self, seconds: float, cpu: float) -> BenchReport:
+    def _report(self, cpu: float) -> BenchReport:
         latencies = self._meter.latencies
+        begun = self._started > 0
         return BenchReport(
             self._meter.taken,
             self._failed,
             self._in_doubt,
             self._refused,
-            seconds,
-            cpu,
+            self._started - self._opened if begun else 0.0,
+            max(0.0, self._ended - self._started) if begun else 0.0,
+            cpu if begun else 0.0,
             self.load.size,
             latencies.percentile(50),
             latencies.percentile(99),
@@ -202,9 +219,11 @@ class Bench:
     # -- the pool's Source
 
     def backlog(self, lane: Lane) -> int:
-        return self._granted(self._left, grant=False)
+        return self._granted(self._left, grant=False) if self._started else self._left
 
     def take(self, lane: Lane, room: int) -> list[Transaction]:
+        if not self._started:
+            return []
         room = self._granted(min(room, self._left), grant=True)
         self._left -= room
         spare = self._spare
@@ -264,6 +283,7 @@ class Bench:
     def failed(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
         self._connect_failures += 1
         self._last_failure = error
+        self._begin()  # with those that it has
         hopeless = lane.pool.hopeless()
         if (lane.sessions or lane.opening) and not hopeless:
             return PAUSES[-1]  # the others go on: it takes no more of them, for now
@@ -276,3 +296,5 @@ class Bench:
     def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         if name == "connected":
             self._connections = max(self._connections, len(lane.sessions))
+            if len(lane.sessions) >= min(self.endpoint.options.connections, self._left):
+                self._begin()

@@ -55,6 +55,7 @@ class Pool:
     egresses  the ways to it; none: the one that its options say
     paced     the source grants by a rate (see Lane)
     precise   times of transactions are precise (see smtp.session.Turn)
+    eager     (of one egress) open all connections that the work could use, also while there are idle ones
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Pool:
         paced: bool = False,
         egresses: Iterable[Egress] = (),
         precise: bool = False,
+        eager: bool = False,
     ) -> None:
-        self.endpoint, self.source, self.precise = endpoint, source, precise
+        self.endpoint, self.source, self.precise, self.eager = endpoint, source, precise, eager
         self.name = name or endpoint.host
         self.limit = limit or endpoint.options.connections
         self.dead: BaseException | None = None  # why it gave up
@@ -144,7 +146,7 @@ class Pool:
         if len(self.lanes) == 1:
             lane = self.lanes[0]
             free = min(at_once - len(lane.opening), lane.places())
-            if free > 0 and not lane.pausing and not lane.ready():
+            if free > 0 and not lane.pausing and (self.eager or not lane.ready()):
                 for _ in range(min(free, self.source.backlog(lane) - len(lane.opening))):
                     lane.open()
             return

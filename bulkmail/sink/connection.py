@@ -4,68 +4,74 @@ unless messages are kept or stored."""
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bulkmail.sink.networks import is_loopback
 from bulkmail.sink.refuse import Refuse
-from bulkmail.sink.session import Envelope, Session, address_of, message_of
+from bulkmail.sink.session import Ends, Envelope, Session, address_of, message_of
 from bulkmail.sink.store import NotStored
 from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
+    from bulkmail.sink.admission import Key
     from bulkmail.sink.server import Server
     from bulkmail.sink.store import Incoming
     from bulkmail.wire.server import Event
 
 log = logging.getLogger("bulkmail.sink")
 
-TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is Server.sweep's affair
+TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is that of `watch`
+# Server.sweep looks at every connection so often. Twenty thousand take it some 10 ms.
+SWEEP_SECONDS = 30.0
+# For a command, from the reply before it on: RFC 5321 section 4.5.3.2.7 asks for five minutes. The same for each
+# LEAST_BYTES of content: 500 bytes a second, as in Postfix (smtpd_min_data_rate). A byte now and then buys no time.
+PATIENCE_SECONDS = 300.0
+LEAST_BYTES = 150_000
 # A client that goes on sending when we close is answered by its own system with a reset, and may then never read the
 # verdict on the message before. So it gets so long to see our end of the stream.
 LINGER_SECONDS = 1.0
 
 
 class Connection(asyncio.Protocol):
-    """One client. `server` has the settings, the store and the set of connections."""
+    """One client. `server` has the settings, the store and the set of connections.
+
+    The loop makes it, and calls connection_made; or a gate does, with an id that it has used and ends that it knows.
+    """
 
     transport: Any  # asyncio and uvloop share no base class of what start_tls takes and gives
     codec: ServerCodec
-    active = True  # something came since the last sweep
+    place: Key | None = None  # what Admission counts it by
+    _parting = False  # was closed, and has not gone, at the last sweep
     _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
-    _handshake: asyncio.Task[None] | None = None
+    _handshake: asyncio.Task[Any] | None = None
     _early: list[bytes] | None = None  # came through TLS before we heard that the handshake is done
     _storing = False  # the store has a message, and has not said yet whether it keeps it
     _lost = False
     _late = False  # leaves after a message that was under way
     _lingering: asyncio.TimerHandle | None = None
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
         self.server = server
+        self.ident = ident or server.next_ident()
+        self.ends = ends
 
     # --- what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        server = self.server
         self.transport = transport
-        self.codec = ServerCodec(
-            server.settings,
-            server.wire_counts,
-            secure=server.options.tls_implicit,
-            local=server.offers_auth and is_loopback(transport),
-        )
-        self.ident = server.next_ident()
-        if server.admit(self):
+        self.codec = self.make_codec()
+        no = self.server.admit(self)
+        if no is None:
             self.welcome()
         else:
-            self.codec.refuse(421, b"4.3.2", b"Server shutting down" if server.stopping else b"Too many connections")
+            self.refuse(no)
             self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self.active = True
         if self._early is not None:
             self._early.append(data)
             return
@@ -93,6 +99,25 @@ class Connection(asyncio.Protocol):
 
     # --- what the server calls
 
+    def make_codec(self) -> ServerCodec:
+        server = self.server
+        return ServerCodec(
+            server.settings,
+            server.wire_counts,
+            secure=server.options.tls_implicit,
+            local=server.offers_auth and self.is_local(),
+        )
+
+    def is_local(self) -> bool:
+        """Whether the client is on this machine, as far as is known."""
+        if self.ends is not None:
+            return self.ends.known and is_loopback(self.ends.remote[0])
+        return is_loopback(address_of(self.transport, "peername")[0])
+
+    def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+        """Each log record about a connection goes through here; `error` adds its traceback."""
+        log.log(level, text, *values, exc_info=error, extra={"cid": self.ident})
+
     def welcome(self) -> None:
         self.codec.start(self.ident)
         self.flush()
@@ -115,18 +140,43 @@ class Connection(asyncio.Protocol):
         else:
             self.hang_up(enhanced, text)
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the client waits for us, and so cannot go on."""
+        return self.codec.asking != 0
+
+    def watch(self) -> None:
+        """Called every SWEEP_SECONDS: hang up on a client that makes no headway, cut off one that reads no goodbye."""
+        if self._handshake is not None:
+            return  # it has a deadline of its own, and may come before there is a codec
+        if self.codec.closed:
+            if self._parting:
+                self.transport.abort()
+            self._parting = True
+        elif self.thinking:
+            self.codec.in_time()
+        elif self.codec.late(int(PATIENCE_SECONDS / SWEEP_SECONDS), LEAST_BYTES):
+            self.hang_up(b"4.4.2", b"You take too long")
+
     # --- events
 
     @property
     def session(self) -> Session:
         if self._session is None:
-            self._session = Session(self.ident, self.transport, self.codec)
+            self._session = Session(self.ident, self.transport, self.codec, self.ends)
         return self._session
 
-    def flush(self) -> None:
+    def output(self) -> bytes:
+        """What the codec has to say to the client, and whoever listens to the server has heard."""
         out = self.codec.output()
+        if self.server.listener is not None:
+            self.server.listener(out)
+        return out
+
+    def flush(self) -> None:
+        out = self.output()
         if out:
-            self.write(out)
+            self.transport.write(out)
         if self.codec.closed:
             self.part()
 
@@ -144,9 +194,6 @@ class Connection(asyncio.Protocol):
             return
         self.transport.resume_reading()
         self._lingering = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.close)
-
-    def write(self, out: bytes) -> None:
-        self.transport.write(out)
 
     def handle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Take what happened; the events that follow once a question was answered."""
@@ -235,7 +282,7 @@ class Connection(asyncio.Protocol):
         if isinstance(no, NotStored):  # and not a refusal of the user's own
             why = no.__cause__
             trace = None if isinstance(why, OSError) else why
-            log.error("message not stored: %s", why or no, exc_info=trace, extra={"cid": self.ident})
+            self.note(logging.ERROR, "message not stored: %s", why or no, error=trace)
 
     def taken(self) -> bytes | None:
         """The text of the reply to a message that is kept."""
@@ -250,15 +297,39 @@ class Connection(asyncio.Protocol):
         if self._session is not None:
             self._session.envelope = None
 
-    # --- STARTTLS
+    # --- TLS
 
     def start_tls(self) -> None:
         # Reading stops before the client hears that it may begin, so that what comes from now on is TLS's alone.
         self.transport.pause_reading()
         self.flush()
-        self._handshake = asyncio.get_running_loop().create_task(self.shake_hands())
+        self._handshake = asyncio.get_running_loop().create_task(self.secure())
 
-    async def shake_hands(self) -> None:
+    async def secure(self) -> None:
+        """STARTTLS, from the 220 on."""
+        early = await self.shake_hands()
+        if early is None:
+            return
+        self.codec.secured()
+        if self.codec.dropped:
+            self.note(logging.WARNING, "dropped %d bytes sent ahead of TLS", self.codec.dropped)
+        if self._session is not None:
+            self._session.use(self.transport)
+        for data in early:
+            self.data_received(data)
+
+    async def open_in_tls(self) -> None:
+        """In place of connection_made, over a transport without TLS of which nothing is read that is TLS's."""
+        early = await self.shake_hands()
+        if early is None:
+            self.server.forget(self)
+            return
+        self.connection_made(self.transport)
+        for data in early:
+            self.data_received(data)
+
+    async def shake_hands(self) -> list[bytes] | None:
+        """What came through TLS by the time we heard that it is on. None: it failed; the connection is forgotten."""
         early: list[bytes] = []
         self._early = early  # from here on TLS stands between the socket and data_received
         try:
@@ -270,29 +341,30 @@ class Connection(asyncio.Protocol):
                 ssl_handshake_timeout=TLS_SECONDS,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            log.warning("TLS handshake failed: %s", error, extra={"cid": self.ident})
+            self.note(logging.WARNING, "TLS handshake failed: %s", error)
             self.transport.abort()
             self.connection_lost(error)  # the loop does not tell, where the transport was TLS's already
-            return
+            return None
         finally:
             self._handshake = self._early = None
         if transport is None or transport.is_closing():
             self.connection_lost(None)  # lost in the handshake: asyncio says None and calls nobody
-            return
+            return None
         self.transport = transport
-        self.codec.secured()
-        if self.codec.dropped:
-            log.warning("dropped %d bytes sent ahead of TLS", self.codec.dropped, extra={"cid": self.ident})
-        if self._session is not None:
-            self._session.use(transport)
-        for data in early:
-            self.data_received(data)
+        return early
 
 
-def is_loopback(transport: asyncio.BaseTransport) -> bool:
-    try:
-        address = ipaddress.ip_address(address_of(transport, "peername")[0].partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+class UnseenConnection(Connection):
+    """Of a client that is ignored: it is served, and nobody hears of it."""
+
+    def make_codec(self) -> ServerCodec:
+        server = self.server
+        return ServerCodec(
+            server.unseen_settings,
+            server.unseen_counts,
+            secure=server.options.tls_implicit,
+            local=server.options.auth is not None and self.is_local(),
+        )
+
+    def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+        pass

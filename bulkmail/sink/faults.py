@@ -94,7 +94,8 @@ class Rule:
 
     def __init__(self, text: str, number: int, seed: int) -> None:
         """ConfigError: the rule, what was found, what is expected. `number`: its place among the rules."""
-        self.text = text
+        if not isinstance(text, str):
+            raise ConfigError(f"a fault is a text such as 'rcpt:451 Try later@5%', not {quoted(text)}")
         said, _, when = text.partition("@")
         phase, colon, action = said.partition(":")
         what = f"the fault {quoted(text)}"
@@ -117,6 +118,8 @@ class Faults:
     """The rules of a server, and what fail_next() asked for."""
 
     def __init__(self, rules: Iterable[str] = (), seed: int = 0) -> None:
+        if not isinstance(seed, int):
+            raise ConfigError(f"'seed' is {quoted(seed)}, expected a whole number")
         texts = [rules] if isinstance(rules, str) else list(rules)
         self._rules: dict[str, list[Rule]] = {phase: [] for phase in PHASES}
         self._next: dict[str, deque[Action]] = {phase: deque() for phase in PHASES}
@@ -138,7 +141,7 @@ class Faults:
         what = f"the fault {quoted(f'{phase}:{action}')}"
         phase = read_phase(phase, what)
         read = read_action(action, what)
-        if not 1 <= times <= MAX_TIMES:
+        if not isinstance(times, int) or not 1 <= times <= MAX_TIMES:
             raise ConfigError(f"{what} is asked for {times} times, expected 1 to {MAX_TIMES}")
         self._next[phase].extend([read] * times)
         return PHASES[phase]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import socket
@@ -14,7 +15,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from bulkmail.errors import MessageRefused
-from bulkmail.sink.connection import Connection, log
+from bulkmail.sink.connection import Connection
 from bulkmail.sink.faults import Addresses, Fault
 from bulkmail.sink.hooked import HookedConnection
 from bulkmail.sink.refuse import Refuse
@@ -45,7 +46,10 @@ class WordForWord(Refuse):
 
 class FaultyConnection(HookedConnection):
     _taken_over = False
+    _left_over: Sequence[Event] = ()  # by the plain connection that this was
+    _suffering = False
     _deaf = False  # whatever comes is thrown away: only its end counts
+    _dripping = False
     _drip: tuple[float, float] | None = None
 
     def _equip(self) -> None:
@@ -60,6 +64,8 @@ class FaultyConnection(HookedConnection):
         connection.__class__ = FaultyConnection
         assert isinstance(connection, FaultyConnection)
         connection._equip()
+        if not hasattr(connection, "codec"):
+            return  # in a TLS handshake, before its greeting: all is still to come
         connection._taken_over = True
         if connection._handshake is None:
             connection.transport.set_protocol(connection)  # uvloop keeps the methods of the one it knows
@@ -68,9 +74,7 @@ class FaultyConnection(HookedConnection):
     # --- what the loop and the server call
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
-            self.active = True
-        else:
+        if not self._deaf:
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -78,11 +82,35 @@ class FaultyConnection(HookedConnection):
         super().connection_lost(exc)
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
-        if not self._deaf:
+        if self._suffering and not self.server.stopping:
+            return  # the client waits for us
+        if self._deaf:
+            self.transport.abort()
+        else:
             super().hang_up(enhanced, text)
             self._over.set()
-        elif self.server.stopping:
-            self.transport.abort()
+
+    def leave(self, enhanced: bytes, text: bytes) -> None:
+        if self._deaf:
+            self.transport.abort()  # no message will come of it
+        else:
+            super().leave(enhanced, text)
+
+    def flush(self) -> None:
+        if not self._dripping:
+            super().flush()
+
+    def handle(self, events: Sequence[Event]) -> Sequence[Event]:
+        # A plain connection was waiting for its store when it was taken over; this is how it goes on.
+        self._left_over = events
+        self._wake.set()
+        return ()
+
+    def leave(self, enhanced: bytes, text: bytes) -> None:
+        if self._deaf:  # nothing comes of what is under way
+            self.hang_up(enhanced, text)
+        else:
+            super().leave(enhanced, text)
 
     # --- the task
 
@@ -92,8 +120,7 @@ class FaultyConnection(HookedConnection):
 
     async def greet(self) -> None:
         if self._taken_over:
-            if self._handshake is not None:
-                await asyncio.wait([self._handshake])
+            await self.finish_plain()
             return
         try:
             await self.strike("connect")
@@ -106,6 +133,15 @@ class FaultyConnection(HookedConnection):
         if self._drip is not None:
             await self.trickle(())
         self.flush()
+
+    async def finish_plain(self) -> None:
+        """What the plain connection that this was had begun."""
+        if self._handshake is not None:
+            await asyncio.wait([self._handshake])
+        while self._storing and not self._lost:
+            self._wake.clear()
+            await self._wake.wait()
+        await self.work(self._left_over)
 
     async def react(self, events: Sequence[Event]) -> Sequence[Event]:
         if self.codec.asking == ASK_END and self.server.settings.lmtp:
@@ -163,7 +199,7 @@ class FaultyConnection(HookedConnection):
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()
         following = self.codec.settle(refusals, text)
-        await self.say_each(faults, self.codec.output().splitlines(keepends=True))
+        await self.say_each(faults, self.output().splitlines(keepends=True))
         return [*following, *self.codec.resume()]
 
     async def take_for_some(self, recipients: list[str], refusals: list[bytes | None]) -> bytes | None:
@@ -194,7 +230,7 @@ class FaultyConnection(HookedConnection):
         """The next event of `phase`: returns when things may go on as usual. Refuse, or Over."""
         fault = self.server.faults.strike(phase, addresses)
         if fault is not None:
-            log.info("fault at %s: %s", phase, fault, extra={"cid": self.ident})
+            self.note(logging.INFO, "fault at %s: %s", phase, fault)
             await self.suffer(fault)
 
     async def suffer(self, fault: Fault) -> None:
@@ -209,13 +245,16 @@ class FaultyConnection(HookedConnection):
         if fault.refusal is not None:
             raise WordForWord(*fault.refusal)
 
-    async def wait(self, seconds: float) -> None:
-        """Over, if the connection ends before."""
+    async def wait(self, seconds: float | None) -> None:
+        """Over, if the connection ends before; None: until it does."""
+        self._suffering = True
         try:
             async with asyncio.timeout(seconds):
                 await self._over.wait()
         except TimeoutError:
             return
+        finally:
+            self._suffering = False
         raise Over
 
     async def end(self, how: str) -> None:
@@ -227,11 +266,8 @@ class FaultyConnection(HookedConnection):
         elif how == "drop":
             shut_down(self.transport)
         self.transport.resume_reading()
-        if how == "hang":
-            await self._over.wait()
-        else:
-            await self.wait(DROP_SECONDS)
-            self.transport.abort()
+        await self.wait(None if how == "hang" else DROP_SECONDS)
+        self.transport.abort()
         raise Over
 
     async def written(self) -> None:
@@ -242,7 +278,7 @@ class FaultyConnection(HookedConnection):
     async def trickle(self, events: Sequence[Event]) -> Sequence[Event]:
         """Say slowly what the codec has to say, then let it go on: what comes of `events`, and what follows."""
         drip, self._drip = self._drip, None
-        await self.say(self.codec.output(), drip)
+        await self.say(self.output(), drip)
         for event in events:
             await self.absorb(event)
         return self.codec.resume()
@@ -250,10 +286,12 @@ class FaultyConnection(HookedConnection):
     async def say(self, out: bytes, drip: tuple[float, float] | None) -> None:
         count, seconds = drip or (math.inf, 1.0)
         size = max(1, math.ceil(min(count / seconds * DRIP_SECONDS, len(out))))
+        self._dripping = True
         for at in range(0, len(out), size):
             if at:
                 await self.wait(size * seconds / count)
             self.transport.write(out[at : at + size])
+        self._dripping = False
 
 
 def refusals_of(faults: list[Fault | None]) -> list[bytes | None]:

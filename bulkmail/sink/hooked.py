@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConnectionLost, MessageRefused
-from bulkmail.sink.connection import Connection, log
+from bulkmail.sink.connection import Connection
 from bulkmail.sink.refuse import Refuse, reply_text
 from bulkmail.sink.stream import Stream
 from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
 
 if TYPE_CHECKING:
     from bulkmail.sink.server import Server
+    from bulkmail.sink.session import Ends
     from bulkmail.wire.server import Event
 
 NAMES = ("on_connect", "on_auth", "on_mail", "on_rcpt", "on_data", "on_close")
@@ -29,15 +31,17 @@ def questions(hooks: object) -> int:
 
 
 class HookedConnection(Connection):
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
+    def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
+        super().__init__(server, ident, ends)
         self._equip()
 
     def _equip(self) -> None:
         self._inbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        self._idle = self._ended = False
         self._stream: Stream | None = None
         self._reader: asyncio.Task[Any] | None = None
+        self._flushing: asyncio.Handle | None = None
 
     # --- what the loop calls
 
@@ -46,7 +50,6 @@ class HookedConnection(Connection):
         self.server.spawn(self.run())
 
     def data_received(self, data: bytes) -> None:
-        self.active = True
         if self._early is not None:
             self._early.append(data)
             return
@@ -67,6 +70,12 @@ class HookedConnection(Connection):
         self._wake.set()
         if self._stream is not None:
             self._stream.end(ConnectionLost("the client went away before the message ended"))
+        if self._ended:
+            self.server.forget(self)
+
+    @property
+    def thinking(self) -> bool:
+        return not self._idle
 
     def flush(self) -> None:
         if not self._lost:
@@ -98,7 +107,9 @@ class HookedConnection(Connection):
         if not self._choked:
             self.transport.resume_reading()
         self._wake.clear()
+        self._idle = True
         await self._wake.wait()
+        self._idle = False
 
     async def close(self) -> None:
         if self._reader is not None:
@@ -111,7 +122,9 @@ class HookedConnection(Connection):
             pass  # nobody is there to be refused
         finally:
             await self.see_off()
-            self.server.forget(self)
+            self._ended = True
+            if self._lost:
+                self.server.forget(self)  # else once it has read its last reply, or is taken not to
 
     async def see_off(self) -> None:
         while self._lingering is not None and not self._lost:
@@ -122,6 +135,18 @@ class HookedConnection(Connection):
     async def work(self, events: Sequence[Event]) -> None:
         while events and not self._lost:
             events = await self.react(events)
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        self.flush()
+
+    def flush_if_we_wait(self) -> None:
+        """Before an await: the replies so far are sent if that gives way to the loop, and else with those to come."""
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = None
         self.flush()
 
     async def react(self, events: Sequence[Event]) -> Sequence[Event]:
@@ -153,6 +178,7 @@ class HookedConnection(Connection):
         elif kind == "content" and self._stream is not None:
             self._stream.add(event[1])
             if self._reader is not None:
+                self.flush_if_we_wait()
                 await self._stream.drained()
 
     async def decide(self, event: Event) -> bytes | None:
@@ -175,7 +201,7 @@ class HookedConnection(Connection):
         self._inbox.clear()
         self.flush()
         self._handshake = asyncio.current_task()
-        await self.shake_hands()
+        await self.secure()
 
     # --- messages
 
@@ -197,6 +223,7 @@ class HookedConnection(Connection):
         stream, self._stream = self._stream, None
         reader, self._reader = self._reader, None
         if reader is not None:
+            self.flush_if_we_wait()
             outcome = (await asyncio.gather(reader, return_exceptions=True))[0]
             if isinstance(outcome, BaseException) and not quiet:
                 raise outcome
@@ -233,7 +260,10 @@ class HookedConnection(Connection):
             return None
         try:
             result = hook(*arguments)
-            return await result if inspect.isawaitable(result) else result
+            if not inspect.isawaitable(result):
+                return result
+            self.flush_if_we_wait()
+            return await result
         except Refuse:
             raise
         except (MessageRefused, ConnectionLost) as error:  # of the stream: the client's doing, not the hook's
@@ -242,5 +272,5 @@ class HookedConnection(Connection):
             raise self.failed(name, error) from error
 
     def failed(self, name: str, error: Exception) -> Refuse:
-        log.error("hook %s failed", name, exc_info=error, extra={"cid": self.ident})
+        self.note(logging.ERROR, "hook %s failed", name, error=error)
         return Refuse(451, "Local error in processing", "4.3.0")

@@ -13,7 +13,6 @@ from typing import Any
 from bulkmail.errors import ConfigError
 from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SIZE, EXTENSIONS
 
-LATER = ("proxy_from", "ignore", "deny", "connections_per_minute")
 DEFAULT_HOST = "127.0.0.1"
 # Many times what a message takes, and half of what a container's supervisor waits before it kills (docker stop: 10 s).
 GRACE_SECONDS = 5.0
@@ -27,6 +26,8 @@ class SinkOptions:
 
     store   a Maildir's folder, or a function that is called with each message, sync or async
     grace   seconds that stop() gives to messages under way
+
+    proxy_from, ignore, deny   an address, a CIDR network or "*"; or several of these
     """
 
     store: str | Path | Callable[[Any], Any] | None = None
@@ -43,6 +44,11 @@ class SinkOptions:
     without: Iterable[str] = ()
     lenient: bool = False
     name: str | None = None
+    proxy_from: str | Iterable[str] = ()
+    ignore: str | Iterable[str] = ()
+    deny: str | Iterable[str] = ()
+    connections_per_minute: int | None = None
+    connections_per_address: int | None = None
     fault: Iterable[str] = ()
     seed: int = 0
     grace: float = GRACE_SECONDS
@@ -53,8 +59,6 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
     """ConfigError for an option that there is not, or not yet, and for values that exclude each other."""
     known = SinkOptions.__dataclass_fields__
     for key in options:
-        if key in LATER:
-            raise ConfigError(f"{key!r} is not in this version yet")
         if key not in known:
             raise ConfigError(f"there is no option {key!r} of a sink{nearest(key, known)}")
     read = SinkOptions(**options)
@@ -65,7 +69,14 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
         raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
     if read.max_size < 0 or read.max_recipients < 1:
         raise ConfigError("'max_size' is 0 (no limit) or more bytes, 'max_recipients' at least 1")
+    for name in ("connections_per_minute", "connections_per_address"):
+        check_limit(getattr(read, name), name)
     return read
+
+
+def check_limit(value: object, name: str) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ConfigError(f"{name!r} is {value!r}, expected a number of connections, at least 1")
 
 
 def check_stores(options: SinkOptions) -> None:

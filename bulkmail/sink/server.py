@@ -12,9 +12,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
-from bulkmail.sink.connection import TLS_SECONDS, Connection
+from bulkmail.sink.admission import Admission
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
+from bulkmail.sink.gate import Door, Gate, TlsGate
 from bulkmail.sink.hooked import questions
 from bulkmail.sink.options import (
     bind,
@@ -27,7 +29,8 @@ from bulkmail.sink.options import (
     tls_context,
 )
 from bulkmail.sink.recent import Recent
-from bulkmail.sink.session import Message
+from bulkmail.sink.refuse import Refuse
+from bulkmail.sink.session import Ends, Message
 from bulkmail.sink.store import Kept, Store
 from bulkmail.wire.server_settings import ASK_END, ServerCounts, ServerSettings
 
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 # Each costs some kilobytes here and a descriptor; the process's limit of those usually comes first.
 MAX_CONNECTIONS = 20_000
 BACKLOG = 1024
-# RFC 5321 section 4.5.3.2.7: at least five minutes. A silent client is gone after one to two of these.
-IDLE_SECONDS = 300.0
 # What clients get to read their 421 and hooks to finish, when the server stops, after the time for messages under way.
 STOP_SECONDS = 5.0
 GOODBYE = b"4.3.2", b"Server shutting down"
@@ -67,8 +68,12 @@ class Server:
         self._page = self._make_page()
         self.settings = self._settings()
         self.wire_counts = ServerCounts()
+        self.admission = Admission(self.options)
+        if self.admission.ignore:
+            self.unseen_settings = self._unseen_settings()
+            self.unseen_counts = ServerCounts()
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Door] = set()
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +119,19 @@ class Server:
         return Page(host, port, lambda: {"url": self.url, "counts": self.counts})
 
     def _settings(self) -> ServerSettings:
-        options, keeps = self.options, self.store is not None
+        keeps = self.store is not None
+        return self._settings_with(
+            envelopes=keeps or self.hooks is not None,
+            content=keeps or hasattr(self.hooks, "on_data"),
+            ask=questions(self.hooks) | (ASK_END if keeps else 0),
+        )
+
+    def _unseen_settings(self) -> ServerSettings:
+        """For clients that are ignored: no hook is asked, nothing is kept."""
+        return self._settings_with(envelopes=False, content=False, ask=0)
+
+    def _settings_with(self, **wanted: Any) -> ServerSettings:
+        options = self.options
         return ServerSettings(
             read_name(options.name),
             max_size=options.max_size,
@@ -124,9 +141,7 @@ class Server:
             auth=read_auth(options.auth),
             lmtp=options.lmtp,
             lenient=options.lenient,
-            envelopes=keeps or self.hooks is not None,
-            content=keeps or hasattr(self.hooks, "on_data"),
-            ask=questions(self.hooks) | (ASK_END if keeps else 0),
+            **wanted,
         )
 
     # --- what users ask
@@ -203,7 +218,8 @@ class Server:
             return
         self._protocol = FaultyConnection
         for connection in list(self.connections):
-            FaultyConnection.take_over(connection)
+            if isinstance(connection, Connection):
+                FaultyConnection.take_over(connection)
 
     # --- starting and stopping
 
@@ -229,17 +245,17 @@ class Server:
             self._close_store()
             raise
         tls: dict[str, Any] = {}
-        if self.options.tls_implicit:
+        if self.options.tls_implicit and not self.admission.proxies:
             tls = {"ssl": self.tls, "ssl_handshake_timeout": TLS_SECONDS}
         self._sockets = sockets
         for listener in sockets:
             self._addresses.append(listener.getsockname()[:2])
             self._listeners.append(
-                await loop.create_server(lambda: self._protocol(self), sock=listener, backlog=BACKLOG, **tls)
+                await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
             )
         if self._page is not None:
             await self._page.start(self.store)
-        self._sweeper = loop.call_later(IDLE_SECONDS, self.sweep)
+        self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def stop(self, grace: float | None = None) -> None:
         """Take no more connections and say 421 to those there are: at once, or after the message that is under way.
@@ -307,6 +323,8 @@ class Server:
 
     # --- what connections ask
 
+    listener: Callable[[bytes], None] | None = None  # of all that clients are told
+
     _gone: asyncio.Future[None] | None = None
     _stopped: asyncio.Event | None = None  # set when stop() is through
     _hurried = False
@@ -318,20 +336,55 @@ class Server:
     def next_ident(self) -> str:
         return f"{self._run}-{next(self._idents)}"
 
-    def admit(self, connection: Connection) -> bool:
-        if len(self.connections) >= MAX_CONNECTIONS:
-            return False
-        self.connections.add(connection)
-        return True
+    def _first_protocol(self) -> asyncio.BaseProtocol:
+        """What the loop gives a new transport to: a gate only where there is something to find out first."""
+        if not self.admission:
+            return self._protocol(self)
+        return (TlsGate if self.options.tls_implicit and self.admission.proxies else Gate)(self)
 
-    def forget(self, connection: Connection) -> None:
+    def connection_of(self, ident: str, ends: Ends) -> Connection:
+        """For a client that a gate has let through."""
+        kind = UnseenConnection if ends.remote[0] in self.admission.ignore else self._protocol
+        return kind(self, ident, ends)
+
+    def has_room(self) -> bool:
+        return len(self.connections) < MAX_CONNECTIONS
+
+    def admit(self, connection: Connection) -> Refuse | None:
+        """None: it is one of ours until forget(). Otherwise what it hears in place of the greeting."""
+        no = self._refusal(connection)
+        if no is None:
+            self.connections.add(connection)
+        else:
+            self.connections.discard(connection)  # it was one during a TLS handshake
+        return no
+
+    def _refusal(self, connection: Connection) -> Refuse | None:
+        if self.stopping:
+            return Refuse(421, "Server shutting down", "4.3.2")
+        if connection not in self.connections and not self.has_room():
+            return Refuse(421, "Too many connections", "4.3.2")
+        if connection.ends is None:
+            return None  # no policies, no gate
+        ignored = isinstance(connection, UnseenConnection)
+        place = self.admission.enter(connection.ends, asyncio.get_running_loop().time(), ignored=ignored)
+        if isinstance(place, Refuse):
+            return place
+        connection.place = place
+        return None
+
+    def forget(self, connection: Connection | Door) -> None:
         self.connections.discard(connection)
+        place, connection.place = connection.place, None
+        if place is not None:
+            self.admission.leave(place)
         self._left()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -346,13 +399,12 @@ class Server:
             self._gone.set_result(None)
 
     def sweep(self) -> None:
-        """Hang up on whoever has said nothing since the last time."""
+        """One timer for all connections. Time is counted in sweeps: while the loop stands still, nobody's runs out."""
         for connection in list(self.connections):
-            if connection.active:
-                connection.active = False
-            else:
-                connection.hang_up(b"4.4.2", b"Nothing said for too long")
-        self._sweeper = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.sweep)
+            connection.watch()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self.sweep)
 
 
 def turn_away(listener: socket.socket) -> None:

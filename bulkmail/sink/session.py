@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from bulkmail.wire.proxy_info import End, ProxyInfo
 from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
@@ -24,13 +25,34 @@ class Envelope:
     recipients: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Ends:
+    """Both ends of a connection, the real client's if a proxy told.
+
+    remote, local   the client's, and where it connected to
+    proxy           the proxy's own end, if a header was read
+    header          that header
+    """
+
+    remote: End
+    local: End
+    proxy: End | None = None
+    header: ProxyInfo | None = None
+
+    @property
+    def known(self) -> bool:
+        """False where a proxy would not say who the client is: `remote` is the proxy then."""
+        return self.header is None or self.header.local or self.header.source is not None
+
+
 class Session:
     """One connection.
 
     id                                 in the greeting and in every log record (`cid`)
-    local_address, local_port          ours
-    remote_address, remote_port        the client's
-    proxy_address, proxy_port          None: there is no PROXY protocol in this version
+    local_address, local_port          ours; behind a proxy where the client connected to
+    remote_address, remote_port        the client's, behind a proxy too (the proxy's, if its header is UNKNOWN or LOCAL)
+    proxy_address, proxy_port          the proxy's, if a PROXY header was read; None otherwise
+    proxy                              that header, a `ProxyInfo` (also what the proxy says of TLS ...), or None
     client_hostname                    None: names are not looked up
     helo, user                         what it said; None before
     secure, tls                        whether TLS is on, and its version ("TLSv1.3")
@@ -39,12 +61,17 @@ class Session:
 
     proxy_address: str | None = None
     proxy_port: int | None = None
+    proxy: ProxyInfo | None = None
     client_hostname: str | None = None
 
-    def __init__(self, ident: str, transport: BaseTransport, codec: ServerCodec) -> None:
+    def __init__(self, ident: str, transport: BaseTransport, codec: ServerCodec, ends: Ends | None = None) -> None:
         self.id = ident
-        self.local_address, self.local_port = address_of(transport, "sockname")
-        self.remote_address, self.remote_port = address_of(transport, "peername")
+        ends = ends or ends_of(transport)
+        self.local_address, self.local_port = ends.local
+        self.remote_address, self.remote_port = ends.remote
+        if ends.proxy is not None:
+            self.proxy_address, self.proxy_port = ends.proxy
+            self.proxy = ends.header
         self.envelope: Envelope | None = None
         self.messages = 0
         self._codec = codec
@@ -146,6 +173,10 @@ def message_of(session: Session, envelope: Envelope) -> Message:
         auth=session.user,
         received=datetime.now(UTC),
     )
+
+
+def ends_of(transport: BaseTransport) -> Ends:
+    return Ends(address_of(transport, "peername"), address_of(transport, "sockname"))
 
 
 def address_of(transport: BaseTransport, which: str) -> tuple[str, int]:

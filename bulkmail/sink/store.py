@@ -7,7 +7,7 @@ abandon(). Only when commit() is done is the message told to have been taken.
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from bulkmail.sink.refuse import Refuse
@@ -92,30 +92,27 @@ class HeldIncoming:
 
 
 class Kept(InMemory):
-    """Keeps messages in a list."""
+    """Keeps messages in a list; `changed` is called when there is one more."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[], None] | None = None) -> None:
         super().__init__()
+        self.changed = changed
         self.messages: list[Message] = []
+        self.listed = self.listed_bytes = 0  # what was put into the list, and not seen to have gone
 
     def begin(self, message: Message) -> Incoming:
+        if len(self.messages) < self.listed:
+            self.recount()
         return KeptIncoming(self, message)
+
+    def recount(self) -> None:
+        """Whose list it is has taken messages out."""
+        size = sum(len(message.content) for message in self.messages)
+        self.bytes -= self.listed_bytes - size
+        self.listed, self.listed_bytes = len(self.messages), size
 
     def close(self) -> None:
         pass
-
-    def remove(self, message_id: str) -> bool:
-        """Whether there was one with that id."""
-        for at, message in enumerate(self.messages):
-            if message.id == message_id:
-                self.bytes -= len(message.content)
-                del self.messages[at]
-                return True
-        return False
-
-    def clear(self) -> None:
-        self.bytes -= sum(len(message.content) for message in self.messages)
-        self.messages.clear()
 
 
 class KeptIncoming(HeldIncoming):
@@ -128,3 +125,7 @@ class KeptIncoming(HeldIncoming):
             raise NotStored(452, "The list of kept messages is full; store or discard them", "4.3.1")
         self.message.content = self.content()
         messages.append(self.message)
+        self._store.listed += 1
+        self._store.listed_bytes += self._bytes
+        if self._store.changed is not None:
+            self._store.changed()

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.net.loop import run
-from bulkmail.sink.connection import Connection
 from bulkmail.sink.server import STOP_SECONDS, Server
 from bulkmail.sink.session import Message
-from bulkmail.sink.store import Kept, KeptIncoming
+from bulkmail.sink.store import Kept
 
 if TYPE_CHECKING:
     import ssl
 
 MAX_REFUSALS = 50  # the last ones, for the words of a test that fails
-BUSY_SECONDS = 30.0  # for a hook that blocks the sink's loop to let go of it
 MAX_SHOWN = 10  # lines of each kind in those words
 _refusals = re.compile(rb"^[45]\d\d [^\r\n]*", re.M)  # the last line of a reply is the one with the space
 
@@ -32,7 +30,7 @@ _refusals = re.compile(rb"^[45]\d\d [^\r\n]*", re.M)  # the last line of a reply
 class SmtpSink:
     """A running sink: `with SmtpSink() as sink`, then `.url`, `.messages`, `.wait_for(2)`. Any thread may use it.
 
-    hooks, listen, options   as of `Server`; what comes is always kept, so there is no `store` and no `discard`
+    hooks, listen, options   as of `Server`, but `grace` is 0; what comes is kept: no `store`, no `mbox`, no `discard`
     ca_file                  of the authority that signed `tls_cert`, for clients; None where nobody said
     raises                   ConfigError from the constructor and from start()
     """
@@ -45,16 +43,17 @@ class SmtpSink:
         ca_file: str | Path | None = None,
         **options: Any,
     ) -> None:
-        for name in ("store", "discard"):
+        for name in ("store", "mbox", "discard"):
             if options.pop(name, None):
                 raise ConfigError(f"an SmtpSink keeps its messages in a list: there is no option {name!r}")
         self.ca_file = None if ca_file is None else str(ca_file)
         self._watchers: set[Callable[[], object]] = set()
         self._lock = threading.Lock()
         self._refused: deque[str] = deque(maxlen=MAX_REFUSALS)
-        self._server = Server(hooks, listen, **options)
-        self._server.store = self._kept = _Watched(self._changed)
-        self._server._protocol = _listening(self._server._protocol, self._hear)
+        # What a test has left in the middle is not waited for when it ends.
+        self._server = Server(hooks, listen, **{"grace": 0.0, **options})
+        self._server.store = Kept(self._changed)
+        self._server.listener = self._hear
         self._thread: threading.Thread | None = None
 
     # --- what tests ask
@@ -63,6 +62,11 @@ class SmtpSink:
     def url(self) -> str:
         """Where to send to: "smtp://127.0.0.1:PORT", or smtps:// or lmtp://. A password is not in it."""
         return self._server.url
+
+    @property
+    def web_url(self) -> str | None:
+        """Of the page that shows the messages; None without `web`."""
+        return self._server.web_url
 
     @property
     def host(self) -> str:
@@ -125,18 +129,18 @@ class SmtpSink:
                 raise AssertionError(self._what_came(count, timeout)) from None
         return list(self.messages)
 
-    def fail_next(self, phase: str, reply: str) -> None:
-        """Answer the next `phase` with `reply`, once, such as fail_next("rcpt", "451 4.7.1 Later").
+    def fail_next(self, phase: str, reply: str, times: int = 1) -> None:
+        """Answer the next `phase` with `reply`, once or `times` times: fail_next("rcpt", "451 4.7.1 Later").
 
         phase   connect, greeting, ehlo, starttls, auth, mail, rcpt, data, body or quit
-        reply   or another action of `--fault`: drop, reset, hang, delay=2s
+        reply   or another action of `--fault`, such as drop, reset, hang, delay=2s
         raises  ConfigError for what is neither
         """
-        self._in_loop(lambda: self._server.fail_next(phase, reply))
+        self._server.fail_next(phase, reply, times)
 
     def clear(self) -> None:
         """Forget the messages and refusals so far."""
-        self._in_loop(self._kept.clear)
+        self.messages.clear()
         self._refused.clear()
 
     # --- starting and stopping
@@ -190,26 +194,6 @@ class SmtpSink:
             started.set_result(None)
             await self._stop.wait()
 
-    def _in_loop(self, work: Callable[[], None]) -> None:
-        """Done by the server's thread before this returns; what it raises is raised here."""
-        if self._thread is None or threading.current_thread() is self._thread:  # or by a hook
-            work()
-            return
-        done: Future[None] = Future()
-
-        def do() -> None:
-            try:
-                work()
-                done.set_result(None)
-            except Exception as error:
-                done.set_exception(error)
-
-        self._loop.call_soon_threadsafe(do)
-        try:
-            done.result(BUSY_SECONDS)
-        except TimeoutError:
-            raise RuntimeError("the sink's thread does not answer: one of its hooks blocks it") from None
-
     # --- what the server's thread tells
 
     def _changed(self) -> None:
@@ -240,34 +224,6 @@ class SmtpSink:
 
     def _told(self) -> str:
         return ", ".join(f"{name} {count}" for name, count in self.counts.items())
-
-
-class _Watched(Kept):
-    def __init__(self, changed: Callable[[], None]) -> None:
-        super().__init__()
-        self.changed = changed
-
-    def begin(self, message: Message) -> KeptIncoming:
-        return _WatchedIncoming(self, message)
-
-
-class _WatchedIncoming(KeptIncoming):
-    _kept: _Watched
-
-    def commit(self) -> None:
-        super().commit()
-        self._kept.changed()
-
-
-def _listening(protocol: type[Connection], hear: Callable[[bytes], None]) -> type[Connection]:
-    """`protocol`, which also tells what it writes."""
-
-    class Listening(protocol):  # type: ignore[valid-type, misc]
-        def write(self, out: bytes) -> None:
-            hear(out)
-            super().write(out)
-
-    return Listening
 
 
 def outline(message: Message) -> str:

@@ -56,8 +56,9 @@ class ProxyInfo:
     """A valid header.
 
     version              1 or 2
-    source, destination  the client's end and the one that it connected to, as (address, port); None twice where the header
-                         does not say (UNKNOWN, LOCAL, an unspecified, UDP or UNIX connection): then the socket's own hold
+    source, destination  the client's end and the one that it connected to, as (address, port); None twice where the
+                         header does not say (UNKNOWN, LOCAL, an unspecified, UDP or UNIX connection): then the socket's
+                         own hold
     tlvs                 (type, value) in their order, without padding and the checksum; the properties read those that
                          the specification names, the first of a type
     local                the proxy connected for itself, to see whether we are there

@@ -61,6 +61,8 @@ cdef enum:
     WORD_LEN = 6
     UNKNOWN_LEN = 13
     TCP_LEN = 11               # "PROXY TCP4 "
+    LEAST = 15                 # "PROXY UNKNOWN\r\n"
+    LEAST_ENDS = 22            # "PROXY TCP6 :: :: 0 0\r\n"
 
 # What errors say.
 NO_HEADER = "it does not begin with a PROXY header"
@@ -189,6 +191,15 @@ cdef class ProxyReader:
 
     def __dealloc__(self):
         free(self._buf)
+
+    @property
+    def need(self):
+        """So many bytes at least are missing, all of them the header's; 0 once it has ended."""
+        if self._state >= DONE:
+            return 0
+        if self._state == HEAD or self._state == BLOCK:
+            return (FIXED if self._state == HEAD else self._size) - self._len
+        return max(1, (LEAST if self._state != ENDS else LEAST_ENDS) - self._len)
 
     def feed(self, bytes data not None):
         """How many bytes of `data` belong to the header. Once it has ended, well or badly: 0."""

@@ -65,6 +65,24 @@ def test_what_is_counted_is_what_arrived_however_it_is_sent(run, extensions):
     assert report.connections <= server.most == 2 == report.asked
 
 
+def test_all_connections_are_open_before_the_first_message(run):
+    report, server = run_against(run, [serving()], 300, connections=60)  # more than are opened at once
+    assert (report.messages, report.connections, server.most) == (300, 60, 60)
+    assert min(peer.times.get("MAIL", 0) for peer in server.peers) >= 1
+    assert report.opening > 0
+
+
+def test_there_are_no_more_connections_than_messages(run):
+    report, server = run_against(run, [serving()], 3, connections=60)
+    assert (report.messages, report.connections, len(server.peers)) == (3, 3, 3)
+
+
+def test_a_connection_that_takes_long_is_not_waited_for(run, monkeypatch):
+    monkeypatch.setattr("bulkmail.load.bench.OPENING_SECONDS", 0.05)
+    report, server = run_against(run, [serving(), [hang()]], 20, connections=2)
+    assert (report.messages, report.connections, len(server.peers)) == (20, 1, 2)
+
+
 def test_latency_is_that_of_the_server(run):
     report, _ = run_against(run, [serving(always("dot", late(0.05, b"250 ok\r\n")))], 6)
     assert 0.049 < report.p50 < report.p99 + 0.001 and report.seconds >= 0.15

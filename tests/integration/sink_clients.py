@@ -1,7 +1,7 @@
 """Clients that are not ours, each told to deliver letters to one server.
 
-A client is `deliver(letters, target)`. A relay, a mail server that passes them on, is `deliver(letters, target, start, arrived)`:
-`start` is its fixture, `arrived` says how many letters the target has.
+A client is `deliver(letters, target)`. A relay, a mail server that passes them on, is
+`deliver(letters, target, start, arrived)`: `start` is its fixture, `arrived` says how many letters the target has.
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ def by_swaks(letters: Sequence[Letter], target: Target) -> None:
         options = ["--tls", "--tls-verify", "--tls-ca-path", str(target.ca_file)]
         options += ["--auth", "PLAIN", "--auth-user", USER, "--auth-password", PASSWORD]
     for letter in letters:
+        # What it sends ends with a line that is a dot; it adds that where it is not there.
+        file = target.file(letter.line_ends_as_in_files.removesuffix(b"\n") + b"\n.\n")
         to = ["--server", f"localhost:{target.port}", "--from", SENDER, "--to", ",".join(letter.recipients)]
-        run(program, *to, *options, "--pipeline", "--data", f"@{target.file(letter.line_ends_as_in_files)}")
+        run(program, *to, *options, "--pipeline", "--data", f"@{file}")
 
 
 def by_nodemailer(letters: Sequence[Letter], target: Target) -> None:
@@ -198,7 +200,7 @@ def onward(target: Target) -> str:
     """The lines of Exim's smtp transport."""
     lines = [f"port = {target.port}", f"protocol = {'lmtp' if target.lmtp else 'smtp'}"]
     if target.tls:
-        lines += ["hosts_require_tls = *", f"tls_verify_certificates = {target.ca_file}", "tls_verify_hosts = *"]
+        lines += ["hosts_require_tls = *", "tls_verify_certificates = {folder}/ca.pem", "tls_verify_hosts = *"]
         lines += ["hosts_require_auth = *"]
     else:
         lines += ["hosts_avoid_tls = *"]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from integration.servers.common import missing
+
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 MESSAGE = b"Subject: floor\r\n\r\n.one dot\r\n" + b"x" * 76 + b"\r\n..two\r\n.\r\n"
 
@@ -193,3 +195,39 @@ def test_the_long_line_takes_a_round_trip_for_every_reply(start_smtp_sink):
         relay.terminate()
         relay.wait(10)
         relay.stdout.close()
+
+
+# ---- receiving servers side by side
+
+
+@pytest.mark.parametrize("name", ["bulkmail sink", "smtp-sink", "aiosmtpd", "npm smtp-server"])
+def test_every_receiver_takes_what_every_feeder_sends(peers, name, monkeypatch, tmp_path):
+    import receivers
+    from children import running
+    from recorder import free_port, wait_for
+
+    monkeypatch.setenv("PYTHONPATH", str(PEERS.parents[1]))
+    if (why := receivers.unavailable(name)) or not receivers.find("smtp-source"):
+        missing(why or "Postfix is not installed")
+    port = free_port()
+    receiver = receivers.RECEIVERS[name]
+    with running(receivers.on_core(0, receiver.command(port)), log=tmp_path / "log") as child:
+        wait_for(port)
+        fed = [receivers.feed(child.pid, port, by, 60) for by in receiver.guess]
+    assert len(fed) >= 2 and all(one.rate > 0 and one.cpu_us > 0 for one in fed)
+
+
+def test_goals_of_receivers_are_judged_by_medians(peers):
+    from receivers import NODE, OURS, PIPELINING, POSTFIX, SOURCE, Fed, goals
+
+    def fed(*rates):
+        return [Fed(rate, 1e6 / rate, 1.0) for rate in rates]
+
+    lines = goals({
+        (OURS, SOURCE): fed(100.0, 80.0, 1000.0), (POSTFIX, SOURCE): fed(100.0, 100.0, 100.0),
+        (NODE, SOURCE): fed(30.0, 20.0, 26.0), (OURS, PIPELINING): fed(9.0), (POSTFIX, PIPELINING): fed(10.0),
+    })  # fmt: skip
+    assert "1.00, asked at least 0.8: reached (by round: 1.00, 0.80, 10.00;" in lines[0]
+    assert "aiosmtpd" in lines[1] and "not measured (asked: at least 10)" in lines[1]
+    assert "3.85, asked at least 4: MISSED" in lines[2] and lines[2].endswith("3.85)")
+    assert "0.90, asked at least 1: MISSED" in lines[3]

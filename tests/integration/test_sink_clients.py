@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from integration.servers import postfix
-from integration.servers.common import wait_until
 from integration.sink_program import Sink, sink
 
 StartSink = Callable[..., Sink]
@@ -170,38 +168,3 @@ def test_twenty_thousand_messages_are_stored(start_sink: StartSink, require: Cal
     assert len(server.envelopes()) == len(os.listdir(server.folder / "new")) == 20000
     assert not os.listdir(server.folder / "tmp")
     assert server.end()["messages"] == 20000
-
-
-@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
-def test_postfix_delivers_byte_for_byte(
-    protocol: str,
-    start_sink: StartSink,
-    start_postfix: Callable[..., Any],
-    certificates: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # The tests' Postfix only receives; this one also has its clients.
-    services = postfix.SERVICES + "smtp unix - - n - - smtp\nlmtp unix - - n - - lmtp\n"
-    monkeypatch.setattr(postfix, "SERVICES", services)
-    server = start_sink("--tls-cert", str(certificates.chain_file), *(["--lmtp"] if protocol == "lmtp" else []))
-    relay = start_postfix(
-        settings={
-            "virtual_mailbox_domains": "",
-            "default_transport": f"{protocol}:inet:[127.0.0.1]:{server.port}".replace("smtp:inet:", "smtp:"),
-            f"{protocol}_tls_security_level": "encrypt",
-            f"{protocol}_host_lookup": "native",
-        }
-    )
-    with smtplib.SMTP("127.0.0.1", relay.port, timeout=20) as client:
-        client.sendmail("a@example.com", ["b@example.net", "c@example.net"], TEXT)
-    sent = "status=sent (250 2.0.0 Ok: queued as "
-    wait_until(lambda: relay.log().count(sent) == 2, "Postfix delivers to the sink", lambda: trouble(relay.log()))
-    (content,) = server.contents()
-    assert content.endswith(TEXT.partition(b"\r\n\r\n")[2])
-    (envelope,) = server.envelopes()
-    assert sorted(envelope["to"]) == ["b@example.net", "c@example.net"]
-    assert envelope["tls"].startswith("TLSv1")
-
-
-def trouble(log: str) -> str | None:
-    return log if "status=deferred" in log or "status=bounced" in log else None

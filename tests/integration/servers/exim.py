@@ -144,6 +144,8 @@ def _lay_out(
     for name in ("spool", "log", "mail"):
         (folder / name).mkdir()
         shutil.chown(folder / name, "Debian-exim", "Debian-exim")
+    if certificates is not None:
+        shutil.copy(certificates.ca_file, folder / "ca.pem")
     lines = ""
     if tls:
         assert certificates is not None, "TLS needs certificates"
@@ -162,7 +164,7 @@ def _lay_out(
             tls=lines,
             size=SIZE_LIMIT if onward is None else 0,
             router=DELIVER if onward is None else PASS_ON,
-            onward=onward or "",
+            onward=(onward or "").format(folder=folder),
             login_needed="true" if login else "false",
             user=USER,
             password=PASSWORD,
@@ -185,7 +187,8 @@ def exim(
     "refuse" in its subject.
     tls     None, "starttls" or "implicit" (then with `certificates`)
     login   take nothing without a login as USER with PASSWORD (which is offered always)
-    onward  deliver to a server on localhost instead, by an smtp transport with these lines; messages of any size then
+    onward  deliver to a server on localhost instead, by an smtp transport with these lines; messages of any size then.
+            "{folder}/ca.pem" in them is whom to trust
     """
     if not PROGRAM.exists():
         missing(f"Exim is not in {SERVERS}")

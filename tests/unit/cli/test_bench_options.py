@@ -17,8 +17,9 @@ KEYS = [
     "max_rss_mb", "failed",
 ]  # fmt: skip
 REPORT = engine.BenchReport(
-    messages=1999, failed=1, in_doubt=1, refused=0, seconds=2.0, cpu_seconds=0.02, size=2048, p50=0.0012345, p99=0.25,
-    max_rss_mb=31.26, connections=3, asked=4, connect_failures=1, last_failure=ConnectError("no \x1b[1m more"),
+    messages=1999, failed=1, in_doubt=1, refused=0, opening=0.25, seconds=2.0, cpu_seconds=0.02, size=2048,
+    p50=0.0012345, p99=0.25, max_rss_mb=31.26, connections=3, asked=4, connect_failures=1,
+    last_failure=ConnectError("no \x1b[1m more"),
     reasons=[("in doubt: gone \x1b[31m", 1)], error=None, stopped=False,
 )  # fmt: skip
 
@@ -181,7 +182,7 @@ def test_for_people(call, began):
         "1,999 messages of 2,048 bytes in 2.0 s: 1,000/s, 2.0 MB/s",
         "  latency      p50 1.23 ms, p99 250 ms",
         "  CPU          10.0 µs a message",
-        "  connections  3 at most, of 4 asked for",
+        "  connections  3 at most, of 4 asked for, open after 0.2 s",
         "  memory       31.3 MB at most",
         "  failed       1, 1 of them in doubt",
         "  refused      4 recipients of messages that were taken",

@@ -38,15 +38,28 @@ def test_nothing_is_left_behind_and_what_came_stays():
     with SmtpSink() as sink:
         send(sink)
         lingering = socket.create_connection((sink.host, sink.port), timeout=20)
+        assert lingering.recv(4) == b"220 "
         assert threading.active_count() == threads + 1
     assert threading.active_count() == threads
     assert len(sink.messages) == 1
     with lingering:
         heard = lingering.makefile("rb").read()  # to its end: the sink has closed it
-    assert heard.startswith(b"220 ") and b"\r\n421 " in heard
+    assert b"\r\n421 " in heard
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", sink.port), timeout=20):
         pass
     sink.stop()
+
+
+def test_a_message_that_is_left_in_the_middle_does_not_hold_the_end_up():
+    half = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nSubject: x\r\n"
+    with SmtpSink() as sink, socket.create_connection((sink.host, sink.port), timeout=20) as client:
+        client.sendall(half)
+        replies = client.makefile("rb")
+        assert any(line.startswith(b"354 ") for line in replies)
+        began = time.monotonic()
+        sink.stop()
+        assert time.monotonic() - began < 4  # grace would be 5 seconds
+        assert sink.messages == []
 
 
 def test_a_place_that_is_taken_is_said_and_leaves_no_thread():
@@ -56,7 +69,7 @@ def test_a_place_that_is_taken_is_said_and_leaves_no_thread():
     assert threading.active_count() == threads
     with pytest.raises(ConfigError, match="did you mean 'max_size'"):
         SmtpSink(maxsize=1)
-    for option in ({"store": "box"}, {"discard": True}):
+    for option in ({"store": "box"}, {"mbox": "box"}, {"discard": True}):
         with pytest.raises(ConfigError, match="no option"):
             SmtpSink(**option)
 
@@ -114,6 +127,18 @@ def test_a_coroutine_waits_while_its_loop_goes_on(run):
         assert run(main(sink)) == sink.messages
         send(sink)  # nobody wakes a loop that has gone
         assert sink._watchers == set()
+
+
+def test_a_fault_is_asked_for_from_the_tests_thread():
+    with SmtpSink() as sink, smtplib.SMTP(sink.host, sink.port, timeout=20) as client:
+        sink.fail_next("rcpt", "451 4.7.1 Later", times=2)
+        for _ in range(2):
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                client.sendmail("a@example.com", "b@example.com", LETTER)
+        assert client.sendmail("a@example.com", "b@example.com", LETTER) == {}
+        assert sink.refused == ["451 4.7.1 Later"] * 2
+        with pytest.raises(ConfigError):
+            sink.fail_next("recipient", "451 4.7.1 Later")
 
 
 def test_clear_forgets_what_came():

@@ -1,4 +1,4 @@
-"""The PROXY header as it is read: what the specification allows, what it does not, and any way of cutting the stream."""
+"""The PROXY header as it is read: what the specification allows, what it does not, and any cutting of the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller is asked before it is done: a yes changes nothing, a no is all that is said, a pause changes nothing."""
+"""What a caller is asked before it is done: a yes changes nothing, a no is all that is said, a pause nothing."""
 
 from __future__ import annotations
 

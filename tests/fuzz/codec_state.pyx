@@ -1,0 +1,65 @@
+# What only C sees of the server's codec: each call leaves it in a state that the next one may rely upon.
+# Built by scripts/fuzz, with AddressSanitizer.
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from bulkmail.wire.server cimport ServerCodec
+from bulkmail.wire.server_state cimport CHUNK, CLOSED, NEW, TEXT, TLS
+
+from bulkmail.wire.server import MAX_COMMANDS, MAX_LINE
+from bulkmail.wire.server_state import MAX_ERRORS
+
+cdef extern from *:
+    """
+    #if defined(__has_feature)
+    #if __has_feature(address_sanitizer)
+    #include <sanitizer/asan_interface.h>
+    #define bm_forbid(p, n) ASAN_POISON_MEMORY_REGION(p, n)
+    #define bm_allow(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
+    #endif
+    #endif
+    #ifndef bm_forbid
+    #define bm_forbid(p, n) ((void)(p), (void)(n))
+    #define bm_allow(p, n) ((void)(p), (void)(n))
+    #endif
+
+    /* How much lies behind `end` in its block: the NUL, and what fills up the 16 bytes in which Python's allocator
+     * counts. Within it AddressSanitizer sees no blocks, but it heeds what it is told. */
+    static size_t bm_rest(const char *end) { return 16 - ((size_t)end & 15); }
+    """
+    void bm_forbid(const void *p, size_t n)
+    void bm_allow(const void *p, size_t n)
+    size_t bm_rest(const char *end)
+
+cdef Py_ssize_t _MAX_LINE = MAX_LINE
+cdef int _MAX_ERRORS = MAX_ERRORS, _MAX_COMMANDS = MAX_COMMANDS
+
+
+def feed(ServerCodec codec, bytes data):
+    """codec.feed(data), where not one byte behind `data` may be read, and what must hold of the codec then."""
+    cdef const char* end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
+    cdef bint shared = PyBytes_GET_SIZE(data) < 2      # Python's own, everybody's
+    if shared:
+        events = codec.feed(data)
+    else:
+        bm_forbid(end, bm_rest(end))
+        events = codec.feed(data)
+        bm_allow(end, bm_rest(end))
+    check(codec)
+    return events
+
+
+cdef int check(ServerCodec codec) except -1:
+    assert NEW <= codec._state <= CLOSED
+    assert codec._events is None, "events are kept back"
+    assert codec._data is None or codec.asking, "input is kept, and nothing is asked"
+    assert codec._data is None or codec._pos <= PyBytes_GET_SIZE(codec._data)
+    assert 0 <= codec.line_len <= codec._line_room and codec.line_len <= _MAX_LINE, "the line outgrows its bound"
+    assert codec._line_room <= 2 * _MAX_LINE
+    assert codec.line_len == 0 or codec._state not in (TEXT, CHUNK, TLS), "half a line is forgotten"
+    assert 0 <= codec._out_len <= codec._out_room
+    assert 0 <= codec._recipients <= codec.settings.max_recipients
+    assert 0 <= codec._errors <= _MAX_ERRORS and 0 <= codec._commands <= _MAX_COMMANDS + 1
+    assert (codec._state == CHUNK) == (codec._chunk > 0 and codec._state != CLOSED) or codec._state == CLOSED
+    assert codec._size >= 0
+    return 0
