@@ -110,9 +110,7 @@ def check_stores(options: SinkOptions) -> None:
     if len(chosen) > 1:
         raise ConfigError(f"a sink has one place for messages: {' and '.join(chosen)} exclude each other")
     if options.web is not None and options.discard:
-        raise ConfigError(
-            "a web page has nothing to show where messages are discarded: 'web' and 'discard' exclude each other"
-        )
+        raise ConfigError("a web page shows what is kept: 'web' and 'discard' exclude each other")
     if options.web is not None and (options.mbox is not None or callable(options.store)):
         raise ConfigError(
             "a web page shows what is in memory or in a Maildir: 'web' does not go with 'mbox' or a function"

@@ -231,6 +231,20 @@ def test_stopping_does_not_wait_for_a_server_that_hangs(run, monkeypatch):
     assert report.failed == report.in_doubt == 2 and report.stopped
 
 
+def test_stopping_does_not_wait_for_connections_on_the_way(run):
+    async def main():
+        async with scripted([hang()]) as server:
+            running = bench(server.url)
+            task = asyncio.create_task(running.run())
+            await server.until(lambda server: len(server.peers) == 2)
+            running.stop()
+            async with asyncio.timeout(5):
+                return await task
+
+    report = run(main())
+    assert (report.messages, report.failed, report.seconds, report.stopped) == (0, 0, 0.0, True)
+
+
 def test_stopped_before_it_began_it_sends_nothing(run):
     async def main():
         async with scripted(serving()) as server:
