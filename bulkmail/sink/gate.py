@@ -30,6 +30,7 @@ class Door:
     """What both gates share. Among the server's connections it is one like any other."""
 
     place: Key | None = None
+    parted = True  # nothing under way has to be waited for
 
     def __init__(self, server: Server) -> None:
         self.server = server
