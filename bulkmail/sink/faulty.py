@@ -64,8 +64,6 @@ class FaultyConnection(HookedConnection):
         connection.__class__ = FaultyConnection
         assert isinstance(connection, FaultyConnection)
         connection._equip()
-        if not hasattr(connection, "codec"):
-            return  # in a TLS handshake, before its greeting: all is still to come
         connection._taken_over = True
         if connection._handshake is None:
             connection.transport.set_protocol(connection)  # uvloop keeps the methods of the one it knows
@@ -105,12 +103,6 @@ class FaultyConnection(HookedConnection):
         self._left_over = events
         self._wake.set()
         return ()
-
-    def leave(self, enhanced: bytes, text: bytes) -> None:
-        if self._deaf:  # nothing comes of what is under way
-            self.hang_up(enhanced, text)
-        else:
-            super().leave(enhanced, text)
 
     # --- the task
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from bulkmail.sink import store
-from bulkmail.sink.refuse import Refuse
 from bulkmail.sink.session import Message
 
 
 class Recent(store.Kept):
     """A list in which the oldest messages make room: who looks at a page waits for what comes now.
 
-    messages  may be cleared at any time; it is then counted anew
-    added     messages that ever came
+    It may be changed at any time; it is then counted anew, here and not in `bytes`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.added = 0
         self._coming = 0  # bytes of messages that are under way
         self._listed, self._counted = 0, 0  # bytes of the list, when it had so many messages
 
@@ -42,18 +39,10 @@ class Recent(store.Kept):
         self._coming -= len(message.content)
         self._listed += len(message.content)
         self.messages.append(message)
-        self.added += 1
         self._counted = len(self.messages)
         if self._counted > store.MAX_KEPT_MESSAGES:
             self._listed -= len(self.messages[0].content)
             self._drop(1)
-
-    def remove(self, message_id: str) -> bool:
-        for at, message in enumerate(self.messages):
-            if message.id == message_id:
-                del self.messages[at]
-                return True
-        return False
 
     def _drop(self, count: int) -> None:
         if count:
@@ -84,7 +73,7 @@ class RecentIncoming:
 
     def commit(self) -> None:
         if self._full:
-            raise Refuse(452, "The list of messages is full; store or discard them", "4.3.1")
+            raise store.NotStored(452, "Too many messages in memory", "4.3.1")
         self._message.content = b"".join(self._chunks)
         self._recent.add(self._message)
 

@@ -16,7 +16,6 @@ cdef class ServerCodec(ServerText):
     cdef bytes _denial                # the refusal that follows when the client has answered what is wrong with its token
     cdef tuple _farewell              # the 421 of leave(), until it can be said
 
-    cdef bint _under_way(self)
     cdef int _depart(self) except -1
     cdef object _run(self)
     cdef object _next(self)

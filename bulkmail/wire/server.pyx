@@ -183,11 +183,6 @@ cdef class ServerCodec(ServerText):
             return self._settle_chunk() if self._chunk_asked else self._go_ahead()
         return self._close(R_BYE)
 
-    @property
-    def in_transaction(self):
-        """Whether a message is under way: MAIL was accepted, and there is no verdict yet."""
-        return self._under_way()
-
     def leave(self, bytes enhanced not None, bytes text not None):
         """hang_up(), but after the verdict on the message that is under way. What is pipelined behind it is not read."""
         if self._under_way():
@@ -195,15 +190,10 @@ cdef class ServerCodec(ServerText):
         else:
             self.hang_up(enhanced, text)
 
-    cdef bint _under_way(self):
-        cdef int state = self._came if self._state == CHUNK else self._state
-        return state == MAIL or state == RCPT or state == TEXT or state == CHUNKS or state == FAILED
-
     cdef int _depart(self) except -1:
-        """For leave(): 421, if nothing is under way any more."""
-        if not self._under_way():
-            enhanced, text = self._farewell
-            self.hang_up(enhanced, text)
+        """After leave(): 421 once nothing is under way any more."""
+        if self._farewell is not None and not self._under_way():
+            self.hang_up(*self._farewell)
         return 0
 
     # --- lines
@@ -212,8 +202,7 @@ cdef class ServerCodec(ServerText):
         cdef bytes data = self._data
         cdef const unsigned char* p
         cdef Py_ssize_t n
-        if self._farewell is not None:
-            self._depart()
+        self._depart()
         if data is not None:
             p = <const unsigned char*> PyBytes_AS_STRING(data)
             n = PyBytes_GET_SIZE(data)
@@ -224,8 +213,7 @@ cdef class ServerCodec(ServerText):
                     self._read_chunk(p + self._pos, n - self._pos)
                 else:
                     self._read_line(p + self._pos, n - self._pos)
-                if self._farewell is not None and not self.asking:
-                    self._depart()
+                self._depart()
             if self._state >= TLS:
                 self.dropped += n - self._pos      # RFC 3207 section 4.2: or it would pass for sent inside TLS
                 self._pos = n

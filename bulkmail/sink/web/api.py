@@ -13,7 +13,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from bulkmail.sink.recent import Recent
+from bulkmail.sink.store import Kept
 from bulkmail.sink.web.guard import COMMON, html_policy
 from bulkmail.sink.web.inbox import Entry, Gone, Inbox, KeptInbox
 from bulkmail.sink.web.reading import IMAGES, MAX_GLANCE, MAX_READ, Reading, Summary, file_name, reading, summary
@@ -220,19 +220,19 @@ class Api:
     # --- deleting
 
     async def delete(self, request: web.Request) -> web.Response:
-        if not self._recent().remove(request.match_info["id"]):
+        if not self._kept().remove(request.match_info["id"]):
             raise web.HTTPNotFound(text="there is no such message")
         return web.Response(status=204)
 
     async def delete_all(self, request: web.Request) -> web.Response:
-        self._recent().messages.clear()
+        self._kept().clear()
         self._last = None
         return web.Response(status=204)
 
-    def _recent(self) -> Recent:
+    def _kept(self) -> Kept:
         if not isinstance(self.inbox, KeptInbox):
             raise web.HTTPMethodNotAllowed("DELETE", ["GET"], text="messages of a Maildir are files: delete them there")
-        return self.inbox.recent
+        return self.inbox.kept
 
     # --- threads
 
