@@ -106,11 +106,9 @@ class FaultyConnection(HookedConnection):
         self._wake.set()
         return ()
 
-    def leave(self, enhanced: bytes, text: bytes) -> None:
-        if self._deaf:  # nothing comes of what is under way
-            self.hang_up(enhanced, text)
-        else:
-            super().leave(enhanced, text)
+    def watch(self) -> None:
+        if not self._suffering:
+            super().watch()
 
     # --- the task
 
