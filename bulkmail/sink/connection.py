@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
     _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
-    _handshake: asyncio.Task[Any] | None = None
+    _handshake: asyncio.Task[None] | None = None
     _early: list[bytes] | None = None  # came through TLS before we heard that the handshake is done
     _storing = False  # the store has a message, and has not said yet whether it keeps it
     _lost = False
@@ -151,6 +151,14 @@ class Connection(asyncio.Protocol):
             self._late = False
             self.codec.hang_up(enhanced, text)
             self.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will be said."""
+        return self.codec.closed
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def leave(self, enhanced: bytes, text: bytes) -> None:
         """hang_up(), after the message that is under way."""
@@ -338,16 +346,6 @@ class Connection(asyncio.Protocol):
             self.note(logging.WARNING, "dropped %d bytes sent ahead of TLS", self.codec.dropped)
         if self._session is not None:
             self._session.use(self.transport)
-        for data in early:
-            self.data_received(data)
-
-    async def open_in_tls(self) -> None:
-        """In place of connection_made, over a transport without TLS of which nothing is read that is TLS's."""
-        early = await self.shake_hands()
-        if early is None:
-            self.server.forget(self)
-            return
-        self.connection_made(self.transport)
         for data in early:
             self.data_received(data)
 

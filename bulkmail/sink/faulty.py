@@ -64,8 +64,6 @@ class FaultyConnection(HookedConnection):
         connection.__class__ = FaultyConnection
         assert isinstance(connection, FaultyConnection)
         connection._equip()
-        if not hasattr(connection, "codec"):
-            return  # in a TLS handshake, before its greeting: all is still to come
         connection._taken_over = True
         if connection._handshake is None:
             connection.transport.set_protocol(connection)  # uvloop keeps the methods of the one it knows

@@ -6,8 +6,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from bulkmail.wire.server cimport ServerCodec
 from bulkmail.wire.server_state cimport CHUNK, CLOSED, NEW, TEXT, TLS
 
-from bulkmail.wire.server import MAX_COMMANDS, MAX_LINE
-from bulkmail.wire.server_state import MAX_ERRORS
+from bulkmail.wire.server_buffers import MAX_LINE
+from bulkmail.wire.server_state import MAX_COMMANDS, MAX_ERRORS
 
 cdef extern from *:
     """

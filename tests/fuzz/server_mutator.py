@@ -10,15 +10,9 @@ from collections.abc import Iterator
 
 HEADER = 8
 PLAIN = b64encode(b"\0user\0pass word")
-HELLOS = [
-    b"EHLO me\r\n",
-    b"HELO me\r\n",
-    b"LHLO me\r\n",
-    b"EHLO [127.0.0.1]\r\n",
-    b"ehlo me \r\n",
-    b"EHLO\r\n",
-    b"LHLO a b\r\n",
-]
+TOKEN = b64encode(b"user=user\1auth=Bearer xyz\1\1")
+BEARER = b64encode(b"n,a=user,\1host=mx.test\1port=25\1auth=Bearer xyz\1\1")
+HELLOS = [b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"EHLO [127.0.0.1]\r\n", b"ehlo me \r\n", b"EHLO\r\n", b"LHLO a b\r\n"]
 ADDRESSES = [
     b"<a@b>", b"<>", b"<Postmaster>", b'<"a b"@c>', b'<"a\\"b"@c>', b"<@x,@y:a@b>", b"<a@[127.0.0.1]>", b"<a@[IPv6:::1]>",
     b"<a.b@c.d>", b"<a..b@c>", b"<a@b.>", b"<.a@b>", b"<\xc3\xa4@b>", b"<a@\xc3\xa4>", b"<\xff@b>", b"<a@b_c>", b"<a@>", b"<@>",
@@ -38,12 +32,16 @@ RCPT_WORDS = [
 OTHERS = [
     b"DATA\r\n", b"data \r\n", b"DATA x\r\n", b"RSET\r\n", b"RSET x\r\n", b"NOOP\r\n", b"NOOP x\r\n", b"VRFY x\r\n", b"QUIT\r\n",
     b"QUIT x\r\n", b"HELP\r\n", b"EXPN x\r\n", b"TURN\r\n", b"STARTTLS\r\n\x16\x03", b"STARTTLS\r\n", b"STARTTLS x\r\n",
-    b"GET / HTTP/1.1\r\n", b"POST /\r\n", b"\r\n", b"\n", b"NOOP\n", b"NOOP\0\r\n", b"NOOP \x7f\r\n", b"EHLO \xff\r\n", b"\x16\x18",
+    b"GET / HTTP/1.1\r\n", b"POST /\r\n", b"\r\n", b"\n", b"NOOP\n", b"NOOP\0\r\n", b"NOOP \x7f\r\n", b"EHLO \xff\r\n", b"\x16\x18", b"\x16\x19",
     b"NOOP\r", b"XXXX\r\n", b" \r\n", b"MAIL\r\n", b"RCPT\r\n", b"MAIL FROM: <a@b>\r\n", b"RCPT TO: <a@b>\r\n", b"MAIL FROM:\r\n",
+    b"MAIL FROM:<\xc3\xa4@b> SMTPUTF8\r\n", b"MAIL FROM:<a\xff@b> SMTPUTF8\r\n", b"RCPT TO:<c\xff@d>\r\n", b"RCPT TO:<\xc3\xa4@b>\r\n",
+    b"BDAT 58\r\n" + b"\n" * 58, b"RCPT TO:<c@d> ORCPT=utf-8;\xff\r\n",
 ]  # fmt: skip
 LOGINS = [
     b"AUTH PLAIN " + PLAIN + b"\r\n", b"AUTH PLAIN\r\n", PLAIN + b"\r\n", b"AUTH LOGIN\r\n", b64encode(b"user") + b"\r\n",
     b64encode(b"pass word") + b"\r\n", b"*\r\n", b"AUTH LOGIN " + b64encode(b"user") + b"\r\n", b"AUTH PLAIN =\r\n", b"AUTH X\r\n",
+    b"AUTH XOAUTH2 " + TOKEN + b"\r\n", b"AUTH XOAUTH2\r\n", TOKEN + b"\r\n", b"AUTH OAUTHBEARER " + BEARER + b"\r\n", BEARER + b"\r\n",
+    b"AUTH OAUTHBEARER " + b64encode(b"n,a=user,\1auth=Basic x\1\1") + b"\r\n", b"AUTH XOAUTH2 " + b64encode(b"user=x\1\1") + b"\r\n",
     b"AUTH\r\n", b"AUTH \xff\r\n", b"AUTH PLAIN a=b\r\n", b"AUTH PLAIN AAAA\r\n", b"AUTH PLAIN /w==\r\n", b"=\r\n", b"\r\n",
     b"AUTH LOGIN\r\n" + b64encode(b"user") + b"\r\n" + b64encode(b"pass word") + b"\r\n",
 ]  # fmt: skip

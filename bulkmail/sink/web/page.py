@@ -13,9 +13,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from bulkmail.sink.maildir import Maildir
-from bulkmail.sink.store import Kept, Store
 from bulkmail.sink.options import bind, shown
-from bulkmail.sink.store import Store
+from bulkmail.sink.store import Kept, Store
 from bulkmail.sink.web.api import Api
 from bulkmail.sink.web.guard import PAGE_POLICY, guard, secure
 from bulkmail.sink.web.inbox import FiledInbox, Inbox, KeptInbox
