@@ -193,7 +193,7 @@ class Server:
         """
 
         def ask() -> None:
-            self._misbehave(self.faults.add_next(phase, reply, times))
+            self._misbehave(self.faults.add_next(phase, str(reply), times))
 
         self._in_loop(ask)
 

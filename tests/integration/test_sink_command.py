@@ -54,13 +54,6 @@ def test_a_client_still_there_is_told(tmp_path: Path) -> None:
         client.close()
 
 
-@pytest.mark.parametrize("flag, value", [
-    ("--proxy-from", "*"), ("--ignore", "10.0.0.0/8"), ("--deny", "::1"), ("--connections-per-minute", "5"),
-])  # fmt: skip
-def test_flags_of_a_later_version(flag: str, value: str, tmp_path: Path) -> None:
-    refused(bulkmail("sink", "--listen=127.0.0.1:0", flag, value, cwd=tmp_path), flag, "is not in this version yet")
-
-
 @pytest.mark.parametrize("arguments, words", [
     (["--tls-cert", "no.pem"], ["no.pem", "No such file or directory"]),
     (["--tls-implicit"], ["tls_cert"]),
