@@ -62,9 +62,6 @@ class Door:
     def leave(self, enhanced: bytes, text: bytes) -> None:
         self.hang_up(enhanced, text)  # no message is under way
 
-    def watch(self) -> None:
-        pass  # a header has its own deadline
-
 
 class Gate(Door, asyncio.Protocol):
     """Where the transport that we are given is the one to speak SMTP on."""
