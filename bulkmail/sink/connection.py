@@ -143,6 +143,11 @@ class Connection(asyncio.Protocol):
             self.hang_up(enhanced, text)
 
     @property
+    def finishing(self) -> bool:
+        """Whether a message is under way that leave() has let go on."""
+        return self._late and not self.codec.closed
+
+    @property
     def thinking(self) -> bool:
         """Whether the client waits for us, and so cannot go on."""
         return self.codec.asking != 0

@@ -90,7 +90,11 @@ class Door:
         self.server.wire_counts.refused += 1
         log.warning("no PROXY header from %s: %s", self.ends.remote[0], why, extra={"cid": self.ident})
 
+    finishing = False
+
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self.done()
         if not self.server.options.tls_implicit:
             self.transport.write(self.server.settings.line(b"421 %s %s" % (enhanced, text)))

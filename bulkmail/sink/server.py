@@ -294,7 +294,7 @@ class Server:
         if grace:
             for connection in list(self.connections):
                 connection.leave(*GOODBYE)
-            await self._until(lambda: all(connection.codec.closed for connection in self.connections), grace)
+            await self._until(lambda: not any(connection.finishing for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
         if await self._until(self._empty, STOP_SECONDS):
