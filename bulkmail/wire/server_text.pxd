@@ -35,6 +35,7 @@ cdef class ServerText(ServerState):
     cdef int _read_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _take_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _mend_chunk(self, int at, const unsigned char* p, Py_ssize_t n) except -1
+    cdef bint _grow(self, Py_ssize_t size)
     cdef int _end_chunk(self) except -1
     cdef int _settle_chunk(self) except -1
     cdef int _refuse_chunk(self, bytes line) except -1

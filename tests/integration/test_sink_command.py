@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import smtplib
 import socket
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,8 @@ def test_a_client_still_there_is_told(tmp_path: Path) -> None:
     (["--tls-implicit"], ["tls_cert"]),
     (["--auth", "nocolon"], ["USER:PASSWORD"]),
     (["--without", "PIPELINE"], ["PIPELINE", "did you mean 'PIPELINING'?"]),
+    (["--web", "127.0.0.1:0", "--discard"], ["'web'", "'discard'", "exclude each other"]),
+    (["--web", "127.0.0.1:x"], ["127.0.0.1:x", "HOST:PORT"]),
     (["--store", "x", "--discard"], ["exclude each other"]),
     (["--listen", "nonsense"], ["nonsense", "HOST:PORT"]),
     (["--max-size", "-1"], ["--max-size"]),
@@ -61,6 +65,24 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         taken.listen()
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         refused(bulkmail("sink", "--listen", place, cwd=tmp_path), place, "Address already in use")
+
+
+@pytest.mark.parametrize("keep", [[], ["--store", "box"]])
+def test_the_web_page_is_told_behind_the_listeners(keep: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="the extra bulkmail[web] is not installed")
+    process = start("sink", "--listen=127.0.0.1:0", "--web=127.0.0.1:0", *keep, "--json", cwd=tmp_path)
+    (port,) = read_ports(process, 1)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.fullmatch(r"web page on (http://127\.0\.0\.1:\d+/)\n", line)
+    assert found, line
+    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+        client.sendmail("a@example.com", ["b@example.com"], b"Subject: seen\r\n\r\nx\r\n")
+    with urllib.request.urlopen(f"{found[1]}api/messages", timeout=20) as response:
+        assert [message["subject"] for message in json.load(response)["messages"]] == ["seen"]
+    process.terminate()
+    out, err = process.communicate(timeout=STOP_SECONDS)
+    assert (json.loads(out)["messages"], err, process.returncode) == (1, "", 0)
 
 
 def test_it_speaks_lmtp(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from bulkmail.sink.recent import Recent
+from bulkmail.sink.session import Message
 from bulkmail.sink.web.guard import COMMON, html_policy
 from bulkmail.sink.web.inbox import Entry, Gone, Inbox, KeptInbox
 from bulkmail.sink.web.reading import IMAGES, MAX_GLANCE, MAX_READ, Reading, Summary, file_name, reading, summary
@@ -217,22 +217,25 @@ class Api:
         headers = {"Content-Type": found[0], "Cross-Origin-Resource-Policy": "cross-origin"}
         return web.Response(body=found[1], headers=headers)
 
-    # --- deleting
+    # --- deleting: in the loop, where messages are added
 
     async def delete(self, request: web.Request) -> web.Response:
-        if not self._recent().remove(request.match_info["id"]):
+        messages, ident = self._messages(), request.match_info["id"]
+        at = next((at for at, message in enumerate(messages) if message.id == ident), None)
+        if at is None:
             raise web.HTTPNotFound(text="there is no such message")
+        del messages[at]
         return web.Response(status=204)
 
     async def delete_all(self, request: web.Request) -> web.Response:
-        self._recent().messages.clear()
+        self._messages().clear()
         self._last = None
         return web.Response(status=204)
 
-    def _recent(self) -> Recent:
+    def _messages(self) -> list[Message]:
         if not isinstance(self.inbox, KeptInbox):
             raise web.HTTPMethodNotAllowed("DELETE", ["GET"], text="messages of a Maildir are files: delete them there")
-        return self.inbox.recent
+        return self.inbox.kept.messages
 
     # --- threads
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from bulkmail.sink.recent import Recent
 from bulkmail.sink.session import Message
+from bulkmail.sink.store import Kept
 
 # Of a Maildir the newest are shown. An entry is some 500 bytes; older mail is in the folder for whoever wants it.
 MAX_INDEXED = 20_000
@@ -25,6 +25,7 @@ MAX_TAIL = 16 * 1024 * 1024
 # Bytes of one line: a message to 20,000 recipients. A longer one is passed over.
 MAX_LINE = 1024 * 1024
 BLOCK = 256 * 1024
+MARK = 200  # bytes of the end of what was read; the time is in it, which no other line has
 # Recipients of a message that are told; the rest are counted.
 MAX_SHOWN = 1000
 MAX_LISTED = 10
@@ -118,17 +119,18 @@ class KeptEntry:
 class KeptInbox:
     kind, deletes = "memory", True
 
-    def __init__(self, recent: Recent) -> None:
-        self.recent = recent
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
 
     def version(self) -> str:
-        return f"{self.recent.added}-{len(self.recent.messages)}"
+        last = self.kept.messages[-1:]
+        return f"{len(self.kept.messages)}-{last[0].id if last else ''}"
 
     def entries(self) -> tuple[Sequence[Entry], bool]:
-        return [KeptEntry(message) for message in reversed(self.recent.messages[:])], False
+        return [KeptEntry(message) for message in reversed(self.kept.messages[:])], False
 
     def find(self, ident: str) -> Entry | None:
-        found = (message for message in reversed(self.recent.messages[:]) if message.id == ident)
+        found = (message for message in reversed(self.kept.messages[:]) if message.id == ident)
         message = next(found, None)
         return None if message is None else KeptEntry(message)
 
@@ -210,6 +212,7 @@ class FiledInbox:
         self._entries: deque[FiledEntry] = deque(maxlen=MAX_INDEXED)
         self._file = 0  # the inode that was read, up to ...
         self._end = 0
+        self._mark = b""  # what stood there: a line that could not be published is taken back
         self._older = False
 
     def version(self) -> str:
@@ -236,13 +239,17 @@ class FiledInbox:
         try:
             with open(self.envelopes, "rb") as file:
                 status = os.fstat(file.fileno())
-                if status.st_ino != self._file or status.st_size < self._end:
+                if status.st_ino != self._file or not self._is_as_it_was(file):
                     self._entries.clear()
-                    self._file, self._end, self._older = status.st_ino, 0, False
+                    self._file, self._end, self._mark, self._older = status.st_ino, 0, b"", False
                 self._read(file, status.st_size)
         except OSError:
             self._entries.clear()
-            self._file = self._end = 0
+            self._file, self._end, self._mark = 0, 0, b""
+
+    def _is_as_it_was(self, file: Any) -> bool:
+        file.seek(self._end - len(self._mark))
+        return bool(file.read(len(self._mark)) == self._mark)
 
     def _read(self, file: Any, size: int) -> None:
         start, skip = self._end, False
@@ -250,7 +257,7 @@ class FiledInbox:
             start, skip, self._older = size - MAX_TAIL, True, True
         file.seek(start)
         for at, line in lines(file, start, size):
-            self._end = at + len(line)
+            self._end, self._mark = at + len(line), line[-MARK:]
             if not skip and len(line) <= MAX_LINE:
                 self._add(at, line)
             skip = False

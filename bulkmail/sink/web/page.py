@@ -14,8 +14,7 @@ from aiohttp.typedefs import Handler
 
 from bulkmail.sink.maildir import Maildir
 from bulkmail.sink.options import bind, shown
-from bulkmail.sink.recent import Recent
-from bulkmail.sink.store import Store
+from bulkmail.sink.store import Kept, Store
 from bulkmail.sink.web.api import Api
 from bulkmail.sink.web.guard import PAGE_POLICY, guard, secure
 from bulkmail.sink.web.inbox import FiledInbox, Inbox, KeptInbox
@@ -43,9 +42,9 @@ class Page:
     about   what /api/server tells, besides the store
     """
 
-    def __init__(self, host: str, port: int, store: Store | None, about: Callable[[], dict[str, object]]) -> None:
+    def __init__(self, host: str, port: int, about: Callable[[], dict[str, object]]) -> None:
         self._place = host, port
-        self._inbox, self._about = inbox_of(store), about
+        self._about = about
         self._socket: socket.socket | None = None
         self._listener: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
@@ -65,9 +64,9 @@ class Page:
         if not is_loopback(host):
             log.warning("the web page has no login: everyone who reaches %s can read the messages", shown(host, port))
 
-    async def start(self) -> None:
+    async def start(self, store: Store | None) -> None:
         assert self._socket is not None
-        self._api = Api(self._inbox, self._about)
+        self._api = Api(inbox_of(store), self._about)
         app = web.Application(middlewares=[guard(self._place[0])], client_max_size=MAX_BODY)
         app.on_response_prepare.append(secure)
         app.add_routes([*static_routes(), *self._api.routes()])
@@ -113,7 +112,7 @@ class Closed(asyncio.Protocol):
 def inbox_of(store: Store | None) -> Inbox:
     if isinstance(store, Maildir):
         return FiledInbox(store.folder)
-    assert isinstance(store, Recent)
+    assert isinstance(store, Kept)  # options.py refuses the others
     return KeptInbox(store)
 
 

@@ -405,6 +405,23 @@ def test_of_a_huge_maildir_the_newest_are_shown(run: Run, tmp_path: Path, monkey
     run(main())
 
 
+def test_a_line_that_was_taken_back_and_written_over_is_not_listed(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with web(store=tmp_path) as page_:
+            await page_.send(mail("kept"))
+            file = tmp_path / "envelopes.jsonl"
+            whole = file.read_bytes()
+            first = await page_.send(mail("taken back"))
+            assert await page_.subjects() == ["taken back", "kept"]
+            longer = file.read_bytes()[len(whole) :].replace(first.encode(), b"another-id-which-is-longer.1")
+            file.write_bytes(whole + longer)
+            told = await page_.json("/api/messages")
+            assert told["messages"][0]["id"] == "another-id-which-is-longer.1"
+            assert told["total"] == 2
+
+    run(main())
+
+
 # --- the option
 
 
