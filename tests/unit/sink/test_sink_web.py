@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -418,6 +419,38 @@ def test_a_line_that_was_taken_back_and_written_over_is_not_listed(run: Run, tmp
             told = await page_.json("/api/messages")
             assert told["messages"][0]["id"] == "another-id-which-is-longer.1"
             assert told["total"] == 2
+
+    run(main())
+
+
+def test_the_docs_tell_the_keys_of_a_message(run: Run) -> None:
+    page_of_docs = Path(__file__).resolve().parents[3] / "docs/sink-web.md"
+    told = json.loads(re.findall(r"```json\n(.*?)\n```", page_of_docs.read_text("utf-8"), re.S)[0])
+    more = re.findall(r"One message has besides: (.*?)\n```", page_of_docs.read_text("utf-8"), re.S)[0]
+
+    async def main() -> None:
+        async with web() as page_:
+            ident = await page_.send(mail("s", file("a.pdf", b"x"), page("<a href=http://x>y</a>")))
+            row = (await page_.json("/api/messages"))["messages"][0]
+            one = await page_.json(f"/api/messages/{ident}")
+            assert told.keys() <= row.keys()
+            assert {name: type(value) for name, value in told.items()} == {name: type(row[name]) for name in told}
+            for name in one.keys() - row.keys() | one["attachments"][0].keys() | one["links"][0].keys():
+                assert name in more, name
+
+    run(main())
+
+
+def test_a_text_that_is_cut_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bulkmail.message.lint import parts
+
+    monkeypatch.setattr(parts.Part.content, "__defaults__", (10,))
+    monkeypatch.setattr(parts, "MAX_TEXT", 10)
+
+    async def main() -> None:
+        async with web() as page_:
+            told = await page_.json(f"/api/messages/{await page_.send(mail(text='x' * 20))}")
+            assert "longer than what is shown" in told["problems"][0]
 
     run(main())
 
