@@ -205,7 +205,7 @@ def tell(report: BenchReport, as_json: bool) -> int:
     if len(report.reasons) > REASONS_SHOWN:
         trouble.say(f"and {len(report.reasons) - REASONS_SHOWN} other reasons")
     if report.error is None and report.connect_failures:
-        trouble.say(f"{report.connect_failures:,} × no connection, the last: {trouble.plain(report.last_failure)}")
+        trouble.say(f"not every connection worked; the last error: {trouble.plain(report.last_failure)}")
     if report.error is not None:
         trouble.tell(report.error)
         return NOT_RUN

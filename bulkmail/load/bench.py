@@ -285,13 +285,14 @@ class Bench:
         self._last_failure = error
         self._begin()  # with those that it has
         hopeless = lane.pool.hopeless()
+        pause = PAUSES[min(failures, len(PAUSES)) - 1]
         if (lane.sessions or lane.opening) and not hopeless:
-            return PAUSES[-1]  # the others go on: it takes no more of them, for now
+            return pause  # the others go on
         if hopeless or failures > len(PAUSES) or not self._connections:
             self._error = error
             self._end()
             return None
-        return PAUSES[failures - 1]
+        return pause
 
     def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         if name == "connected":

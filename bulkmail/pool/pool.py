@@ -147,7 +147,8 @@ class Pool:
             lane = self.lanes[0]
             free = min(at_once - len(lane.opening), lane.places())
             if free > 0 and not lane.pausing and (self.eager or not lane.ready()):
-                for _ in range(min(free, self.source.backlog(lane) - len(lane.opening))):
+                taken_care_of = len(lane.opening) + (len(lane.idle) if self.eager else 0)
+                for _ in range(min(free, self.source.backlog(lane) - taken_care_of)):
                     lane.open()
             return
         opening = self._on_the_way()

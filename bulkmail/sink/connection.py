@@ -16,6 +16,7 @@ from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
     from bulkmail.sink.admission import Key
+    from bulkmail.sink.records import Records
     from bulkmail.sink.server import Server
     from bulkmail.sink.store import Incoming
     from bulkmail.wire.server import Event
@@ -47,12 +48,13 @@ class Connection(asyncio.Protocol):
     _choked = False  # the client does not read
     _session: Session | None = None
     _incoming: Incoming | None = None
-    _handshake: asyncio.Task[Any] | None = None
+    _handshake: asyncio.Task[None] | None = None
     _early: list[bytes] | None = None  # came through TLS before we heard that the handshake is done
     _storing = False  # the store has a message, and has not said yet whether it keeps it
     _lost = False
     _late = False  # leaves after a message that was under way
     _lingering: asyncio.TimerHandle | None = None
+    _records: Records | None = None  # where nobody listens to the log there are none
 
     def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
         self.server = server
@@ -64,6 +66,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.codec = self.make_codec()
+        if log.isEnabledFor(logging.INFO):
+            self.begin_records()
         no = self.server.admit(self)
         if no is None:
             self.welcome()
@@ -118,6 +122,20 @@ class Connection(asyncio.Protocol):
         """Each log record about a connection goes through here; `error` adds its traceback."""
         log.log(level, text, *values, exc_info=error, extra={"cid": self.ident})
 
+    def begin_records(self) -> None:
+        from bulkmail.sink.records import Records
+
+        self._records = Records(self)
+
+    def tell(self, event: Event) -> None:
+        if self._records is not None:
+            self._records.event(event)
+
+    def end_records(self) -> None:
+        records, self._records = self._records, None
+        if records is not None:
+            records.end()
+
     def welcome(self) -> None:
         self.codec.start(self.ident)
         self.flush()
@@ -127,10 +145,20 @@ class Connection(asyncio.Protocol):
         if self._handshake is not None:
             self.transport.abort()
         elif self._storing:
+            self._late = True
             self.codec.leave(enhanced, text)
         else:
+            self._late = False
             self.codec.hang_up(enhanced, text)
             self.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing more will be said."""
+        return self.codec.closed
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def leave(self, enhanced: bytes, text: bytes) -> None:
         """hang_up(), after the message that is under way."""
@@ -171,6 +199,8 @@ class Connection(asyncio.Protocol):
         out = self.codec.output()
         if self.server.listener is not None:
             self.server.listener(out)
+        if self._records is not None:
+            self._records.said(out)
         return out
 
     def flush(self) -> None:
@@ -260,6 +290,7 @@ class Connection(asyncio.Protocol):
             self.drop_message()
         elif kind == "starttls":
             self.start_tls()
+        self.tell(event)
 
     def begin_message(self) -> None:
         store, envelope = self.server.store, self.session.envelope
@@ -318,16 +349,6 @@ class Connection(asyncio.Protocol):
         for data in early:
             self.data_received(data)
 
-    async def open_in_tls(self) -> None:
-        """In place of connection_made, over a transport without TLS of which nothing is read that is TLS's."""
-        early = await self.shake_hands()
-        if early is None:
-            self.server.forget(self)
-            return
-        self.connection_made(self.transport)
-        for data in early:
-            self.data_received(data)
-
     async def shake_hands(self) -> list[bytes] | None:
         """What came through TLS by the time we heard that it is on. None: it failed; the connection is forgotten."""
         early: list[bytes] = []
@@ -367,4 +388,7 @@ class UnseenConnection(Connection):
         )
 
     def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+        pass
+
+    def begin_records(self) -> None:
         pass

@@ -64,8 +64,6 @@ class FaultyConnection(HookedConnection):
         connection.__class__ = FaultyConnection
         assert isinstance(connection, FaultyConnection)
         connection._equip()
-        if not hasattr(connection, "codec"):
-            return  # in a TLS handshake, before its greeting: all is still to come
         connection._taken_over = True
         if connection._handshake is None:
             connection.transport.set_protocol(connection)  # uvloop keeps the methods of the one it knows
@@ -105,12 +103,6 @@ class FaultyConnection(HookedConnection):
         self._left_over = events
         self._wake.set()
         return ()
-
-    def leave(self, enhanced: bytes, text: bytes) -> None:
-        if self._deaf:  # nothing comes of what is under way
-            self.hang_up(enhanced, text)
-        else:
-            super().leave(enhanced, text)
 
     # --- the task
 
@@ -195,6 +187,7 @@ class FaultyConnection(HookedConnection):
         faults = [self.server.faults.strike("body", (recipient,)) for recipient in recipients]
         if not any(faults):
             return await super().react([last])
+        self.tell(last)
         refusals = refusals_of(faults)
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()

@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConnectionLost, MessageRefused
 from bulkmail.sink.connection import Connection
+from bulkmail.sink.hooks import checked, checked_text
 from bulkmail.sink.refuse import Refuse, reply_text
 from bulkmail.sink.stream import Stream
 from bulkmail.wire.server_settings import ASK_AUTH, ASK_END, ASK_MAIL, ASK_RCPT
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from bulkmail.sink.session import Ends
     from bulkmail.wire.server import Event
 
-NAMES = ("on_connect", "on_auth", "on_mail", "on_rcpt", "on_data", "on_close")
+# A hook that is not async and takes as long is told of: nobody else is served meanwhile.
+SLOW_HOOK_SECONDS = 1.0
 QUESTIONS = {"on_auth": ASK_AUTH, "on_mail": ASK_MAIL, "on_rcpt": ASK_RCPT, "on_data": ASK_END}
 
 
@@ -156,6 +159,8 @@ class HookedConnection(Connection):
         if not self.codec.asking:
             await self.absorb(last)
             return ()
+        if last[0] == "end":  # the rest is told once it is decided
+            self.tell(last)
         try:
             text = await self.decide(last)
         except Refuse as no:
@@ -236,11 +241,12 @@ class HookedConnection(Connection):
         self._end_stream()
         try:
             result = await self.read_result()
-            reply = None if result is None else reply_text(str(result)).encode()
+            text = checked_text(result)
+            reply = None if text is None else reply_text(text).encode()
         except Refuse:
             self.drop_message()
             raise
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self.drop_message()
             raise self.failed("on_data", error) from error
         if self.codec.closed:  # 421 was said meanwhile: the client takes it that we do not have the message
@@ -259,11 +265,15 @@ class HookedConnection(Connection):
         if hook is None:
             return None
         try:
+            began = time.monotonic()
             result = hook(*arguments)
-            if not inspect.isawaitable(result):
-                return result
-            self.flush_if_we_wait()
-            return await result
+            took = time.monotonic() - began
+            if took > SLOW_HOOK_SECONDS:
+                self.note(logging.WARNING, "hook %s held up every client for %.1f s: make it async", name, took)
+            if inspect.isawaitable(result):
+                self.flush_if_we_wait()
+                result = await result
+            return checked(name, result)
         except Refuse:
             raise
         except (MessageRefused, ConnectionLost) as error:  # of the stream: the client's doing, not the hook's

@@ -27,7 +27,7 @@ class Networks:
     def __init__(self, entries: str | Iterable[str], option: str) -> None:
         self._everything = False
         self._by_prefix: dict[tuple[int, int], set[int]] = {}  # (version, bits left off): networks without those bits
-        for entry in [entries] if isinstance(entries, str) else entries:
+        for entry in entries if isinstance(entries, Iterable) and not isinstance(entries, str) else [entries]:
             if entry == EVERYTHING:
                 self._everything = True
             else:

@@ -55,13 +55,38 @@ class SinkOptions:
     web: str | None = None
 
 
+# What people write who know other servers.
+ELSEWHERE = {"host": "listen", "hostname": "name", "port": "listen"}
+# open(True) would be standard output.
+A_FILE: tuple[Any, str] = ((str, os.PathLike), "the path of a file")
+SEVERAL: tuple[Any, str] = (Iterable, "a text, or several in a list")
+KINDS: dict[str, tuple[Any, str]] = {
+    "store": ((str, os.PathLike, Callable), "the path of a folder, or a function"),
+    "max_size": (int, "a whole number"),
+    "max_recipients": (int, "a whole number"),
+    "grace": ((int, float), "a number of seconds"),
+    "name": (str, "a text"),
+    "web": (str, "HOST:PORT"),
+    **dict.fromkeys(("mbox", "tls_cert", "tls_key"), A_FILE),
+    **dict.fromkeys(("without", "proxy_from", "ignore", "deny", "fault"), SEVERAL),
+}
+
+
 def read_options(options: dict[str, Any]) -> SinkOptions:
-    """ConfigError for an option that there is not, or not yet, and for values that exclude each other."""
+    """ConfigError for an option that there is not, and for values of another kind or that exclude each other.
+
+    None is an option that is not given.
+    """
     known = SinkOptions.__dataclass_fields__
     for key in options:
         if key not in known:
-            raise ConfigError(f"there is no option {key!r} of a sink{nearest(key, known)}")
-    read = SinkOptions(**options)
+            near = nearest(ELSEWHERE.get(key, key), [*known, "listen"])
+            raise ConfigError(f"there is no option {key!r} of a sink{near}")
+    read = SinkOptions(**{key: value for key, value in options.items() if value is not None})
+    for key, (kind, words) in KINDS.items():
+        value = getattr(read, key)
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{key!r} is {value!r}, expected {words}")
     check_stores(read)
     if not 0 <= read.grace < float("inf"):
         raise ConfigError(f"'grace' is 0 or more seconds, not {read.grace!r}")
@@ -104,7 +129,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def read_auth(text: str | None) -> tuple[str, str] | None:
     if text is None:
         return None
-    user, colon, password = text.partition(":")
+    user, colon, password = text.partition(":") if isinstance(text, str) else ("", "", "")
     if not colon or not user:
         raise ConfigError("'auth' is USER:PASSWORD")  # what was given is a secret
     return user, password
@@ -132,7 +157,8 @@ def tls_context(cert: str | Path, key: str | Path | None) -> ssl.SSLContext:
         context.load_cert_chain(cert, key, password=no_password)
     except (ssl.SSLError, ValueError) as error:
         files = f"{str(cert)!r}" if key is None else f"{str(cert)!r} and {str(key)!r}"
-        raise ConfigError(f"no certificate with its private key can be read from {files}: {error}") from error
+        hint = " (a key in a file of its own is 'tls_key')" if key is None else ""
+        raise ConfigError(f"no certificate with its private key can be read from {files}{hint}: {error}") from error
     return context
 
 
@@ -141,9 +167,9 @@ def no_password() -> str:
     raise ValueError("the private key is encrypted")
 
 
-def read_listen(listen: str | Sequence[str]) -> list[tuple[str, int]]:
+def read_listen(listen: str | int | Sequence[str | int]) -> list[tuple[str, int]]:
     """ "HOST:PORT", "[IPv6]:PORT", ":PORT" (every address) or "PORT", one or several."""
-    places = [listen] if isinstance(listen, str) else list(listen)
+    places = [str(place) for place in ([listen] if isinstance(listen, str | int) else listen)]
     if not places:
         raise ConfigError("a sink needs an address to listen on, such as '127.0.0.1:2525'")
     return [read_place(place) for place in places]
@@ -155,9 +181,9 @@ def read_place(place: str) -> tuple[str, int]:
         host = DEFAULT_HOST
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    elif ":" in host:
+    elif ":" in host and "/" not in host:
         raise ConfigError(f"cannot listen on {place!r}: an IPv6 address is written [ADDRESS]:PORT")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not ("/" not in host and port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ConfigError(f"cannot listen on {place!r}: expected HOST:PORT with a port of 0 to 65535")
     return host or "0.0.0.0", int(port)
 

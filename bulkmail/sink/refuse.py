@@ -19,17 +19,19 @@ class Refuse(Exception):
 
     def __init__(self, code: int = 550, text: str = "Refused", enhanced: str | None = None) -> None:
         super().__init__(f"{code} {text}")
-        if not 400 <= code <= 599:
-            raise ValueError(f"a refusal has a code of 400 to 599, not {code}")
+        if not isinstance(code, int) or not 400 <= code <= 599:
+            raise ValueError(f"a refusal has a code of 400 to 599, not {code!r}")
         self.code = code
         self.text = reply_text(text)
         self.enhanced = enhanced or f"{code // 100}.0.0"
-        if not _enhanced(self.enhanced) or self.enhanced[0] != str(code)[0]:
+        if not _enhanced(str(self.enhanced)) or self.enhanced[0] != str(code)[0]:
             raise ValueError(f"an enhanced code for {code} looks like {code // 100}.7.1, not {self.enhanced!r}")
 
 
 def reply_text(text: str) -> str:
     """`text` if it can stand in a reply; ValueError for a line break or control character, or too long a text."""
+    if not isinstance(text, str):
+        raise ValueError(f"the text of a reply is a str, not {text!r}")
     if any(ord(c) < 32 or ord(c) == 127 for c in text):
         raise ValueError(f"the text of a reply is one line without control characters, not {text!r}")
     if len(text.encode("utf-8")) > MAX_TEXT:

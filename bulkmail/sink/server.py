@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.admission import Admission
-from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection, log
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
-from bulkmail.sink.gate import Door, Gate, TlsGate
+from bulkmail.sink.gate import Door, Gate, TlsListener
 from bulkmail.sink.hooked import questions
+from bulkmail.sink.hooks import check_hooks
 from bulkmail.sink.options import (
     bind,
     read_auth,
@@ -58,8 +60,11 @@ class Server:
     raises   ConfigError from the constructor, and from start() when an address cannot be listened on
     """
 
-    def __init__(self, hooks: object = None, listen: str | Sequence[str] = "127.0.0.1:0", **options: Any) -> None:
+    def __init__(
+        self, hooks: object = None, listen: str | int | Sequence[str | int] = "127.0.0.1:0", **options: Any
+    ) -> None:
         self.options = read_options(options)
+        check_hooks(hooks)
         self.hooks = hooks
         self.places = read_listen(listen)
         self.tls = tls_context(self.options.tls_cert, self.options.tls_key) if self.options.tls_cert else None
@@ -75,7 +80,7 @@ class Server:
         self.offers_auth = self.options.auth is not None or hasattr(hooks, "on_auth")
         self.connections: set[Connection | Door] = set()
         self._sockets: list[socket.socket] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsListener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._addresses: list[tuple[str, int]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -121,7 +126,7 @@ class Server:
     def _settings(self) -> ServerSettings:
         keeps = self.store is not None
         return self._settings_with(
-            envelopes=keeps or self.hooks is not None,
+            envelopes=keeps or self.hooks is not None or log.isEnabledFor(logging.INFO),
             content=keeps or hasattr(self.hooks, "on_data"),
             ask=questions(self.hooks) | (ASK_END if keeps else 0),
         )
@@ -188,7 +193,7 @@ class Server:
         """
 
         def ask() -> None:
-            self._misbehave(self.faults.add_next(phase, reply, times))
+            self._misbehave(self.faults.add_next(phase, str(reply), times))
 
         self._in_loop(ask)
 
@@ -231,7 +236,9 @@ class Server:
         await self.stop(None if kind is None else 0)  # who would finish a message has failed
 
     async def start(self) -> None:
-        """Listen. On an error nothing is left open."""
+        """Listen, once. On an error nothing is left open."""
+        if self._addresses:
+            raise RuntimeError("a server is started once: make another")
         loop = self._loop = asyncio.get_running_loop()
         sockets: list[socket.socket] = []
         try:
@@ -244,18 +251,22 @@ class Server:
                 listener.close()
             self._close_store()
             raise
-        tls: dict[str, Any] = {}
-        if self.options.tls_implicit and not self.admission.proxies:
-            tls = {"ssl": self.tls, "ssl_handshake_timeout": TLS_SECONDS}
         self._sockets = sockets
         for listener in sockets:
             self._addresses.append(listener.getsockname()[:2])
-            self._listeners.append(
-                await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
-            )
+            self._listeners.append(await self._listen(listener))
         if self._page is not None:
             await self._page.start(self.store)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
+
+    async def _listen(self, listener: socket.socket) -> asyncio.Server | TlsListener:
+        tls: dict[str, Any] = {}
+        if self.options.tls_implicit:
+            if self.admission.proxies:
+                return TlsListener(self, listener)
+            tls = {"ssl": self.tls, "ssl_handshake_timeout": TLS_SECONDS}
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
 
     async def stop(self, grace: float | None = None) -> None:
         """Take no more connections and say 421 to those there are: at once, or after the message that is under way.
@@ -271,8 +282,6 @@ class Server:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._close_listeners()
-        for connection in list(self.connections):
-            connection.leave(*GOODBYE)
         try:
             await self._part(self.options.grace if grace is None else grace)
         finally:
@@ -293,29 +302,34 @@ class Server:
             server.close()
 
     async def _part(self, grace: float) -> None:
-        if await self._all_gone(grace):
-            return
+        if grace:
+            for connection in list(self.connections):
+                connection.leave(*GOODBYE)
+            await self._until(lambda: all(connection.closed for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
-        if await self._all_gone(STOP_SECONDS):
+        if await self._until(self._empty, STOP_SECONDS):
             return
         for connection in list(self.connections):
-            connection.transport.abort()
+            connection.abort()
         for task in self._tasks:
             task.cancel()
         self._hurried = False
-        await self._all_gone(STOP_SECONDS)
+        await self._until(self._empty, STOP_SECONDS)
 
-    async def _all_gone(self, seconds: float) -> bool:
-        """Whether connections and hooks have ended in time, and nobody said hurry()."""
+    def _empty(self) -> bool:
+        return not self.connections and not self._tasks
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether `condition()` came about in time, as connections and tasks ended, and before hurry()."""
         try:
             async with asyncio.timeout(seconds):
-                while (self.connections or self._tasks) and not self._hurried:
+                while not condition() and not self._hurried:
                     self._gone = asyncio.get_running_loop().create_future()
                     await self._gone
         except TimeoutError:
             pass
-        return not self.connections and not self._tasks
+        return condition()
 
     def _close_store(self) -> None:
         if self.store is not None:
@@ -338,9 +352,10 @@ class Server:
 
     def _first_protocol(self) -> asyncio.BaseProtocol:
         """What the loop gives a new transport to: a gate only where there is something to find out first."""
-        if not self.admission:
-            return self._protocol(self)
-        return (TlsGate if self.options.tls_implicit and self.admission.proxies else Gate)(self)
+        return Gate(self) if self.admission else self._protocol(self)
+
+    def wants_header(self, address: str) -> bool:
+        return address in self.admission.proxies
 
     def connection_of(self, ident: str, ends: Ends) -> Connection:
         """For a client that a gate has let through."""
@@ -355,14 +370,12 @@ class Server:
         no = self._refusal(connection)
         if no is None:
             self.connections.add(connection)
-        else:
-            self.connections.discard(connection)  # it was one during a TLS handshake
         return no
 
     def _refusal(self, connection: Connection) -> Refuse | None:
         if self.stopping:
             return Refuse(421, "Server shutting down", "4.3.2")
-        if connection not in self.connections and not self.has_room():
+        if not self.has_room():
             return Refuse(421, "Too many connections", "4.3.2")
         if connection.ends is None:
             return None  # no policies, no gate
@@ -375,6 +388,8 @@ class Server:
 
     def forget(self, connection: Connection | Door) -> None:
         self.connections.discard(connection)
+        if isinstance(connection, Connection):
+            connection.end_records()
         place, connection.place = connection.place, None
         if place is not None:
             self.admission.leave(place)

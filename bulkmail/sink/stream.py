@@ -39,6 +39,8 @@ class Stream:
         return self
 
     def __next__(self) -> bytes:
+        if not self._ended:  # the rest would be missed
+            raise RuntimeError("the message is still coming: an async hook iterates with `async for`")
         return self._next(StopIteration)
 
     def _next(self, end: type[Exception]) -> bytes:

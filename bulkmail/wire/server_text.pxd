@@ -21,6 +21,7 @@ cdef class ServerText(ServerState):
     cdef bint _chunk_asked            # ASK_DATA is about BDAT
     cdef unsigned char _behind        # the last byte of content: an LF must follow a CR, in whatever chunk
 
+    cdef bint _under_way(self)
     cdef int _begin_text(self) except -1
     cdef int _out_of_order(self, int reply) except -1
     cdef int _data_command(self) except -1
@@ -34,6 +35,7 @@ cdef class ServerText(ServerState):
     cdef int _read_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _take_chunk(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _mend_chunk(self, int at, const unsigned char* p, Py_ssize_t n) except -1
+    cdef bint _grow(self, Py_ssize_t size)
     cdef int _end_chunk(self) except -1
     cdef int _settle_chunk(self) except -1
     cdef int _refuse_chunk(self, bytes line) except -1

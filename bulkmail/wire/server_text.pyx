@@ -15,6 +15,15 @@ from bulkmail.wire.server_syntax cimport read_number, same_word
 
 
 cdef class ServerText(ServerState):
+    @property
+    def in_transaction(self):
+        """Whether a message is under way: MAIL was accepted, and there is no verdict yet."""
+        return self._under_way()
+
+    cdef bint _under_way(self):
+        cdef int state = self._came if self._state == CHUNK else self._state
+        return state == MAIL or state == RCPT or state == TEXT or state == CHUNKS or state == FAILED
+
     cdef int _begin_text(self) except -1:
         self._size = 0
         return self.emit(("data",)) if self.settings.envelopes else 0
@@ -148,8 +157,7 @@ cdef class ServerText(ServerState):
             if lone:
                 self._refusal = R_BARE
                 return 0
-        self._size += n
-        if not self.settings.content:
+        if not self._grow(n) or not self.settings.content:
             return 0
         if n == PyBytes_GET_SIZE(self._data):
             content = self._data
@@ -161,15 +169,18 @@ cdef class ServerText(ServerState):
         """Take a piece of text, leniently."""
         cdef Py_ssize_t size = bm_lenient_chunk(at, p, n, NULL)
         cdef bytes content
-        self._size += size
-        if self.settings.max_size and self._size > self.settings.max_size:
-            self._refusal = R_TOO_BIG
-            return 0
-        if size == 0 or not self.settings.content:
+        if not self._grow(size) or size == 0 or not self.settings.content:
             return 0
         content = PyBytes_FromStringAndSize(NULL, size)
         bm_lenient_chunk(at, p, n, <unsigned char*> PyBytes_AS_STRING(content))
         return self.emit(("content", content))
+
+    cdef bint _grow(self, Py_ssize_t size):
+        """Whether the message may be this much longer: a chunk that is read leniently may come to more than it announced."""
+        self._size += size
+        if self.settings.max_size and self._size > self.settings.max_size:
+            self._refusal = R_TOO_BIG
+        return self._refusal == R_OK
 
     cdef int _end_chunk(self) except -1:
         self._state = self._came
@@ -232,6 +243,7 @@ cdef class ServerText(ServerState):
         self.counts.refused += self._recipients - taken - refusals.count(b"")
         self.counts.recipients += taken
         if taken:
+            self.messages += 1
             self.counts.messages += 1
             self.counts.bytes += self._size
             self._errors = 0
@@ -249,6 +261,7 @@ cdef class ServerText(ServerState):
         return 0
 
     cdef int _taken(self, bytes line) except -1:
+        self.messages += 1
         self.counts.messages += 1
         self.counts.recipients += self._recipients
         self.counts.bytes += self._size

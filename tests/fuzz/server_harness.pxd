@@ -24,6 +24,7 @@ cdef class Talk:
     cpdef hear(self, bytes piece)
     cpdef answer(self)
     cpdef reply_to(self, int question)
+    cpdef settle(self)
     cpdef do(self, int act)
     cpdef note(self, object events)
     cpdef end(self)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 HEADER = 8
 PLAIN = b64encode(b"\0user\0pass word")
+TOKEN = b64encode(b"user=user\1auth=Bearer xyz\1\1")
+BEARER = b64encode(b"n,a=user,\1host=mx.test\1port=25\1auth=Bearer xyz\1\1")
 HELLOS = [b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"EHLO [127.0.0.1]\r\n", b"ehlo me \r\n", b"EHLO\r\n", b"LHLO a b\r\n"]
 ADDRESSES = [
     b"<a@b>", b"<>", b"<Postmaster>", b'<"a b"@c>', b'<"a\\"b"@c>', b"<@x,@y:a@b>", b"<a@[127.0.0.1]>", b"<a@[IPv6:::1]>",
@@ -30,12 +32,16 @@ RCPT_WORDS = [
 OTHERS = [
     b"DATA\r\n", b"data \r\n", b"DATA x\r\n", b"RSET\r\n", b"RSET x\r\n", b"NOOP\r\n", b"NOOP x\r\n", b"VRFY x\r\n", b"QUIT\r\n",
     b"QUIT x\r\n", b"HELP\r\n", b"EXPN x\r\n", b"TURN\r\n", b"STARTTLS\r\n\x16\x03", b"STARTTLS\r\n", b"STARTTLS x\r\n",
-    b"GET / HTTP/1.1\r\n", b"POST /\r\n", b"\r\n", b"\n", b"NOOP\n", b"NOOP\0\r\n", b"NOOP \x7f\r\n", b"EHLO \xff\r\n", b"\x16\x18",
+    b"GET / HTTP/1.1\r\n", b"POST /\r\n", b"\r\n", b"\n", b"NOOP\n", b"NOOP\0\r\n", b"NOOP \x7f\r\n", b"EHLO \xff\r\n", b"\x16\x18", b"\x16\x19",
     b"NOOP\r", b"XXXX\r\n", b" \r\n", b"MAIL\r\n", b"RCPT\r\n", b"MAIL FROM: <a@b>\r\n", b"RCPT TO: <a@b>\r\n", b"MAIL FROM:\r\n",
+    b"MAIL FROM:<\xc3\xa4@b> SMTPUTF8\r\n", b"MAIL FROM:<a\xff@b> SMTPUTF8\r\n", b"RCPT TO:<c\xff@d>\r\n", b"RCPT TO:<\xc3\xa4@b>\r\n",
+    b"BDAT 58\r\n" + b"\n" * 58, b"RCPT TO:<c@d> ORCPT=utf-8;\xff\r\n",
 ]  # fmt: skip
 LOGINS = [
     b"AUTH PLAIN " + PLAIN + b"\r\n", b"AUTH PLAIN\r\n", PLAIN + b"\r\n", b"AUTH LOGIN\r\n", b64encode(b"user") + b"\r\n",
     b64encode(b"pass word") + b"\r\n", b"*\r\n", b"AUTH LOGIN " + b64encode(b"user") + b"\r\n", b"AUTH PLAIN =\r\n", b"AUTH X\r\n",
+    b"AUTH XOAUTH2 " + TOKEN + b"\r\n", b"AUTH XOAUTH2\r\n", TOKEN + b"\r\n", b"AUTH OAUTHBEARER " + BEARER + b"\r\n", BEARER + b"\r\n",
+    b"AUTH OAUTHBEARER " + b64encode(b"n,a=user,\1auth=Basic x\1\1") + b"\r\n", b"AUTH XOAUTH2 " + b64encode(b"user=x\1\1") + b"\r\n",
     b"AUTH\r\n", b"AUTH \xff\r\n", b"AUTH PLAIN a=b\r\n", b"AUTH PLAIN AAAA\r\n", b"AUTH PLAIN /w==\r\n", b"=\r\n", b"\r\n",
     b"AUTH LOGIN\r\n" + b64encode(b"user") + b"\r\n" + b64encode(b"pass word") + b"\r\n",
 ]  # fmt: skip
@@ -43,7 +49,20 @@ TEXTS = [
     b"a line\r\n", b"..\r\n", b"\r\n.\r\n", b".\r\n", b"\n", b"\r", b".", b"x" * 70 + b"\r\n", b"\0\xff\r\n", b"\r\n", b"\n.\r\n",
     b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b".\r.\r\n", b"\r\r\n", b"y" * 64, b"\r\n..\r\n.\r\n", b".\rx", b"x" * 63 + b"\r\n.",
 ]  # fmt: skip
-SIZES = [b"0", b"1", b"10", b"61", b"", b"-1", b"x", b"999999999999999999", b"1000000000000000000", b"007", b"5 LAST", b"0 LAST"]
+SIZES = [
+    b"0",
+    b"1",
+    b"10",
+    b"61",
+    b"",
+    b"-1",
+    b"x",
+    b"999999999999999999",
+    b"1000000000000000000",
+    b"007",
+    b"5 LAST",
+    b"0 LAST",
+]
 ENDS = [b"\r\n.\r\n", b".\r\n", b"\r\n", b"\n.\n", b"\r\n.\r\n\r\n.\r\n", b""]
 TLS_HERE = b"STARTTLS\r\n\x16\x03"
 
@@ -119,7 +138,11 @@ def inside(dice: Dice, line: bytes) -> bytes:
     if kind == 1:
         return line[:at] + b"x" * (dice.below(300) >> dice.below(6)) + line[at:]
     if kind == 2:
-        return line[:at] + dice.of([b" ", b"\r", b"\n", b"\0", b"\x80", b".", b"+", b"=", b'"', b"\\", b"<", b">"]) + line[at:]
+        return (
+            line[:at]
+            + dice.of([b" ", b"\r", b"\n", b"\0", b"\x80", b".", b"+", b"=", b'"', b"\\", b"<", b">"])
+            + line[at:]
+        )
     if kind == 3:
         return line[: len(line) - 2] + b" " + dice.of(MAIL_WORDS + RCPT_WORDS) + b"\r\n"
     if kind == 4:
@@ -130,7 +153,17 @@ def inside(dice: Dice, line: bytes) -> bytes:
 def long_line(dice: Dice) -> bytes:
     """A line near one of the bounds: of commands, of logins, of names."""
     size = (160, 240, 60, 120, 2048, 12288)[dice.below(4)] + dice.below(7) - 3
-    start = dice.of([b"NOOP ", b"AUTH PLAIN ", b"EHLO ", b"MAIL FROM:<", b"AUTH LOGIN\r\n", b"BDAT ", b"RCPT TO:<a@b> ORCPT=rfc822;"])
+    start = dice.of(
+        [
+            b"NOOP ",
+            b"AUTH PLAIN ",
+            b"EHLO ",
+            b"MAIL FROM:<",
+            b"AUTH LOGIN\r\n",
+            b"BDAT ",
+            b"RCPT TO:<a@b> ORCPT=rfc822;",
+        ]
+    )
     return start + b"x" * (size - len(start)) + dice.of([b"\r\n", b"\n", b">\r\n", b"@b>\r\n"])
 
 
@@ -144,7 +177,7 @@ def mutate(data: bytes, seed: int, room: int) -> bytes:
     lines = data[HEADER:].splitlines(True)
     for _ in range(1 + dice.below(3)):
         change(dice, lines)
-    if dice.below(32) == 0:      # one greeting for all the servers that expect the other
+    if dice.below(32) == 0:  # one greeting for all the servers that expect the other
         lines.insert(0, HELLOS[2] if header[0] & 1 else HELLOS[0])
     changed = bytes(header) + b"".join(lines)
     return changed[:room]

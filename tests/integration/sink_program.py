@@ -52,7 +52,7 @@ class Sink:
 def sink(folder: Path, *options: str, listeners: int = 1, store: bool = True) -> Iterator[Sink]:
     """Run `bulkmail sink --json` on free ports, storing in `folder`/box unless told not to."""
     listen = ["--listen=127.0.0.1:0"] * listeners
-    keep = ["--store", str(folder / "box")] if store else ["--discard"]
+    keep = ["--store", str(folder / "box")] if store else [] if "--mbox" in options else ["--discard"]
     process = cli_program.start("sink", *listen, *keep, "--json", *options, cwd=folder)
     try:
         yield Sink(process, folder / "box", read_ports(process, listeners))

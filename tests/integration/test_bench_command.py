@@ -112,6 +112,20 @@ def test_a_server_that_refuses_all_of_it(tmp_path):
         assert server.end()["messages"] == 0
 
 
+@pytest.mark.parametrize(
+    "fault", ["rcpt:451 4.7.1 later@1/7", "data:421 4.3.2 bye@1/60", "body:drop@1/100", "body:reset@2%"]
+)
+@pytest.mark.parametrize("query", ["", "?chunking=false"])
+def test_the_counts_agree_with_a_sink_that_refuses_and_hangs_up(fault, query, tmp_path):
+    with sink(tmp_path, "--fault", fault, "--seed=5", store=False) as server:
+        url = f"smtp://127.0.0.1:{server.port}{query}"
+        done = bulkmail("bench", url, "--messages=600", "--connections=3", "--json", cwd=tmp_path)
+        counts = server.end()
+    found = figures(done, 1 if json.loads(done.stdout)["failed"] else 0)
+    assert found["messages"] == counts["messages"] > 100
+    assert found["messages"] + found["failed"] == 600
+
+
 def test_against_postfixs_sink(start_smtp_sink, tmp_path):
     server = start_smtp_sink()
     found = bench(f"smtp://127.0.0.1:{server.port}", "--messages=300", cwd=tmp_path)

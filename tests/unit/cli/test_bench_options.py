@@ -194,7 +194,7 @@ def test_for_people(call, began):
     ({"failed": 3, "reasons": [("RCPT: 550 no", 3)]}, 1, "3 × RCPT: 550 no"),
     ({"refused": 3, "reasons": [("RCPT: 550 no", 3)]}, 1, "3 × RCPT: 550 no"),
     ({"reasons": [(f"MAIL: 45{n} x", 1) for n in range(7)], "failed": 7}, 1, "and 2 other reasons"),
-    ({"connect_failures": 2, "last_failure": REPORT.last_failure}, 0, "2 × no connection, the last: no \\x1b[1m more"),
+    ({"connect_failures": 2, "last_failure": REPORT.last_failure}, 0, "the last error: no \\x1b[1m more"),
     ({"error": ConnectError("connection refused")}, 3, "connection refused"),
     ({"stopped": True}, 3, "stopped before the end"),
 ])  # fmt: skip

@@ -58,6 +58,7 @@ def test_fail_next_before_the_start_and_for_connections_to_come(run: Run) -> Non
 @pytest.mark.parametrize("options", [{}, {"discard": True}], ids=["kept", "discarded"])
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase not in ("connect", "greeting")])
 def test_fail_next_wherever_an_open_connection_stands(run: Run, phase: str, options: Any, certificates: Any) -> None:
+
     async def main() -> None:
         async with (
             Server(auth="ann:right", tls_cert=certificates.chain_file, **options) as server,

@@ -119,7 +119,7 @@ def test_a_port_in_use_is_one_sentence_and_leaves_nothing_open(run: Run) -> None
 
 def test_stopping_says_421_and_keeps_what_was_accepted(run: Run) -> None:
     async def main() -> None:
-        server = Server()
+        server = Server(grace=0)
         await server.start()
         async with Client(server) as idle, Client(server) as busy:
             await busy.say(HELLO)

@@ -175,6 +175,10 @@ SCRIPTS: dict[str, tuple[bytes, dict[str, Any]]] = {
         {"auth": LOGIN, "secure": True},
     ),
     "a chunk behind LF": (HELLO + MAIL + RCPT + b"BDAT 3 LAST\na\nbNOOP\n", {}),
+    "a chunk too big by what was mended ahead of its end": (
+        HELLO + MAIL + RCPT + bdat(b"\n\nabcd", True) + b"NOOP\n",
+        {"max_size": 6},
+    ),
 }
 
 
@@ -195,6 +199,7 @@ def test_cuts_do_not_matter(name: str) -> None:
     ("an end of message is more than a line", [250, 250, 250, 354]),
     ("a login in lines", [250, 334, 334, 235, 250]),
     ("a chunk behind LF", [250, 250, 250, 250, 250]),
+    ("a chunk too big by what was mended ahead of its end", [250, 250, 250, 552, 250]),
 ])  # fmt: skip
 def test_a_command_may_end_in_lf(name: str, expected: list[int]) -> None:
     script, options = SCRIPTS[name]
