@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import output, progress, trouble
+from .logs import log_level, log_to_stderr
 from .signals import STOPPED, StopOnSignal
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ The first SIGINT or SIGTERM lets what is in flight finish, the second leaves at 
 @click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="A template variable; may be repeated.")
 @click.option("--rate", metavar="RATE", help="Instead of the manifest's limit: 300/s, 5000/m, 100000/h.")
 @click.option("--connections", type=click.IntRange(min=1), metavar="N", help="Instead of the manifest's limit.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-              help="Log to standard error from this level on.")  # fmt: skip
+@log_level
 @click.option("--wire-log", metavar="FILE", help="Write the SMTP dialogue to FILE, secrets and message bodies masked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("--no-progress", is_flag=True, help="No progress bar.")
@@ -89,24 +89,6 @@ def parse_variables(pairs: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--set {pair!r}: expected NAME=VALUE, the name a template variable such as issue")
         variables[name] = value
     return variables
-
-
-def log_to_stderr(level: str | None) -> None:
-    """Without --log-level only warnings show, by Python's own last resort."""
-    if level is None:
-        return
-    import logging
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            click.echo(self.format(record), err=True)  # finds sys.stderr anew, which the progress bar redirects
-
-    handler = Lines()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("bulkmail")
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
 
 
 def load(manifest: str, variables: dict[str, str], options: dict[str, Any]) -> Job:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from . import output
+from .logs import CONNECTIONS, log_level, log_to_stderr
 
 
 @click.command(
@@ -57,11 +58,13 @@ Exit status: 0, or 2 for what cannot be served.""",
 @click.option("--web", metavar="ADDRESS:PORT", help="A page that shows what came (pip install 'bulkmail[web]').")
 @click.option("--fault", multiple=True, metavar="RULE", help="Misbehave: PHASE:ACTION[@WHEN]; may be repeated.")
 @click.option("--seed", type=int, metavar="N", help="Of the faults' percentages; 0 unless given.")
+@log_level
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
-def sink(listen: tuple[str, ...], as_json: bool, **options: Any) -> int:
+def sink(listen: tuple[str, ...], as_json: bool, log_level: str | None, **options: Any) -> int:
     """Receive mail by SMTP (or LMTP) and store it or throw it away. It delivers to nobody."""
     from bulkmail.net.loop import run
 
+    log_to_stderr(log_level, CONNECTIONS)
     counts = run(serve(listen, {name: value for name, value in options.items() if value is not None}))
     if as_json:
         output.emit_json(counts)

@@ -16,6 +16,7 @@ from bulkmail.wire.server import ServerCodec
 
 if TYPE_CHECKING:
     from bulkmail.sink.admission import Key
+    from bulkmail.sink.records import Records
     from bulkmail.sink.server import Server
     from bulkmail.sink.store import Incoming
     from bulkmail.wire.server import Event
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
     _lost = False
     _late = False  # leaves after a message that was under way
     _lingering: asyncio.TimerHandle | None = None
+    _records: Records | None = None  # where nobody listens to the log there are none
 
     def __init__(self, server: Server, ident: str = "", ends: Ends | None = None) -> None:
         self.server = server
@@ -64,6 +66,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.codec = self.make_codec()
+        if log.isEnabledFor(logging.INFO):
+            self.begin_records()
         no = self.server.admit(self)
         if no is None:
             self.welcome()
@@ -118,6 +122,20 @@ class Connection(asyncio.Protocol):
         """Each log record about a connection goes through here; `error` adds its traceback."""
         log.log(level, text, *values, exc_info=error, extra={"cid": self.ident})
 
+    def begin_records(self) -> None:
+        from bulkmail.sink.records import Records
+
+        self._records = Records(self)
+
+    def tell(self, event: Event) -> None:
+        if self._records is not None:
+            self._records.event(event)
+
+    def end_records(self) -> None:
+        records, self._records = self._records, None
+        if records is not None:
+            records.end()
+
     def welcome(self) -> None:
         self.codec.start(self.ident)
         self.flush()
@@ -146,7 +164,7 @@ class Connection(asyncio.Protocol):
             self.hang_up(enhanced, text)
 
     @property
-    def parted(self) -> bool:
+    def closed(self) -> bool:
         """Whether the last word has been said, at least by us."""
         return self.codec.closed
 
@@ -181,6 +199,8 @@ class Connection(asyncio.Protocol):
         out = self.codec.output()
         if self.server.listener is not None:
             self.server.listener(out)
+        if self._records is not None:
+            self._records.said(out)
         return out
 
     def flush(self) -> None:
@@ -219,7 +239,7 @@ class Connection(asyncio.Protocol):
             return self.codec.accept(self.taken())
         self._storing = True  # before the task begins, too
         self.transport.pause_reading()
-        self.server.spawn(self.settle(later))
+        self.server.spawn(self.settle(later), self.ident)
         return ()
 
     async def settle(self, later: Awaitable[None]) -> None:
@@ -270,6 +290,7 @@ class Connection(asyncio.Protocol):
             self.drop_message()
         elif kind == "starttls":
             self.start_tls()
+        self.tell(event)
 
     def begin_message(self) -> None:
         store, envelope = self.server.store, self.session.envelope
@@ -367,4 +388,7 @@ class UnseenConnection(Connection):
         )
 
     def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
+        pass
+
+    def begin_records(self) -> None:
         pass

@@ -104,6 +104,10 @@ class FaultyConnection(HookedConnection):
         self._wake.set()
         return ()
 
+    def watch(self) -> None:
+        if not self._suffering:
+            super().watch()
+
     # --- the task
 
     async def run(self) -> None:
@@ -187,6 +191,7 @@ class FaultyConnection(HookedConnection):
         faults = [self.server.faults.strike("body", (recipient,)) for recipient in recipients]
         if not any(faults):
             return await super().react([last])
+        self.tell(last)
         refusals = refusals_of(faults)
         text = await self.take_for_some(recipients, refusals)
         self.codec.pause()

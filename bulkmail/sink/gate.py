@@ -30,7 +30,7 @@ class Door:
     """What both gates share. Among the server's connections it is one like any other."""
 
     place: Key | None = None
-    parted = True  # nothing under way has to be waited for
+    closed = False
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -60,7 +60,7 @@ class Door:
         self.hang_up(enhanced, text)  # no message is under way
 
     def watch(self) -> None:
-        pass  # a header has its own deadline
+        pass  # HEADER_SECONDS are far less than what a sweep looks for
 
 
 class Gate(Door, asyncio.Protocol):
@@ -109,6 +109,8 @@ class Gate(Door, asyncio.Protocol):
         self.hang_up(b"4.7.0", b"A PROXY header was expected")
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self.done()
         self.transport.write(self.server.settings.line(b"421 %s %s" % (enhanced, text)))
         self.transport.close()

@@ -57,21 +57,36 @@ class SinkOptions:
 
 # What people write who know other servers.
 ELSEWHERE = {"host": "listen", "hostname": "name", "port": "listen"}
-WHOLE_NUMBERS = ("max_size", "max_recipients")
+# open(True) would be standard output.
+A_FILE: tuple[Any, str] = ((str, os.PathLike), "the path of a file")
+SEVERAL: tuple[Any, str] = (Iterable, "a text, or several in a list")
+KINDS: dict[str, tuple[Any, str]] = {
+    "store": ((str, os.PathLike, Callable), "the path of a folder, or a function"),
+    "max_size": (int, "a whole number"),
+    "max_recipients": (int, "a whole number"),
+    "grace": ((int, float), "a number of seconds"),
+    "name": (str, "a text"),
+    "web": (str, "HOST:PORT"),
+    **dict.fromkeys(("mbox", "tls_cert", "tls_key"), A_FILE),
+    **dict.fromkeys(("without", "proxy_from", "ignore", "deny", "fault"), SEVERAL),
+}
 
 
 def read_options(options: dict[str, Any]) -> SinkOptions:
-    """ConfigError for an option that there is not, or not yet, and for values that exclude each other."""
+    """ConfigError for an option that there is not, and for values of another kind or that exclude each other.
+
+    None is an option that is not given.
+    """
     known = SinkOptions.__dataclass_fields__
     for key in options:
         if key not in known:
-            raise ConfigError(
-                f"there is no option {key!r} of a sink{nearest(ELSEWHERE.get(key, key), [*known, 'listen'])}"
-            )
-    read = SinkOptions(**options)
-    for key in WHOLE_NUMBERS:
-        if not isinstance(getattr(read, key), int):
-            raise ConfigError(f"{key!r} is {getattr(read, key)!r}, expected a whole number")
+            near = nearest(ELSEWHERE.get(key, key), [*known, "listen"])
+            raise ConfigError(f"there is no option {key!r} of a sink{near}")
+    read = SinkOptions(**{key: value for key, value in options.items() if value is not None})
+    for key, (kind, words) in KINDS.items():
+        value = getattr(read, key)
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{key!r} is {value!r}, expected {words}")
     check_stores(read)
     if not 0 <= read.grace < float("inf"):
         raise ConfigError(f"'grace' is 0 or more seconds, not {read.grace!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.admission import Admission
-from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection
+from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection, log
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsListener
@@ -125,7 +126,7 @@ class Server:
     def _settings(self) -> ServerSettings:
         keeps = self.store is not None
         return self._settings_with(
-            envelopes=keeps or self.hooks is not None,
+            envelopes=keeps or self.hooks is not None or log.isEnabledFor(logging.INFO),
             content=keeps or hasattr(self.hooks, "on_data"),
             ask=questions(self.hooks) | (ASK_END if keeps else 0),
         )
@@ -192,7 +193,7 @@ class Server:
         """
 
         def ask() -> None:
-            self._misbehave(self.faults.add_next(phase, reply, times))
+            self._misbehave(self.faults.add_next(phase, str(reply), times))
 
         self._in_loop(ask)
 
@@ -304,7 +305,7 @@ class Server:
         if grace:
             for connection in list(self.connections):
                 connection.leave(*GOODBYE)
-            await self._until(lambda: all(connection.parted for connection in self.connections), grace)
+            await self._until(lambda: all(connection.closed for connection in self.connections), grace)
         for connection in list(self.connections):
             connection.hang_up(*GOODBYE)
         if await self._until(self._empty, STOP_SECONDS):
@@ -387,13 +388,16 @@ class Server:
 
     def forget(self, connection: Connection | Door) -> None:
         self.connections.discard(connection)
+        if isinstance(connection, Connection):
+            connection.end_records()
         place, connection.place = connection.place, None
         if place is not None:
             self.admission.leave(place)
         self._left()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None], ident: str = "") -> asyncio.Task[None]:
+        """A task that stop() waits for. `ident`: of the connection that it is for."""
+        task = asyncio.get_running_loop().create_task(work, name=ident or None)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
@@ -402,9 +406,7 @@ class Server:
         self._tasks.discard(task)
         self._left()
         if not task.cancelled() and task.exception() is not None:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a connection of the sink failed", "exception": task.exception(), "task": task}
-            )
+            log.error("the connection failed", exc_info=task.exception(), extra={"cid": task.get_name()})
 
     def _left(self) -> None:
         if self._gone is not None and not self._gone.done():

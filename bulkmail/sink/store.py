@@ -114,19 +114,6 @@ class Kept(InMemory):
     def close(self) -> None:
         pass
 
-    def remove(self, message_id: str) -> bool:
-        """Whether there was one with that id."""
-        for at, message in enumerate(self.messages):
-            if message.id == message_id:
-                del self.messages[at]
-                self.recount()
-                return True
-        return False
-
-    def clear(self) -> None:
-        self.messages.clear()
-        self.recount()
-
 
 class KeptIncoming(HeldIncoming):
     _store: Kept

@@ -64,6 +64,11 @@ class SmtpSink:
         return self._server.url
 
     @property
+    def web_url(self) -> str | None:
+        """Of the page that shows the messages; None without `web`."""
+        return self._server.web_url
+
+    @property
     def host(self) -> str:
         return self._server.addresses[0][0]
 

@@ -1,19 +1,14 @@
+from bulkmail.wire.server_auth cimport ServerAuth
 from bulkmail.wire.server_syntax cimport Path
-from bulkmail.wire.server_text cimport ServerText
 from bulkmail.wire.server_words cimport Words
 
 
-cdef class ServerCodec(ServerText):
-    cdef readonly bint secure, local
-    cdef readonly str user            # who logged in
+cdef class ServerCodec(ServerAuth):
     cdef readonly long long dropped   # bytes thrown away: sent ahead of TLS, or after the end
     cdef bytes _helo
     cdef bytes _name                  # of an EHLO that is asked about
     cdef bint _extended               # and whether it is EHLO
     cdef Words _words                 # what the parameters of this transaction said
-    # the login
-    cdef object _login
-    cdef bytes _denial                # the refusal that follows when the client has answered what is wrong with its token
     cdef tuple _farewell              # the 421 of leave(), until it can be said
 
     cdef int _depart(self) except -1
@@ -35,8 +30,3 @@ cdef class ServerCodec(ServerText):
     cdef int _arguments(self, const unsigned char* p, Py_ssize_t n, Path* path, bint rcpt, dict values) except -1
     cdef int _start_tls(self) except -1
     cdef int _await_tls(self) except -1
-    cdef int _auth(self, const unsigned char* p, Py_ssize_t n) except -1
-    cdef int _auth_refusal(self) except -1
-    cdef int _login_line(self, bytes line) except -1
-    cdef int _judge(self) except -1
-    cdef int _deny(self, int code, bytes line) except -1

@@ -1,8 +1,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bulkmail.wire.server_auth import ServerAuth
 from bulkmail.wire.server_settings import ServerCounts, ServerSettings
-from bulkmail.wire.server_text import ServerText
 
 MAX_COMMAND_LINE: int
 MAX_NAME: int
@@ -12,16 +12,10 @@ MAX_OVERSHOOT: int
 # ("mail", address, parameters), ("content", bytes), ...: the class's docstring has them all
 Event = tuple[Any, ...]
 
-class ServerCodec(ServerText):
+class ServerCodec(ServerAuth):
     def __init__(
         self, settings: ServerSettings, counts: ServerCounts, *, secure: bool = False, local: bool = False
     ) -> None: ...
-    @property
-    def secure(self) -> bool: ...
-    @property
-    def local(self) -> bool: ...
-    @property
-    def user(self) -> str | None: ...
     @property
     def dropped(self) -> int: ...
     @property

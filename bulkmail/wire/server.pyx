@@ -9,8 +9,6 @@
 #           for how much `content` came of a message that was refused). Each byte is scanned once. Where nobody wants
 #           envelopes, no object is made per message.
 # Errors    none but MemoryError, whatever comes in: what is wrong is answered.
-from hmac import compare_digest
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memchr
 
@@ -20,8 +18,7 @@ from bulkmail.wire.server_syntax cimport read_path, same_word
 from bulkmail.wire.server_words cimport is_utf8, read_words, text_of
 
 from bulkmail.wire.server_buffers import MAX_LINE
-from bulkmail.wire.server_state import MAX_COMMANDS, MAX_ERRORS
-from bulkmail.wire.server_login import Login
+from bulkmail.wire.server_state import MAX_COMMANDS
 
 # RFC 5321 section 4.5.3.1.4 says 512 and lets extensions add; Postfix takes 2,048. AUTH may use MAX_LINE.
 MAX_COMMAND_LINE = 2048
@@ -35,7 +32,7 @@ cdef Py_ssize_t _MAX_COMMAND_LINE = MAX_COMMAND_LINE, _MAX_LINE = MAX_LINE, _MAX
 cdef long long _MAX_OVERSHOOT = MAX_OVERSHOOT
 
 
-cdef class ServerCodec(ServerText):
+cdef class ServerCodec(ServerAuth):
     """One connection: start(), then feed() whatever is read; after each call send what output() gives.
 
     secure, local: TLS from the start; a client on this machine, to which AUTH is offered in clear.
@@ -52,7 +49,7 @@ cdef class ServerCodec(ServerText):
 
     def __init__(self, ServerSettings settings not None, ServerCounts counts not None, *, bint secure=False,
                  bint local=False):
-        ServerText.__init__(self, settings, counts)
+        ServerAuth.__init__(self, settings, counts)
         self.secure = secure
         self.local = local
         counts.connections += 1
@@ -417,7 +414,7 @@ cdef class ServerCodec(ServerText):
             return R_UTF8
         return reply
 
-    # --- TLS and logins
+    # --- TLS
 
     cdef int _start_tls(self) except -1:
         if self.secure or not self.settings.starttls:
@@ -430,70 +427,3 @@ cdef class ServerCodec(ServerText):
         self._state = TLS
         self.emit(("starttls",))
         return self._say(R_TLS_GO)
-
-    cdef int _auth_refusal(self) except -1:
-        """Why AUTH is not in order, or R_LOGGED_IN."""
-        if self._state == NEW:
-            return R_HELLO_FIRST
-        if not self.settings.login or not (self.secure or self.local):
-            return R_NO_AUTH
-        if self.user is not None:
-            return R_AUTH_AGAIN
-        return R_LOGGED_IN if self._state == READY else R_AUTH_IN_MAIL
-
-    cdef int _auth(self, const unsigned char* p, Py_ssize_t n) except -1:
-        cdef int reply = self._auth_refusal()
-        if reply != R_LOGGED_IN:
-            return self._wrong(reply)
-        word, _, response = p[:n].strip().partition(b" ")
-        mechanism = word.upper().decode("utf-8", "replace")
-        if mechanism not in self.settings.mechanisms:
-            return self._wrong(R_MECHANISM)
-        self._login = Login(mechanism)
-        self._denial = None
-        if response:
-            return self._login_line(b"" if response == b"=" else response)
-        self._state = LOGIN
-        return self.put(self._login.challenge + b"\r\n")
-
-    cdef int _login_line(self, bytes line) except -1:
-        """A response in base64; "*" gives up."""
-        self._steps += 1
-        if self._denial is not None:
-            denial, self._denial = self._denial, None
-            return self.put(denial)
-        if line == b"*":
-            return self._wrong(R_CANCELLED)
-        try:
-            self._login.answer(line)
-        except ValueError:
-            return self._wrong(R_BASE64)
-        if self._login.credentials is not None:
-            return 0 if self._may(ASK_LOGIN, "auth", self._login.credentials[0].encode()) else self._judge()
-        self._state = LOGIN
-        return self.put(self._login.challenge + b"\r\n")
-
-    cdef int _judge(self) except -1:
-        user, password = self._login.credentials
-        if self.settings.ask & ASK_AUTH:
-            self.emit(("auth", self._login.mechanism, user, password))
-            self._ask(ASK_AUTH)
-            return 0
-        known, secret = self.settings.auth
-        good = compare_digest(user.encode(), known.encode())
-        good &= compare_digest(password.encode(), secret.encode())
-        self.counts.refused += not good
-        self.user = user if good else None
-        return self._say(R_LOGGED_IN) if good else self._wrong(R_DENIED)
-
-    cdef int _deny(self, int code, bytes line) except -1:
-        """The caller's no to a login, 4xx or 5xx."""
-        self._errors += 1
-        if self._errors >= MAX_ERRORS:
-            return self._close(R_ERRORS)
-        if code < 500 or self._login.trouble is None:
-            return self.put(line)
-        # RFC 7628 section 3.2.3, and Gmail: what is wrong is a challenge; the refusal follows the client's answer to it.
-        self._denial = line
-        self._state = LOGIN
-        return self.put(b"334 " + self._login.trouble + b"\r\n")

@@ -20,6 +20,7 @@ cdef enum:
 cdef class ServerState(ServerBuffers):
     cdef readonly ServerSettings settings
     cdef readonly ServerCounts counts
+    cdef readonly long long messages  # taken on this connection
     cdef readonly int asking          # the ASK_ flag of the question that is open, or 0
     cdef bint _pausing                   # the answer to it is said, but nothing behind it read
     cdef int _state

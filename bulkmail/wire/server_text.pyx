@@ -243,6 +243,7 @@ cdef class ServerText(ServerState):
         self.counts.refused += self._recipients - taken - refusals.count(b"")
         self.counts.recipients += taken
         if taken:
+            self.messages += 1
             self.counts.messages += 1
             self.counts.bytes += self._size
             self._errors = 0
@@ -260,6 +261,7 @@ cdef class ServerText(ServerState):
         return 0
 
     cdef int _taken(self, bytes line) except -1:
+        self.messages += 1
         self.counts.messages += 1
         self.counts.recipients += self._recipients
         self.counts.bytes += self._size

@@ -1,7 +1,9 @@
 # What only C sees of the server's codec: each call leaves it in a state that the next one may rely upon.
 # Built by scripts/fuzz, with AddressSanitizer.
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_GET_SIZE
+
+from guard cimport allow_behind, forbid_behind
 
 from bulkmail.wire.server cimport ServerCodec
 from bulkmail.wire.server_state cimport CHUNK, CLOSED, NEW, TEXT, TLS
@@ -9,42 +11,15 @@ from bulkmail.wire.server_state cimport CHUNK, CLOSED, NEW, TEXT, TLS
 from bulkmail.wire.server_buffers import MAX_LINE
 from bulkmail.wire.server_state import MAX_COMMANDS, MAX_ERRORS
 
-cdef extern from *:
-    """
-    #if defined(__has_feature)
-    #if __has_feature(address_sanitizer)
-    #include <sanitizer/asan_interface.h>
-    #define bm_forbid(p, n) ASAN_POISON_MEMORY_REGION(p, n)
-    #define bm_allow(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
-    #endif
-    #endif
-    #ifndef bm_forbid
-    #define bm_forbid(p, n) ((void)(p), (void)(n))
-    #define bm_allow(p, n) ((void)(p), (void)(n))
-    #endif
-
-    /* How much lies behind `end` in its block: the NUL, and what fills up the 16 bytes in which Python's allocator
-     * counts. Within it AddressSanitizer sees no blocks, but it heeds what it is told. */
-    static size_t bm_rest(const char *end) { return 16 - ((size_t)end & 15); }
-    """
-    void bm_forbid(const void *p, size_t n)
-    void bm_allow(const void *p, size_t n)
-    size_t bm_rest(const char *end)
-
 cdef Py_ssize_t _MAX_LINE = MAX_LINE
 cdef int _MAX_ERRORS = MAX_ERRORS, _MAX_COMMANDS = MAX_COMMANDS
 
 
 def feed(ServerCodec codec, bytes data):
     """codec.feed(data), where not one byte behind `data` may be read, and what must hold of the codec then."""
-    cdef const char* end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
-    cdef bint shared = PyBytes_GET_SIZE(data) < 2      # Python's own, everybody's
-    if shared:
-        events = codec.feed(data)
-    else:
-        bm_forbid(end, bm_rest(end))
-        events = codec.feed(data)
-        bm_allow(end, bm_rest(end))
+    forbid_behind(data)
+    events = codec.feed(data)
+    allow_behind(data)
     check(codec)
     return events
 

@@ -1,4 +1,4 @@
-"""Which lines of Cython sources were run, from the coverage of the C made of them:  lines.py LCOV < llvm-cov's, NAME...
+"""Which lines of Cython sources were run, from llvm-cov's export (lcov) of the C made of them, which is read from stdin.
 
 Cython writes before the C of each line where it comes from. A line counts as run if any of its C was; C that Cython adds
 (conversions, errors that cannot be) belongs to the line that it is for.
@@ -44,13 +44,11 @@ def gather(lcov: str) -> Lines:
     return lines
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     for file, lines in sorted(gather(sys.stdin.read()).items()):
-        if not any(file.endswith(name) for name in names):
-            continue
         missed = [line for line in sorted(lines) if not lines[line]]
-        print(f"{file}: {len(lines) - len(missed)} of {len(lines)} lines run{'; not ' if missed else ''}{missed or ''}")
+        print(f"lines: {file}: {len(lines) - len(missed)} of {len(lines)} lines run{'; not ' if missed else ''}{missed or ''}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -121,6 +121,7 @@ def test_every_kind_of_test_can_use_it(outcome):
     outcome(TESTS, "-p", "no:xdist").assert_outcomes(passed=17)
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_have_sinks_of_their_own(outcome):
     for package in ("pytest_asyncio", "anyio", "xdist"):
         pytest.importorskip(package)

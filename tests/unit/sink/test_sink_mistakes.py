@@ -10,6 +10,7 @@ import pytest
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink import Refuse, Server, SmtpSink
+from bulkmail.sink.options import SinkOptions
 
 CONTENT = "Subject: x\n\nhello\n"
 
@@ -54,7 +55,14 @@ def test_hooks_may_be_any_object_that_has_some():
         ({"port": 2525}, "no option 'port' of a sink; did you mean 'listen'?"),
         ({"host": "localhost"}, "no option 'host' of a sink; did you mean 'listen'?"),
         ({"max_size": "10"}, "'max_size' is '10', expected a whole number"),
-        ({"max_recipients": None}, "'max_recipients' is None, expected a whole number"),
+        ({"max_recipients": 1.5}, "'max_recipients' is 1.5, expected a whole number"),
+        ({"grace": "5s"}, "'grace' is '5s', expected a number of seconds"),
+        ({"tls_cert": True}, "'tls_cert' is True, expected the path of a file"),
+        ({"store": 5}, "'store' is 5, expected the path of a folder, or a function"),
+        ({"mbox": True}, "'mbox' is True, expected the path of a file"),
+        ({"deny": True}, "'deny' is True, expected a text, or several in a list"),
+        ({"name": 5}, "'name' is 5, expected a text"),
+        ({"web": True}, "'web' is True, expected HOST:PORT"),
         ({"auth": ("ann", "s3cret")}, "^'auth' is USER:PASSWORD$"),
         ({"listen": "smtp://127.0.0.1:2525"}, "'smtp://127.0.0.1:2525': expected HOST:PORT"),
         ({"listen": 99999}, "'99999': expected HOST:PORT"),
@@ -63,6 +71,10 @@ def test_hooks_may_be_any_object_that_has_some():
 def test_options_that_mean_nothing_are_told_in_one_sentence(options, told):
     with pytest.raises(ConfigError, match=told):
         Server(**options)
+
+
+def test_none_is_an_option_that_is_not_given():
+    assert Server(**dict.fromkeys(SinkOptions.__dataclass_fields__)).options == SinkOptions()
 
 
 def test_a_port_may_be_a_number():

@@ -1,0 +1,9 @@
+from bulkmail.wire.server_text import ServerText
+
+class ServerAuth(ServerText):
+    @property
+    def secure(self) -> bool: ...
+    @property
+    def local(self) -> bool: ...
+    @property
+    def user(self) -> str | None: ...
