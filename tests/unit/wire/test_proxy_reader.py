@@ -319,4 +319,4 @@ def test_what_is_needed_is_asked_for_in_few_pieces(header: bytes) -> None:
         reader.feed(header[:start])
         header, asked = header[start:], asked + 1
     assert reader.info is not None
-    assert asked <= (2 if reader.info.version == 2 else 20)
+    assert asked <= (3 if reader.info.version == 2 else 20)
