@@ -152,11 +152,6 @@ class Connection(asyncio.Protocol):
             self.codec.hang_up(enhanced, text)
             self.flush()
 
-    @property
-    def closed(self) -> bool:
-        """Nothing more will be said."""
-        return self.codec.closed
-
     def abort(self) -> None:
         self.transport.abort()
 
@@ -239,7 +234,7 @@ class Connection(asyncio.Protocol):
             return self.codec.accept(self.taken())
         self._storing = True  # before the task begins, too
         self.transport.pause_reading()
-        self.server.spawn(self.settle(later))
+        self.server.spawn(self.settle(later), self.ident)
         return ()
 
     async def settle(self, later: Awaitable[None]) -> None:

@@ -32,6 +32,20 @@ def test_it_says_where_it_listens_and_counts_at_the_end(number: signal.Signals, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_log_has_each_connections_id(tmp_path: Path) -> None:
+    process = start("sink", "--listen", "127.0.0.1:0", "--discard", "--log-level", "info", cwd=tmp_path)
+    (port,) = read_ports(process, 1)
+    with smtplib.SMTP(timeout=20) as client:
+        ident = client.connect("127.0.0.1", port)[1].split()[-1].decode()
+        client.sendmail("a@example.com", ["b@example.com"], b"x\r\n")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=STOP_SECONDS)
+    begun, taken, ended = err.splitlines()
+    assert f" INFO bulkmail.sink {ident}: connected from 127.0.0.1:" in begun
+    assert taken.endswith(f"{ident}: message {ident}.1 from <a@example.com> to 1 recipient taken, 3 bytes")
+    assert f"{ident}: disconnected after " in ended
+
+
 def test_a_client_still_there_is_told(tmp_path: Path) -> None:
     with sink(tmp_path, store=False) as server, smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
         client.noop()
