@@ -152,11 +152,6 @@ class Connection(asyncio.Protocol):
             self.codec.hang_up(enhanced, text)
             self.flush()
 
-    @property
-    def closed(self) -> bool:
-        """Nothing more will be said."""
-        return self.codec.closed
-
     def abort(self) -> None:
         self.transport.abort()
 

@@ -56,9 +56,6 @@ class Door:
     def abort(self) -> None:
         raise NotImplementedError
 
-    def watch(self) -> None:
-        pass  # HEADER_SECONDS are far less than what a sweep looks for
-
     def leave(self, enhanced: bytes, text: bytes) -> None:
         self.hang_up(enhanced, text)  # no message is under way
 
@@ -102,7 +99,7 @@ class Gate(Door, asyncio.Protocol):
     # --- the ends of it
 
     def done(self) -> None:
-        self._over = self.closed = True
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -194,7 +191,6 @@ class TlsGate(Door):
         self.abort()  # nothing can be said before the handshake is done
 
     def abort(self) -> None:
-        self.closed = True
         if self._task is not None:
             self._task.cancel()
 

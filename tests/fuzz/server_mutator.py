@@ -12,7 +12,15 @@ HEADER = 8
 PLAIN = b64encode(b"\0user\0pass word")
 TOKEN = b64encode(b"user=user\1auth=Bearer xyz\1\1")
 BEARER = b64encode(b"n,a=user,\1host=mx.test\1port=25\1auth=Bearer xyz\1\1")
-HELLOS = [b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"EHLO [127.0.0.1]\r\n", b"ehlo me \r\n", b"EHLO\r\n", b"LHLO a b\r\n"]
+HELLOS = [
+    b"EHLO me\r\n",
+    b"HELO me\r\n",
+    b"LHLO me\r\n",
+    b"EHLO [127.0.0.1]\r\n",
+    b"ehlo me \r\n",
+    b"EHLO\r\n",
+    b"LHLO a b\r\n",
+]
 ADDRESSES = [
     b"<a@b>", b"<>", b"<Postmaster>", b'<"a b"@c>', b'<"a\\"b"@c>', b"<@x,@y:a@b>", b"<a@[127.0.0.1]>", b"<a@[IPv6:::1]>",
     b"<a.b@c.d>", b"<a..b@c>", b"<a@b.>", b"<.a@b>", b"<\xc3\xa4@b>", b"<a@\xc3\xa4>", b"<\xff@b>", b"<a@b_c>", b"<a@>", b"<@>",
