@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
             return self.codec.accept(self.taken())
         self._storing = True  # before the task begins, too
         self.transport.pause_reading()
-        self.server.spawn(self.settle(later))
+        self.server.spawn(self.settle(later), self.ident)
         return ()
 
     async def settle(self, later: Awaitable[None]) -> None:

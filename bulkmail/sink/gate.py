@@ -108,6 +108,8 @@ class Gate(Door, asyncio.Protocol):
         self.hang_up(b"4.7.0", b"A PROXY header was expected")
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self.done()
         self.transport.write(self.server.settings.line(b"421 %s %s" % (enhanced, text)))
         self.transport.close()
