@@ -164,6 +164,11 @@ class Connection(asyncio.Protocol):
             self.hang_up(enhanced, text)
 
     @property
+    def closed(self) -> bool:
+        """Whether the last word has been said, at least by us."""
+        return self.codec.closed
+
+    @property
     def thinking(self) -> bool:
         """Whether the client waits for us, and so cannot go on."""
         return self.codec.asking != 0
