@@ -1,7 +1,7 @@
-"""Which lines of Cython sources were run, from llvm-cov's export (lcov) of the C made of them, which is read from stdin.
+"""Which lines of Cython sources were run, from what llvm-cov exports (lcov) of the C made of them, read from stdin.
 
-Cython writes before the C of each line where it comes from. A line counts as run if any of its C was; C that Cython adds
-(conversions, errors that cannot be) belongs to the line that it is for.
+Cython writes before the C of each line where it comes from. A line counts as run if any of its C was; C that Cython
+adds (conversions, errors that cannot be) belongs to the line that it is for.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def gather(lcov: str) -> Lines:
 def main() -> None:
     for file, lines in sorted(gather(sys.stdin.read()).items()):
         missed = [line for line in sorted(lines) if not lines[line]]
-        print(f"lines: {file}: {len(lines) - len(missed)} of {len(lines)} lines run{'; not ' if missed else ''}{missed or ''}")
+        print(f"lines: {file}: {len(lines) - len(missed)} of {len(lines)} run{f'; not {missed}' if missed else ''}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One input for the reader of PROXY headers: a byte that says how it is cut, then the stream.
 
-`run(data)` raises AssertionError where the reader differs from the model, or from itself, cut otherwise; and where what the
-writer makes of the ends that were read is not read as the same. scripts/fuzz compiles this file; pytest runs it as it is.
+`run(data)` raises AssertionError where the reader differs from the model, or from itself, cut otherwise; and where what
+the writer makes of the ends that were read is not read as the same. scripts/fuzz compiles this file; pytest runs it, too.
 """
 
 from __future__ import annotations
@@ -59,6 +59,18 @@ class Outcome:
 
     def settled(self) -> tuple[Any, ...]:
         return self.info, self.error, self.used
+
+
+def by_need(stream: bytes) -> tuple[Any, ...]:
+    """The outcome where no more is read than the reader asks for: none of it is the client's."""
+    reader, at = ProxyReader(), 0
+    while reader.need and at < len(stream):
+        piece = stream[at : at + reader.need]
+        used = feed(reader, piece)
+        at += used
+        assert used == len(piece) or reader.error is not None, "more is asked for than the header has"
+    assert (reader.need == 0) == (reader.info is not None or reader.error is not None)
+    return reader.info, reader.error, at
 
 
 def against_model(stream: bytes, outcome: Outcome) -> None:
@@ -120,6 +132,7 @@ def run(data: bytes) -> None:
     expected = outcome.settled()
     assert Outcome(stream, cut).settled() == expected, (cut, expected)
     assert Outcome(stream, 1).settled() == expected, (1, expected)
+    assert by_need(stream) == expected
     if outcome.ended():
         assert Outcome(stream[: outcome.used], cut).settled() == expected, "it depends on what follows"
 

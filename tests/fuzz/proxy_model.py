@@ -1,7 +1,7 @@
-"""What a PROXY header means, read a second time: of a stream that is there as a whole, by expressions and the standard library.
+"""What a PROXY header means, read a second time: of a stream that is there as a whole, by expressions and `ipaddress`.
 
-Written from the specification (haproxy.org, doc/proxy-protocol.txt), not from the reader. Where that leaves a choice, and the
-sink has made one, a comment says so.
+Written from the specification (haproxy.org, doc/proxy-protocol.txt), not from the reader. Where that leaves a choice,
+and the sink has made one, a comment says so.
 """
 
 from __future__ import annotations
@@ -115,8 +115,10 @@ def read_block(stream: bytes, max_size: int, max_id: int) -> Header:
         raise Incomplete(True)
     if local:
         return Header(size, 2, local=True)
-    source, destination = (None, None) if unspecified or protocol != 1 or family == 3 else ends_of(stream[16:size], family)
-    return Header(size, 2, source, destination, tlvs_of(stream[:size], begin, unspecified, max_id))
+    tlvs = tlvs_of(stream[:size], begin, unspecified, max_id)
+    if protocol != 1 or family not in (1, 2):
+        return Header(size, 2, tlvs=tlvs)
+    return Header(size, 2, *ends_of(stream[16:size], family), tlvs)
 
 
 def ends_of(block: bytes, family: int) -> tuple[End, End]:

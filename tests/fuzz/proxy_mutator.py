@@ -1,24 +1,27 @@
 """Inputs of the proxy harness as what they are made of: fields of a line, addresses and TLVs of a block.
 
-Lengths and the checksum of a block that was changed are put right as often as not; bytes alone would hardly ever hit them.
+Lengths and the checksum of a block that was changed are put right as often as not; chance would hardly ever hit them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from fuzz.proxy_model import SIGNATURE, crc32c
 
 ADDRESSES = [
-    b"192.0.2.1", b"255.255.255.255", b"0.0.0.0", b"01.2.3.4", b"1.2.3", b"1.2.3.4.5", b"256.1.1.1", b"1..2.3", b".1.2.3", b"1.2.3.",
-    b"1000.1.1.1", b"1.2.3.00", b"::1", b"::", b"2001:DB8::7", b"::ffff:192.0.2.1", b"1:2:3:4:5:6:7:8", b"1:2:3:4:5:6:7::", b"::8:7:6:5:4:3:2:1",
-    b"1::2::3", b":::", b":1", b"1:", b"12345::", b"::1.2.3", b"::1.2.3.4:5", b"1:2:3:4:5:6:1.2.3.4", b"1:2:3:4:5:6:7:1.2.3.4", b"::01.2.3.4",
+    b"192.0.2.1", b"255.255.255.255", b"0.0.0.0", b"01.2.3.4", b"1.2.3", b"1.2.3.4.5", b"256.1.1.1", b"1..2.3",
+    b".1.2.3", b"1.2.3.", b"1000.1.1.1", b"1.2.3.00", b"::1", b"::", b"2001:DB8::7", b"::ffff:192.0.2.1",
+    b"1:2:3:4:5:6:7:8", b"1:2:3:4:5:6:7::", b"::8:7:6:5:4:3:2:1", b"1::2::3", b":::", b":1", b"1:", b"12345::",
+    b"::1.2.3", b"::1.2.3.4:5", b"1:2:3:4:5:6:1.2.3.4", b"1:2:3:4:5:6:7:1.2.3.4", b"::01.2.3.4",
     b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", b"", b"a", b"fe80::1%eth0", b"::ffff:0102:0304", b"0:0:0:0:0:0:0:0",
 ]  # fmt: skip
-PORTS = [b"0", b"25", b"65535", b"65536", b"99999", b"100000", b"00", b"025", b"", b"-1", b"+1", b"2a", b"1:", b"4294967296"]
+PORTS = [
+    b"0", b"25", b"65535", b"65536", b"99999", b"100000", b"00", b"025", b"", b"-1", b"+1", b"2a", b"1:",
+    b"4294967296",
+]  # fmt: skip
 PARTS = [
-    b"PROXY ", b"TCP4 ", b"TCP6 ", b"TCP5 ", b"UNKNOWN", b"UNKNOWN ", b"UNKNOWN\r\n", b" ", b"  ", b"\r\n", b"\r", b"\n", b"\r\r\n", b"\0", b"\xff",
-    b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN\rX\r\n", b"proxy ", b"PROXY\t", b"EHLO me\r\n", b"x" * 91, SIGNATURE,
+    b"PROXY ", b"TCP4 ", b"TCP6 ", b"TCP5 ", b"UNKNOWN", b"UNKNOWN ", b"UNKNOWN\r\n", b" ", b"  ", b"\r\n", b"\r",
+    b"\n", b"\r\r\n", b"\0", b"\xff", b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN\rX\r\n", b"proxy ", b"PROXY\t",
+    b"EHLO me\r\n", b"x" * 91, SIGNATURE,
 ]  # fmt: skip
 KINDS = [0, 1, 2, 3, 4, 5, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x30, 0xE0, 0xFF]
 LENGTHS = [0, 1, 3, 4, 5, 12, 36, 107, 127, 128, 129, 216, 255]
@@ -140,9 +143,3 @@ def mutate(data: bytes, seed: int, room: int) -> bytes:
     if dice.below(8) == 0:
         stream += b"EHLO me\r\n"
     return (cut + stream)[:room]
-
-
-def seeds() -> Iterator[bytes]:
-    for seed in range(20):
-        dice = Dice(seed)
-        yield bytes([seed]) + (line(dice) if seed & 1 else block(dice)) + b"EHLO me\r\n"

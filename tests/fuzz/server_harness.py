@@ -1,7 +1,7 @@
-"""One input for the server's codec: eight bytes that say what the server is and how its caller behaves, then the stream.
+"""One input for the server's codec: eight bytes that say what the server is and how its caller behaves, and the stream.
 
 `run(data)` holds several conversations about the same stream, each cut otherwise, and raises AssertionError where their
-sessions differ, or where one breaks what is promised anywhere. scripts/fuzz compiles this file; pytest runs it as it is.
+sessions differ, or where one breaks what is promised anywhere. scripts/fuzz compiles this file; pytest runs it, too.
 
 byte 0      what it offers, and which events are wanted
 byte 1      its limits, and which extensions it has not
@@ -10,8 +10,8 @@ bytes 4, 5  the answers, three bits each, again from the first when they are use
 byte 6      how the stream is cut
 byte 7      how many pieces later a question is answered
 
-In the stream 0x16 and 0x03 stand for the client's handshake (as in TLS), 0x16 and 0x18 for the moment when the caller hangs
-up, 0x16 and 0x19 for that when it wants to leave.
+In the stream 0x16 and 0x03 stand for the client's handshake (as in TLS), 0x16 and 0x18 for the moment when the caller
+hangs up, 0x16 and 0x19 for that when it wants to leave.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def split(stream: bytes) -> list[tuple[bytes, int]]:
     at = stream.find(MARK)
     while 0 <= at < len(stream) - 1:
         act = stream[at + 1]
-        if act == SECURED or act == HANG_UP or act == LEAVE:
+        if act in (SECURED, HANG_UP, LEAVE):
             acts.append((stream[start:at], act))
             start = at + 2
         at = stream.find(MARK, at + 1)
@@ -387,8 +387,8 @@ def check_text(case: Case, content: bytes) -> None:
 
 
 def texts(stream: bytes, lenient: bool) -> Iterator[bytes]:
-    """A plain model of RFC 5321 section 4.5.2: what each DATA of the stream would bring. Leniently, a CR or LF of its own is
-    a line end, but no dot behind it means anything."""
+    """A plain model of RFC 5321 section 4.5.2: what each DATA of the stream would bring. Leniently, a CR or LF of its
+    own is a line end, but no dot behind it means anything."""
     for data in re.finditer(rb"DATA *\r?\n" if lenient else rb"DATA *\r\n", stream, re.IGNORECASE):
         text = b"\r\n" + stream[data.end() :]
         text = text[: text.find(b"\r\n.\r\n") + 2].replace(b"\r\n.", b"\r\n")[2:]

@@ -6,56 +6,57 @@ libFuzzer's own mutations change bytes; these change lines, so that what it buil
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
 
 HEADER = 8
 PLAIN = b64encode(b"\0user\0pass word")
 TOKEN = b64encode(b"user=user\1auth=Bearer xyz\1\1")
 BEARER = b64encode(b"n,a=user,\1host=mx.test\1port=25\1auth=Bearer xyz\1\1")
 HELLOS = [
-    b"EHLO me\r\n",
-    b"HELO me\r\n",
-    b"LHLO me\r\n",
-    b"EHLO [127.0.0.1]\r\n",
-    b"ehlo me \r\n",
-    b"EHLO\r\n",
+    b"EHLO me\r\n", b"HELO me\r\n", b"LHLO me\r\n", b"EHLO [127.0.0.1]\r\n", b"ehlo me \r\n", b"EHLO\r\n",
     b"LHLO a b\r\n",
-]
+]  # fmt: skip
 ADDRESSES = [
-    b"<a@b>", b"<>", b"<Postmaster>", b'<"a b"@c>', b'<"a\\"b"@c>', b"<@x,@y:a@b>", b"<a@[127.0.0.1]>", b"<a@[IPv6:::1]>",
-    b"<a.b@c.d>", b"<a..b@c>", b"<a@b.>", b"<.a@b>", b"<\xc3\xa4@b>", b"<a@\xc3\xa4>", b"<\xff@b>", b"<a@b_c>", b"<a@>", b"<@>",
-    b"< a@b>", b"a@b", b"<a@b", b'<"a@b>', b'<"a\\', b"<@x:>", b"<@x,a@b>", b"<a@[>", b"<a@[\\]>", b"<a@-b>", b"<x>",
+    b"<a@b>", b"<>", b"<Postmaster>", b'<"a b"@c>', b'<"a\\"b"@c>', b"<@x,@y:a@b>", b"<a@[127.0.0.1]>",
+    b"<a@[IPv6:::1]>", b"<a.b@c.d>", b"<a..b@c>", b"<a@b.>", b"<.a@b>", b"<\xc3\xa4@b>", b"<a@\xc3\xa4>", b"<\xff@b>",
+    b"<a@b_c>", b"<a@>", b"<@>", b"< a@b>", b"a@b", b"<a@b", b'<"a@b>', b'<"a\\', b"<@x:>", b"<@x,a@b>", b"<a@[>",
+    b"<a@[\\]>", b"<a@-b>", b"<x>",
 ]  # fmt: skip
 MAIL_WORDS = [
-    b"SIZE=50", b"SIZE=70", b"SIZE=", b"SIZE=9999999999999999999", b"SIZE", b"BODY=7BIT", b"BODY=8BITMIME", b"BODY=BINARYMIME",
-    b"BODY=X", b"BODY", b"SMTPUTF8", b"SMTPUTF8=1", b"AUTH=<>", b"AUTH", b"AUTH=", b"REQUIRETLS", b"REQUIRETLS=", b"RET=FULL",
-    b"RET=HDRS", b"RET=X", b"ENVID=q+2Bq", b"ENVID=", b"ENVID=+2", b"ENVID=+00", b"ENVID=a=b", b"X=Y", b"=", b"size=1",
+    b"SIZE=50", b"SIZE=70", b"SIZE=", b"SIZE=9999999999999999999", b"SIZE", b"BODY=7BIT", b"BODY=8BITMIME",
+    b"BODY=BINARYMIME", b"BODY=X", b"BODY", b"SMTPUTF8", b"SMTPUTF8=1", b"AUTH=<>", b"AUTH", b"AUTH=", b"REQUIRETLS",
+    b"REQUIRETLS=", b"RET=FULL", b"RET=HDRS", b"RET=X", b"ENVID=q+2Bq", b"ENVID=", b"ENVID=+2", b"ENVID=+00",
+    b"ENVID=a=b", b"X=Y", b"=", b"size=1",
 ]  # fmt: skip
 RCPT_WORDS = [
-    b"NOTIFY=NEVER", b"NOTIFY=SUCCESS,FAILURE,DELAY", b"NOTIFY=SUCCESS,", b"NOTIFY=", b"NOTIFY=NEVER,DELAY", b"NOTIFY",
-    b"ORCPT=rfc822;a+40b", b"ORCPT=rfc822;", b"ORCPT=;a", b"ORCPT=rfc822", b"ORCPT=utf-8;a\\x{E4}b", b"ORCPT=utf-8;\\x{E}",
-    b"ORCPT=utf-8;\xc3\xa4", b"ORCPT=utf-8;a=b", b"ORCPT=utf-8;", b"ORCPT=utf-8;\\x", b"ORCPT=a b;c", b"ORCPT=r\xff;x",
-    b"ORCPT=rfc822;+2", b"ORCPT=rfc822;+1F", b"ORCPT=UTF-8;\\x{110000}", b"ORCPT=", b"SIZE=1",
+    b"NOTIFY=NEVER", b"NOTIFY=SUCCESS,FAILURE,DELAY", b"NOTIFY=SUCCESS,", b"NOTIFY=", b"NOTIFY=NEVER,DELAY",
+    b"NOTIFY", b"ORCPT=rfc822;a+40b", b"ORCPT=rfc822;", b"ORCPT=;a", b"ORCPT=rfc822", b"ORCPT=utf-8;a\\x{E4}b",
+    b"ORCPT=utf-8;\\x{E}", b"ORCPT=utf-8;\xc3\xa4", b"ORCPT=utf-8;a=b", b"ORCPT=utf-8;", b"ORCPT=utf-8;\\x",
+    b"ORCPT=a b;c", b"ORCPT=r\xff;x", b"ORCPT=rfc822;+2", b"ORCPT=rfc822;+1F", b"ORCPT=UTF-8;\\x{110000}", b"ORCPT=",
+    b"SIZE=1",
 ]  # fmt: skip
 OTHERS = [
-    b"DATA\r\n", b"data \r\n", b"DATA x\r\n", b"RSET\r\n", b"RSET x\r\n", b"NOOP\r\n", b"NOOP x\r\n", b"VRFY x\r\n", b"QUIT\r\n",
-    b"QUIT x\r\n", b"HELP\r\n", b"EXPN x\r\n", b"TURN\r\n", b"STARTTLS\r\n\x16\x03", b"STARTTLS\r\n", b"STARTTLS x\r\n",
-    b"GET / HTTP/1.1\r\n", b"POST /\r\n", b"\r\n", b"\n", b"NOOP\n", b"NOOP\0\r\n", b"NOOP \x7f\r\n", b"EHLO \xff\r\n", b"\x16\x18", b"\x16\x19",
-    b"NOOP\r", b"XXXX\r\n", b" \r\n", b"MAIL\r\n", b"RCPT\r\n", b"MAIL FROM: <a@b>\r\n", b"RCPT TO: <a@b>\r\n", b"MAIL FROM:\r\n",
-    b"MAIL FROM:<\xc3\xa4@b> SMTPUTF8\r\n", b"MAIL FROM:<a\xff@b> SMTPUTF8\r\n", b"RCPT TO:<c\xff@d>\r\n", b"RCPT TO:<\xc3\xa4@b>\r\n",
-    b"BDAT 58\r\n" + b"\n" * 58, b"RCPT TO:<c@d> ORCPT=utf-8;\xff\r\n",
+    b"DATA\r\n", b"data \r\n", b"DATA x\r\n", b"RSET\r\n", b"RSET x\r\n", b"NOOP\r\n", b"NOOP x\r\n", b"VRFY x\r\n",
+    b"QUIT\r\n", b"QUIT x\r\n", b"HELP\r\n", b"EXPN x\r\n", b"TURN\r\n", b"STARTTLS\r\n\x16\x03", b"STARTTLS\r\n",
+    b"STARTTLS x\r\n", b"GET / HTTP/1.1\r\n", b"POST /\r\n", b"\r\n", b"\n", b"NOOP\n", b"NOOP\0\r\n",
+    b"NOOP \x7f\r\n", b"EHLO \xff\r\n", b"\x16\x18", b"\x16\x19", b"NOOP\r", b"XXXX\r\n", b" \r\n", b"MAIL\r\n",
+    b"RCPT\r\n", b"MAIL FROM: <a@b>\r\n", b"RCPT TO: <a@b>\r\n", b"MAIL FROM:\r\n",
+    b"MAIL FROM:<\xc3\xa4@b> SMTPUTF8\r\n", b"MAIL FROM:<a\xff@b> SMTPUTF8\r\n", b"RCPT TO:<c\xff@d>\r\n",
+    b"RCPT TO:<\xc3\xa4@b>\r\n", b"BDAT 58\r\n" + b"\n" * 58, b"RCPT TO:<c@d> ORCPT=utf-8;\xff\r\n",
 ]  # fmt: skip
 LOGINS = [
-    b"AUTH PLAIN " + PLAIN + b"\r\n", b"AUTH PLAIN\r\n", PLAIN + b"\r\n", b"AUTH LOGIN\r\n", b64encode(b"user") + b"\r\n",
-    b64encode(b"pass word") + b"\r\n", b"*\r\n", b"AUTH LOGIN " + b64encode(b"user") + b"\r\n", b"AUTH PLAIN =\r\n", b"AUTH X\r\n",
-    b"AUTH XOAUTH2 " + TOKEN + b"\r\n", b"AUTH XOAUTH2\r\n", TOKEN + b"\r\n", b"AUTH OAUTHBEARER " + BEARER + b"\r\n", BEARER + b"\r\n",
-    b"AUTH OAUTHBEARER " + b64encode(b"n,a=user,\1auth=Basic x\1\1") + b"\r\n", b"AUTH XOAUTH2 " + b64encode(b"user=x\1\1") + b"\r\n",
-    b"AUTH\r\n", b"AUTH \xff\r\n", b"AUTH PLAIN a=b\r\n", b"AUTH PLAIN AAAA\r\n", b"AUTH PLAIN /w==\r\n", b"=\r\n", b"\r\n",
+    b"AUTH PLAIN " + PLAIN + b"\r\n", b"AUTH PLAIN\r\n", PLAIN + b"\r\n", b"AUTH LOGIN\r\n",
+    b64encode(b"user") + b"\r\n", b64encode(b"pass word") + b"\r\n", b"*\r\n",
+    b"AUTH LOGIN " + b64encode(b"user") + b"\r\n", b"AUTH PLAIN =\r\n", b"AUTH X\r\n",
+    b"AUTH XOAUTH2 " + TOKEN + b"\r\n", b"AUTH XOAUTH2\r\n", TOKEN + b"\r\n", b"AUTH OAUTHBEARER " + BEARER + b"\r\n",
+    BEARER + b"\r\n", b"AUTH OAUTHBEARER " + b64encode(b"n,a=user,\1auth=Basic x\1\1") + b"\r\n",
+    b"AUTH XOAUTH2 " + b64encode(b"user=x\1\1") + b"\r\n", b"AUTH\r\n", b"AUTH \xff\r\n", b"AUTH PLAIN a=b\r\n",
+    b"AUTH PLAIN AAAA\r\n", b"AUTH PLAIN /w==\r\n", b"=\r\n", b"\r\n",
     b"AUTH LOGIN\r\n" + b64encode(b"user") + b"\r\n" + b64encode(b"pass word") + b"\r\n",
 ]  # fmt: skip
 TEXTS = [
-    b"a line\r\n", b"..\r\n", b"\r\n.\r\n", b".\r\n", b"\n", b"\r", b".", b"x" * 70 + b"\r\n", b"\0\xff\r\n", b"\r\n", b"\n.\r\n",
-    b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b".\r.\r\n", b"\r\r\n", b"y" * 64, b"\r\n..\r\n.\r\n", b".\rx", b"x" * 63 + b"\r\n.",
+    b"a line\r\n", b"..\r\n", b"\r\n.\r\n", b".\r\n", b"\n", b"\r", b".", b"x" * 70 + b"\r\n", b"\0\xff\r\n", b"\r\n",
+    b"\n.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b".\r.\r\n", b"\r\r\n", b"y" * 64, b"\r\n..\r\n.\r\n", b".\rx",
+    b"x" * 63 + b"\r\n.",
 ]  # fmt: skip
 SIZES = [
     b"0",
@@ -72,7 +73,6 @@ SIZES = [
     b"0 LAST",
 ]
 ENDS = [b"\r\n.\r\n", b".\r\n", b"\r\n", b"\n.\n", b"\r\n.\r\n\r\n.\r\n", b""]
-TLS_HERE = b"STARTTLS\r\n\x16\x03"
 
 
 class Dice:
@@ -210,16 +210,3 @@ def change(dice: Dice, lines: list[bytes]) -> None:
         lines.insert(at, long_line(dice))
     else:
         lines[at] = inside(dice, lines[at])
-
-
-def seeds() -> Iterator[bytes]:
-    """A first input for each way of the server."""
-    hello = (HELLOS[0], HELLOS[2])
-    for offers in (0, 1, 2, 4 | 16, 4 | 32, 1 | 4 | 32, 2 | 16, 128, 64, 8 | 48):
-        for limits in (0, 1 | 4, 16, 32, 48):
-            header = bytes([offers, limits, 15 if limits == 5 else 0, 0, 0x88, 0x46, (offers * 5 + limits) & 255, 1])
-            dice = Dice(offers * 64 + limits)
-            talk = hello[offers & 1] + (LOGINS[0] if offers & 16 else b"") + message(dice) + message(dice)
-            if offers & 2:
-                talk = hello[offers & 1] + TLS_HERE + talk
-            yield header + talk + b"QUIT\r\n"
