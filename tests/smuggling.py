@@ -1,8 +1,8 @@
 """The published ways to smuggle a second message, or commands, into one: a table that tests of both sides share.
 
-Between 354 and the final dot, servers disagreed about what ends a message; who relays for one and not the other could
-be made to send two. The same table serves twice: each sequence sent *to* the sink, which must see one message or refuse;
-and each as data for our client, whose bytes must hold one message for any server.
+Between 354 and the final dot, servers disagreed about what ends a message; who relays for one and not the other
+could be made to send two. The same table serves twice: each sequence sent *to* the sink, which must see one message or
+refuse; and each as data for our client, whose bytes must hold one message for any server.
 """
 
 from __future__ import annotations
