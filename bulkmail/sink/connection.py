@@ -152,11 +152,6 @@ class Connection(asyncio.Protocol):
             self.codec.hang_up(enhanced, text)
             self.flush()
 
-    @property
-    def closed(self) -> bool:
-        """Nothing more will be said."""
-        return self.codec.closed
-
     def abort(self) -> None:
         self.transport.abort()
 
@@ -167,6 +162,11 @@ class Connection(asyncio.Protocol):
             self.codec.leave(enhanced, text)
         else:
             self.hang_up(enhanced, text)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last word has been said, at least by us."""
+        return self.codec.closed
 
     @property
     def thinking(self) -> bool:
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
             return self.codec.accept(self.taken())
         self._storing = True  # before the task begins, too
         self.transport.pause_reading()
-        self.server.spawn(self.settle(later))
+        self.server.spawn(self.settle(later), self.ident)
         return ()
 
     async def settle(self, later: Awaitable[None]) -> None:

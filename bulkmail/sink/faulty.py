@@ -104,6 +104,10 @@ class FaultyConnection(HookedConnection):
         self._wake.set()
         return ()
 
+    def watch(self) -> None:
+        if not self._suffering:
+            super().watch()
+
     # --- the task
 
     async def run(self) -> None:

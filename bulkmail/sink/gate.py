@@ -56,14 +56,11 @@ class Door:
     def abort(self) -> None:
         raise NotImplementedError
 
-    def watch(self) -> None:
-        pass  # HEADER_SECONDS are far less than what a sweep looks for
-
     def leave(self, enhanced: bytes, text: bytes) -> None:
         self.hang_up(enhanced, text)  # no message is under way
 
     def watch(self) -> None:
-        pass  # a header has its own deadline
+        pass  # HEADER_SECONDS are far less than what a sweep looks for
 
 
 class Gate(Door, asyncio.Protocol):
@@ -105,7 +102,7 @@ class Gate(Door, asyncio.Protocol):
     # --- the ends of it
 
     def done(self) -> None:
-        self._over = self.closed = True
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -114,6 +111,8 @@ class Gate(Door, asyncio.Protocol):
         self.hang_up(b"4.7.0", b"A PROXY header was expected")
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
+        if self.transport.is_closing():
+            return
         self.done()
         self.transport.write(self.server.settings.line(b"421 %s %s" % (enhanced, text)))
         self.transport.close()
@@ -197,7 +196,6 @@ class TlsGate(Door):
         self.abort()  # nothing can be said before the handshake is done
 
     def abort(self) -> None:
-        self.closed = True
         if self._task is not None:
             self._task.cancel()
 

@@ -50,7 +50,7 @@ class HookedConnection(Connection):
 
     def welcome(self) -> None:
         self.session  # noqa: B018  # its addresses cannot be asked for once the client has gone
-        self.server.spawn(self.run())
+        self.server.spawn(self.run(), self.ident)
 
     def data_received(self, data: bytes) -> None:
         if self._early is not None:

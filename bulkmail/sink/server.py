@@ -395,8 +395,9 @@ class Server:
             self.admission.leave(place)
         self._left()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None], ident: str = "") -> asyncio.Task[None]:
+        """A task that stop() waits for. `ident`: of the connection that it is for."""
+        task = asyncio.get_running_loop().create_task(work, name=ident or None)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
@@ -405,9 +406,7 @@ class Server:
         self._tasks.discard(task)
         self._left()
         if not task.cancelled() and task.exception() is not None:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a connection of the sink failed", "exception": task.exception(), "task": task}
-            )
+            log.error("the connection failed", exc_info=task.exception(), extra={"cid": task.get_name()})
 
     def _left(self) -> None:
         if self._gone is not None and not self._gone.done():

@@ -469,7 +469,8 @@ def test_closed_with_everything_in_every_state(run, abort):
 
     results, taken = run(main())
     went = [result for result in results if not isinstance(result, BaseException)]
-    assert len(went) == taken
+    doubted = [result for result in results if isinstance(result, InDoubt)]
+    assert len(went) <= taken <= len(went) + len(doubted)  # on a busy machine 0.3 s may pass before a reply is read
     assert {type(one) for one in results if isinstance(one, BaseException)} <= {ConnectionLost, InDoubt}
 
 

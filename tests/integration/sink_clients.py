@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from integration.servers.aiosmtpd_server import PASSWORD, USER
 from integration.servers.common import SERVERS, missing, require, wait_until
@@ -55,6 +56,21 @@ def run(*command: str, stdin: bytes = b"") -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, (done.stdout[-2000:] + done.stderr[-2000:]).decode(errors="replace")
     return done.stdout.decode(errors="replace")
+
+
+def by_bulkmail(letters: Sequence[Letter], target: Target) -> None:
+    """Ours, for comparison: in chunks where they are offered."""
+    from bulkmail import Envelope, send
+
+    scheme, login = (
+        ("lmtp" if target.lmtp else "smtp"),
+        (f"{quote(USER)}:{quote(PASSWORD, safe='')}@" if target.tls else ""),
+    )
+    url = f"{scheme}://{login}localhost:{target.port}" + (
+        f"?tls=require&ca_file={target.ca_file}" if target.tls else ""
+    )
+    for letter in letters:
+        send(letter.content, envelope=Envelope(SENDER, letter.recipients), via=url)
 
 
 def by_smtplib(letters: Sequence[Letter], target: Target) -> None:

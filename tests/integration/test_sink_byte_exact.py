@@ -32,6 +32,20 @@ def start_target(smtp_sink_factory: Callable[..., SmtpSink], certificates: Any, 
     return start
 
 
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> bytearray:
+    """All that the clients of this test say to a sink."""
+    said = bytearray()
+    take = Connection.data_received
+
+    def listen(self: Connection, data: bytes) -> None:
+        said.extend(data)
+        take(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", listen)
+    return said
+
+
 def without(*names: str) -> list[Letter]:
     assert set(names) <= BY_NAME.keys()
     return [letter for letter in CORPUS if letter.name not in names]
@@ -53,6 +67,14 @@ def check(client: Client, target: clients.Target, sink: SmtpSink, letters: list[
     for message, letter in zip(sink.messages, letters, strict=True):
         assert message.content == ended(letter.content) + added, letter.name
     check_envelopes(sink.messages, letters, target.mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("left_out", [(), ("CHUNKING",)], ids=["chunks", "data"])
+def test_bulkmail(mode: str, left_out: tuple[str, ...], start_target: StartTarget, heard: bytearray) -> None:
+    sink, target = start_target(mode, without=left_out)
+    check(clients.by_bulkmail, target, sink, CORPUS)
+    assert (b"\r\nBDAT " in heard) == (not left_out)
 
 
 @pytest.mark.parametrize("mode", ["plain", "tls"])
@@ -128,20 +150,6 @@ def check_relayed(messages: list[Message], mode: str) -> None:
         assert all(line.startswith(b"\t") for line in lines[1:])
     check_envelopes([found[letter.name] for letter in CORPUS], CORPUS, mode)
     assert "SMTPUTF8" in found[UTF8].parameters
-
-
-@pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> bytearray:
-    """All that the clients of this test say to a sink."""
-    said = bytearray()
-    take = Connection.data_received
-
-    def listen(self: Connection, data: bytes) -> None:
-        said.extend(data)
-        take(self, data)
-
-    monkeypatch.setattr(Connection, "data_received", listen)
-    return said
 
 
 @pytest.mark.parametrize("mode", MODES)

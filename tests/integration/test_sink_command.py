@@ -32,6 +32,20 @@ def test_it_says_where_it_listens_and_counts_at_the_end(number: signal.Signals, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_log_has_each_connections_id(tmp_path: Path) -> None:
+    process = start("sink", "--listen", "127.0.0.1:0", "--discard", "--log-level", "info", cwd=tmp_path)
+    (port,) = read_ports(process, 1)
+    with smtplib.SMTP(timeout=20) as client:
+        ident = client.connect("127.0.0.1", port)[1].split()[-1].decode()
+        client.sendmail("a@example.com", ["b@example.com"], b"x\r\n")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=STOP_SECONDS)
+    begun, taken, ended = err.splitlines()
+    assert f" INFO bulkmail.sink {ident}: connected from 127.0.0.1:" in begun
+    assert taken.endswith(f"{ident}: message {ident}.1 from <a@example.com> to 1 recipient taken, 3 bytes")
+    assert f"{ident}: disconnected after " in ended
+
+
 def test_a_client_still_there_is_told(tmp_path: Path) -> None:
     with sink(tmp_path, store=False) as server, smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
         client.noop()
@@ -90,3 +104,46 @@ def test_it_speaks_lmtp(tmp_path: Path) -> None:
         code, text = client.ehlo("me")  # which says LHLO, in this class
         assert code == 250 and b"PIPELINING" in text
         assert client.docmd("EHLO", "me")[0] == 500
+
+
+def begin_message(port: int) -> smtplib.SMTP:
+    """A client in the middle of a message."""
+    client = smtplib.SMTP("127.0.0.1", port, timeout=20)
+    client.ehlo("me")
+    client.mail("a@example.com")
+    client.rcpt("b@example.com")
+    assert client.docmd("DATA")[0] == 354
+    client.send(b"half ")
+    return client
+
+
+def test_a_message_under_way_is_finished_and_counted(tmp_path: Path) -> None:
+    with sink(tmp_path, "--grace", "60") as server:
+        client, idle = begin_message(server.port), smtplib.SMTP("127.0.0.1", server.port, timeout=20)
+        server.process.terminate()
+        assert idle.getreply() == (421, b"4.3.2 Server shutting down")  # so it has heard the signal
+        client.send(b"a message\r\n.\r\n")
+        assert client.getreply()[0] == 250
+        assert client.getreply() == (421, b"4.3.2 Server shutting down")
+        client.close()
+        idle.close()
+        out, err = server.process.communicate(timeout=STOP_SECONDS)
+        assert (server.process.returncode, err) == (0, "")
+        assert json.loads(out.splitlines()[-1]) == {
+            "connections": 2, "messages": 1, "recipients": 1, "bytes": 16, "refused": 0,
+        }  # fmt: skip
+        assert server.contents() == [b"half a message\r\n"]
+
+
+def test_a_second_signal_waits_for_nobody(tmp_path: Path) -> None:
+    with sink(tmp_path, "--grace", "3600") as server:
+        client, idle = begin_message(server.port), smtplib.SMTP("127.0.0.1", server.port, timeout=20)
+        server.process.terminate()
+        assert idle.getreply()[0] == 421
+        server.process.send_signal(signal.SIGINT)
+        assert client.getreply() == (421, b"4.3.2 Server shutting down")
+        client.close()
+        idle.close()
+        out, err = server.process.communicate(timeout=STOP_SECONDS)
+        assert (server.process.returncode, err) == (0, "")
+        assert json.loads(out.splitlines()[-1])["messages"] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -17,13 +17,13 @@ from bulkmail.sink.session import Message
 from bulkmail.sink.web.guard import COMMON, html_policy
 from bulkmail.sink.web.inbox import Entry, Gone, Inbox, KeptInbox
 from bulkmail.sink.web.reading import IMAGES, MAX_GLANCE, MAX_READ, Reading, Summary, file_name, reading, summary
-from bulkmail.sink.web.search import Search, read_query
+from bulkmail.sink.web.search import Query, Search, read_query
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 # Rows of lists that were made; a page is made again at every message that comes. Each has 1 KB, 2 KB at most.
 MAX_SUMMARIES = 2000
 # Pages that are told of what comes, and how often at most.
-MAX_WATCHERS = 64
+MAX_WATCHERS = 32
 WATCH_SECONDS = 0.3
 ALIVE_SECONDS = 15.0  # a watcher that has gone is noticed by writing to it
 
@@ -85,23 +85,23 @@ class Api:
             }
         )
 
-    async def _found(self, text: str) -> tuple[list[Entry], bool]:
+    async def _found(self, text: str) -> tuple[Sequence[Entry], bool]:
         query = read_query(text)
         if not query.words:
             entries, older = await self._read(self.inbox.entries)
-            return list(entries), not older
+            return entries, not older
         search = Search()
         try:
             return await self._run(self._searcher, lambda: self._search(search, query))
         finally:
             search.stopped = True
 
-    def _search(self, search: Search, query: Any) -> tuple[list[Entry], bool]:
+    def _search(self, search: Search, query: Query) -> tuple[Sequence[Entry], bool]:
         entries, older = self.inbox.entries()
         found, complete = search.run(query, entries)
         return found, complete and not older
 
-    def _rows(self, entries: list[Entry], start: int, limit: int) -> list[dict[str, Any]]:
+    def _rows(self, entries: Sequence[Entry], start: int, limit: int) -> list[dict[str, Any]]:
         rows = []
         for entry in entries[start : start + limit]:
             try:

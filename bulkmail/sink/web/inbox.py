@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import orjson
 
@@ -116,6 +116,27 @@ class KeptEntry:
         return None
 
 
+class KeptEntries(Sequence[Entry]):
+    """Of these messages, oldest first, the entries newest first; each is made when it is asked for."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Entry]: ...
+
+    def __getitem__(self, at: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(at, slice):
+            return [KeptEntry(message) for message in self._messages[::-1][at]]
+        return KeptEntry(self._messages[-1 - at])  # IndexError behind the last, which ends a loop
+
+
 class KeptInbox:
     kind, deletes = "memory", True
 
@@ -127,7 +148,7 @@ class KeptInbox:
         return f"{len(self.kept.messages)}-{last[0].id if last else ''}"
 
     def entries(self) -> tuple[Sequence[Entry], bool]:
-        return [KeptEntry(message) for message in reversed(self.kept.messages[:])], False
+        return KeptEntries(self.kept.messages[:]), False  # the loop goes on adding to its list
 
     def find(self, ident: str) -> Entry | None:
         found = (message for message in reversed(self.kept.messages[:]) if message.id == ident)

@@ -21,8 +21,8 @@ from bulkmail.sink.web.inbox import FiledInbox, Inbox, KeptInbox
 
 log = logging.getLogger("bulkmail.sink")
 
-# A browser opens six; a connection costs some kilobytes and has no time limit before its request is there.
-MAX_CONNECTIONS = 256
+# A browser opens six. Each may hold an attachment in memory that its client does not fetch, and has no time limit.
+MAX_CONNECTIONS = 64
 BACKLOG = 64
 IDLE_SECONDS = 30.0
 MAX_BODY = 4096  # bytes of a request's; none is used

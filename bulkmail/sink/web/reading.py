@@ -177,7 +177,11 @@ class Reading:
         return self.tree.parts[at] if 0 <= at < len(self.tree.parts) else None
 
     def all_problems(self) -> list[str]:
-        return self.problems + [clean(problem)[:MAX_SUBJECT] for problem in self.tree.problems[:20]]
+        found = self.problems + [clean(problem)[:MAX_SUBJECT] for problem in self.tree.problems[:20]]
+        for what, part in (("html", self.html_part), ("text", self.text_part)):
+            if part is not None and len(part.content()) == parts.MAX_TEXT:
+                found.append(f"its {what} is longer than what is shown here, {parts.MAX_TEXT} bytes")
+        return found
 
 
 def is_web(url: str) -> bool:

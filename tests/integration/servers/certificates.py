@@ -39,7 +39,9 @@ def make_certificates(folder: Path, names: Sequence[str] = SERVER_NAMES) -> Cert
     authority.cert_pem.write_to_path(str(made.ca_file))
     authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(made.chain_file))
     authority.issue_cert("other.test").private_key_and_cert_chain_pem.write_to_path(str(made.wrong_file))
-    authority.issue_cert("client.example.test").private_key_and_cert_chain_pem.write_to_path(str(made.client_file))
+    authority.issue_cert(
+        "client.example.test", common_name="client.example.test"
+    ).private_key_and_cert_chain_pem.write_to_path(str(made.client_file))
     for file in (made.chain_file, made.wrong_file, made.client_file):
         file.chmod(0o600)
     return made

@@ -60,10 +60,7 @@ def test_fail_next_before_the_start_and_for_connections_to_come(run: Run) -> Non
 def test_fail_next_wherever_an_open_connection_stands(run: Run, phase: str, options: Any, certificates: Any) -> None:
 
     async def main() -> None:
-        async with (
-            Server(auth="ann:right", tls_cert=certificates.chain_file, **options) as server,
-            Raw(server) as client,
-        ):
+        async with Server(auth="ann:right", tls_cert=cert, **options) as server, Raw(server) as client:
             before, then, answer = PHASES[phase]
             await client.reply()
             for line in before.splitlines(keepends=True):

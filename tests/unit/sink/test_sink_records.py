@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bulkmail.sink import Refuse, Server, Session
+from bulkmail.sink.hooked import HookedConnection
 from bulkmail.sink.records import MAX_REFUSALS, MAX_SHOWN, shown
 from unit.sink.sink_client import ENVELOPE, HELLO, MAIL, RCPT, Client, until
 
@@ -173,3 +174,23 @@ def test_ignored_clients_are_not_told_of(run: Run, caplog: pytest.LogCaptureFixt
 
     run(main())
     assert caplog.records == []
+
+
+def test_a_fault_of_our_own_is_told_with_the_id_and_ends_the_connection(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: HookedConnection, events: Any) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(HookedConnection, "work", fail)
+
+    async def main() -> str:
+        async with Server(Hooks()) as server, Client(server) as client:
+            client.writer.write(HELLO)
+            assert await client.closed()
+            await until(lambda: not server.connections)
+            return client.greeting.split()[-1]
+
+    ident = run(main())
+    assert told(caplog, ident) == ["the connection failed"]
+    assert "RuntimeError: oops" in caplog.text

@@ -311,6 +311,25 @@ def test_a_message_that_is_being_stored_is_answered_first(run: Run, hooks: Any) 
     run(main())
 
 
+@pytest.mark.parametrize("implicit", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("said", [b"", b"PROXY TCP4 192.0.2.1"])
+def test_who_owes_a_proxy_header_is_told(run: Run, implicit: bool, said: bytes, certificates: Any) -> None:
+    async def main() -> None:
+        tls = {"tls_cert": certificates.chain_file, "tls_implicit": True} if implicit else {}
+        server = Server(proxy_from="*", **tls)
+        await server.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(said)
+        await until(lambda: server.connections)
+        await server.stop(grace=60)
+        with contextlib.suppress(ConnectionError):  # where its header had not been read yet
+            assert await reader.read() == (b"" if implicit else GOODBYE.encode() + b"\r\n")
+        writer.close()
+        assert not server.connections
+
+    run(main())
+
+
 @pytest.mark.parametrize("grace", [-1, float("inf"), float("nan")])
 def test_a_grace_that_cannot_be(grace: float) -> None:
     with pytest.raises(Exception, match="'grace' is 0 or more seconds"):

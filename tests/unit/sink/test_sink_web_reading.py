@@ -58,16 +58,16 @@ def nested(depth: int, size: int) -> bytes:
 HOSTILE = {
     "deep": nested(400, 2_000_000),
     "parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\n\r\n" * 100_000,
-    "fields of parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + (b"--b\r\n" + b"a:\n" * 4000) * 100,
+    "fields of parts": b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + (b"--b\r\n" + b"a:\n" * 4000) * 50,
     "fields": b"a:\r\n" * 500_000,
     "lines": b"a\n" * 1_000_000,
-    "folds": b"Subject: x\r\n" + b" \r\n" * 300_000,
+    "folds": b"Subject: x\r\n" + b" \r\n" * 100_000,
     "words": b"Subject: " + b"=?utf-8?q?a?= " * 100_000,
-    "tags": b"Content-Type: text/html\r\n\r\n" + b"<" * 300_000,
+    "tags": b"Content-Type: text/html\r\n\r\n" + b"<" * 100_000,
     "spaces": b"Content-Type: text/html\r\n\r\n=" + b" " * 300_000,
     "links": b"Content-Type: text/html\r\n\r\n" + b"<a href=http://x" * 20_000,
     "comments": b"Content-Type: text/html\r\n\r\n" + b"<!---->" * 30_000 + b"<!--" * 30_000,
-    "images": mail("i", page("<img src=cid:i>" * 20_000), image("i")),
+    "images": mail("i", page("<img src=cid:i>" * 8_000), image("i")),
     "parameters": b"Content-Type: multipart/mixed" + b"; a*0*=b" * 100_000 + b"\r\n\r\n",
 }
 
