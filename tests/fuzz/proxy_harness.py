@@ -1,7 +1,7 @@
 """One input for the reader of PROXY headers: a byte that says how it is cut, then the stream.
 
 `run(data)` raises AssertionError where the reader differs from the model, or from itself, cut otherwise; and where what
-the writer makes of the ends that were read is not read as the same. scripts/fuzz compiles this; pytest runs it, too.
+the writer makes of the ends that were read is not read as the same. scripts/fuzz compiles this file; pytest runs it.
 """
 
 from __future__ import annotations

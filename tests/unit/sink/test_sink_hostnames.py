@@ -27,8 +27,8 @@ def seen(run: Run, **options: Any) -> list[str | None]:
     hooks = Names()
 
     async def main() -> None:
-        async with Server(hooks, **options) as server, Client(server) as client:
-            assert (await client.reply()).startswith("220 ")
+        async with Server(hooks, **options) as server, Client(server):
+            pass  # it has read its greeting
 
     run(main())
     return hooks.seen
