@@ -26,8 +26,8 @@ from pathlib import Path
 import compose
 import opening
 import receivers
-import sink_crowd
 import sign
+import sink_crowd
 import stream
 from children import cpu_seconds, measure
 from clients import (
