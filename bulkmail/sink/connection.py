@@ -212,9 +212,14 @@ class Connection(asyncio.Protocol):
 
     def part(self) -> None:
         if not self._late or not self.transport.can_write_eof():  # TLS ends both ways at once
-            self.transport.close()
+            self.close_transport()
         elif self._lingering is None and not self.transport.is_closing():
             self.linger()
+
+    def close_transport(self) -> None:
+        # Once only: after a second close() a TLS transport of CPython 3.11's does nothing at abort().
+        if not self.transport.is_closing():
+            self.transport.close()
 
     def linger(self) -> None:
         try:

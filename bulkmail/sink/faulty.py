@@ -219,7 +219,7 @@ class FaultyConnection(HookedConnection):
                 await self.suffer(replace(fault, refusal=None, drip=None))
             await self.say(line, fault.drip if fault is not None else None)
             if line.startswith(b"421"):
-                self.transport.close()
+                self.close_transport()
                 raise Over
 
     # --- what faults do

@@ -124,25 +124,32 @@ class HookedConnection(Connection):
         self._idle = False
 
     async def close(self) -> None:
-        if self._reader is not None:
-            self._end_stream(ConnectionLost("the client went away before the message ended"))
-            await asyncio.gather(self._reader, return_exceptions=True)
-        self.drop_message()
         try:
+            await self.stop_reader()
             await self.call("on_close", self.session)
         except Refuse:
             pass  # nobody is there to be refused
         finally:
             await self.see_off()
+
+    async def stop_reader(self) -> None:
+        try:
+            if self._reader is not None:
+                self._end_stream(ConnectionLost("the client went away before the message ended"))
+                await asyncio.gather(self._reader, return_exceptions=True)
+        finally:
+            self.drop_message()
+
+    async def see_off(self) -> None:
+        try:
+            while self._lingering is not None and not self._lost:
+                self._wake.clear()
+                await self._wake.wait()
+        finally:  # cancelled or not
+            self.close_transport()
             self._ended = True
             if self._lost:
                 self.server.forget(self)  # else once it has read its last reply, or is taken not to
-
-    async def see_off(self) -> None:
-        while self._lingering is not None and not self._lost:
-            self._wake.clear()
-            await self._wake.wait()
-        self.transport.close()
 
     async def work(self, events: Sequence[Event]) -> None:
         while events and not self._lost:

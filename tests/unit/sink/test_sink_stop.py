@@ -206,6 +206,45 @@ def test_a_second_signal_waits_for_nobody(run: Run) -> None:
     run(main())
 
 
+def test_a_second_signal_does_not_wait_for_who_has_heard_all(run: Run) -> None:
+    async def main() -> None:
+        server = Server(Quick(), grace=3600)
+        await server.start()
+        async with Client(server) as client:
+            await client.say(HELLO)
+            await client.say(ENVELOPE, 3)
+            (connection,) = server.connections
+            stopping = asyncio.create_task(server.stop())
+            await until(lambda: server.stopping)
+            assert await client.codes(b"x\r\n.\r\n", 2) == [250, 421]
+            await until(lambda: connection._lingering is not None)  # the client does not close
+            server.hurry()
+            await stopping
+        assert not server.connections and not server._tasks
+
+    run(main())
+
+
+@pytest.mark.parametrize("hooks", [None, Quick()], ids=["plain", "hooked"])
+def test_a_client_that_does_not_answer_the_end_of_tls_is_cut_off(
+    run: Run, hooks: Any, certificates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "STOP_SECONDS", 0.05)
+
+    async def main() -> None:
+        server = Server(hooks, tls_cert=certificates.chain_file, tls_implicit=True)
+        await server.start()
+        async with Client(server, certificates.client_context(), "localhost") as client:
+            client.writer.transport.pause_reading()
+            await until(lambda: server.connections)
+            (connection,) = server.connections
+            connection.hang_up(b"4.4.2", b"You take too long")
+            await server.stop()
+            assert not server.connections
+
+    run(main())
+
+
 def test_an_idle_server_ends_without_waiting(run: Run) -> None:
     async def main() -> None:
         server = Server()
