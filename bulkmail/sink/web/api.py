@@ -255,10 +255,11 @@ class Api:
 
     def _reading(self, entry: Entry) -> Reading:
         """Kept for the next request: a page asks for several parts of one message."""
-        if self._last is None or self._last[0] != entry.id:
-            self._last = None  # before another is read: one at a time in memory
-            self._last = (entry.id, reading(*entry.read(MAX_READ)))
-        return self._last[1]
+        last = self._last  # which the loop forgets when all messages are deleted
+        if last is None or last[0] != entry.id:
+            self._last = last = None  # before another is read: one at a time in memory
+            self._last = last = (entry.id, reading(*entry.read(MAX_READ)))
+        return last[1]
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await self._run(self._reader, work)
