@@ -23,6 +23,26 @@ class Recipient:
     def on_recipient(self, session, address, parameters): ...
 
 
+class TooFew:
+    def on_rcpt(self, session, address): ...
+
+
+class TooMany:
+    async def on_data(self, session, stream, envelope): ...
+
+
+class NoMethod:
+    on_mail = "250 OK"
+
+
+class Lenient:
+    on_close = None
+
+    def on_connect(self, *arguments): ...
+
+    def on_rcpt(self, who, whom, parameters, more=None): ...
+
+
 class Static:
     @staticmethod
     def on_rcpt(session, address, parameters): ...
@@ -34,6 +54,9 @@ class Static:
         (Recipient(), "there is no hook 'on_recipient'; did you mean 'on_rcpt'?"),
         (Recipient, "there is no hook 'on_recipient'; did you mean 'on_rcpt'?"),
         (Correct, r"the hooks are the class Correct, expected an instance: Correct\(\)"),
+        (TooFew(), r"the hook 'on_rcpt' takes \(session, address\), expected \(session, address, parameters\)"),
+        (TooMany(), r"the hook 'on_data' takes \(session, stream, envelope\), expected \(session, stream\)"),
+        (NoMethod(), r"the hook 'on_mail' is a str, expected a method that takes \(session, address, parameters\)"),
         ({"on_rcpt": print}, "methods such as on_rcpt, not a dict"),
         (lambda *_: None, "methods such as on_rcpt, not a function"),
         ("on_rcpt", "methods such as on_rcpt, not a str"),
@@ -45,7 +68,7 @@ def test_hooks_that_would_never_be_called_are_refused(hooks, told):
 
 
 def test_hooks_may_be_any_object_that_has_some():
-    for hooks in (Correct(), Static, Static(), None, object()):
+    for hooks in (Correct(), Lenient(), Static, Static(), None, object()):
         Server(hooks)
 
 
