@@ -199,7 +199,7 @@ class TlsGate(Door):
 
 
 class TlsListener:
-    """Accepts for TlsGate: a loop's own listener would read ahead, or begin TLS too early."""
+    """Accepts for TlsGate: a loop's own listener would read ahead, begin TLS too early, or not tell that it failed."""
 
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server, self._listener = server, listener
