@@ -98,6 +98,8 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
         raise ConfigError(f"'grace' is 0 or more seconds, not {read.grace!r}")
     if read.tls_cert is None and (read.tls_implicit or read.tls_key is not None):
         raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
+    if read.auth is not None and "AUTH" in read_without(read.without):
+        raise ConfigError("'auth' demands a login that 'without' takes away: nobody could send")
     if read.max_size < 0 or read.max_recipients < 1:
         raise ConfigError("'max_size' is 0 (no limit) or more bytes, 'max_recipients' at least 1")
     for name in ("max_size", "max_recipients"):

@@ -114,7 +114,10 @@ class Server:
     def _make_page(self) -> Page | None:
         if self.options.web is None:
             return None
-        host, port = read_place(self.options.web)
+        try:
+            host, port = read_place(self.options.web)
+        except ConfigError as error:
+            raise ConfigError(f"'web': {error}") from error
         try:
             from bulkmail.sink.web.page import Page
         except ModuleNotFoundError as error:
