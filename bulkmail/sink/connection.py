@@ -250,11 +250,15 @@ class Connection(asyncio.Protocol):
             events = self.codec.accept(self.taken())
         except Refuse as no:
             events = self.refuse(no)
+        except asyncio.CancelledError:  # by stop(), or what the store waited for was: nothing is known
+            self.transport.abort()
+            raise
         while events and not self._lost:
             events = self.handle(events)
         if not self._lost:
             self.flush()
-            self.resume_writing()
+            if not self._choked:  # else once it has read
+                self.resume_writing()
 
     async def await_stored(self, later: Awaitable[None]) -> None:
         """Refuse if the message is not kept."""
@@ -354,6 +358,7 @@ class Connection(asyncio.Protocol):
         """What came through TLS by the time we heard that it is on. None: it failed; the connection is forgotten."""
         early: list[bytes] = []
         self._early = early  # from here on TLS stands between the socket and data_received
+        self._choked = False  # TLS is told now when the client reads on
         try:
             transport = await asyncio.get_running_loop().start_tls(
                 self.transport,

@@ -105,6 +105,7 @@ class Gate(Door, asyncio.Protocol):
             self._timer.cancel()
 
     def close(self, why: str) -> None:
+        self.done()  # first: where the client has just gone, too, that is told once
         self.complain(self.sockets.remote[0], why)
         self.hang_up(b"4.7.0", b"A PROXY header was expected")
 

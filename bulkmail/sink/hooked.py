@@ -41,7 +41,8 @@ class HookedConnection(Connection):
     def _equip(self) -> None:
         self._inbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
-        self._idle = self._ended = False
+        self._idle = False
+        self._ended = True  # there is no task: one that is not let in never has any
         self._stream: Stream | None = None
         self._reader: asyncio.Task[Any] | None = None
         self._flushing: asyncio.Handle | None = None
@@ -50,6 +51,7 @@ class HookedConnection(Connection):
 
     def welcome(self) -> None:
         self.session  # noqa: B018  # its addresses cannot be asked for once the client has gone
+        self._ended = False
         self.server.spawn(self.run(), self.ident)
 
     def data_received(self, data: bytes) -> None:

@@ -368,7 +368,8 @@ class Server:
         return kind(self, ident, ends)
 
     def has_room(self) -> bool:
-        return len(self.connections) < MAX_CONNECTIONS
+        """For a client more; not while we stop, when nobody is to be waited for."""
+        return not self.stopping and len(self.connections) < MAX_CONNECTIONS
 
     def admit(self, connection: Connection) -> Refuse | None:
         """None: it is one of ours until forget(). Otherwise what it hears in place of the greeting."""

@@ -128,6 +128,23 @@ def test_a_client_that_goes_away_meanwhile(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("hooked", [False, True], ids=["plain", "hooked"])
+def test_one_whose_work_is_cancelled_leaves_no_client_waiting(run: Run, hooked: bool) -> None:
+    async def cancelled(message: Message) -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        async with Server(Hooks() if hooked else None, store=cancelled) as server, Client(server) as client:
+            await client.say(HELLO)
+            await client.say(ENVELOPE, 3)
+            client.writer.write(b"x\r\n.\r\n")
+            assert await client.closed()
+            await until(lambda: not server.connections)
+            assert server.counts["messages"] == 0
+
+    run(main())
+
+
 def test_messages_in_memory_are_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "MAX_KEPT_BYTES", 5000)
 

@@ -164,6 +164,20 @@ def test_refusals_without_end_do_not_fill_a_disk(run: Run, caplog: pytest.LogCap
     assert lines[-1].endswith(f"refused {3 * MAX_REFUSALS - 1}")
 
 
+@pytest.mark.parametrize("hooks", [None, Hooks()], ids=["plain", "hooked"])
+def test_who_is_not_let_in_has_a_beginning_and_an_end(run: Run, caplog: pytest.LogCaptureFixture, hooks: Any) -> None:
+    caplog.set_level(logging.DEBUG, "bulkmail.sink")
+
+    async def main() -> None:
+        async with Server(hooks, deny=["127.0.0.1"]) as server, Client(server) as client:
+            assert client.greeting.startswith("554")
+            await client.closed()
+            await until(lambda: len(caplog.records) == 3)
+
+    run(main())
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["connected", "refused:", "disconnected"]
+
+
 def test_ignored_clients_are_not_told_of(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "bulkmail.sink")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bulkmail.sink import Server, Session
+from bulkmail.sink import Message, Server, Session
 from bulkmail.sink import connection as connection_module
 from bulkmail.sink.connection import LEAST_BYTES, PATIENCE_SECONDS, SWEEP_SECONDS
 from bulkmail.sink.hooked import HookedConnection
@@ -188,5 +188,60 @@ def test_a_client_that_does_not_read_its_end_is_cut_off(run: Run, hooks: Any) ->
             server.sweep()
             await until(lambda: not server.connections)
             writer.close()
+
+    run(main())
+
+
+def test_a_client_that_reads_nothing_is_not_read_on_once_its_message_is_stored(run: Run) -> None:
+    async def main() -> None:
+        stored = []
+
+        async def slow(message: Message) -> None:
+            stored.append(message)
+
+        async with Server(store=slow) as server:
+            _, writer = await asyncio.open_connection(sock=await small(server.port), limit=1024)
+            writer.transport.pause_reading()
+            await until(lambda: server.connections)
+            (connection,) = server.connections
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            writer.write((HELLO * 400 + ENVELOPE + b"x\r\n.\r\n") * 200)
+            await until(lambda: connection._choked and not connection._storing)
+            before = len(stored)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(stored) == before
+            writer.transport.abort()
+
+    run(main())
+
+
+@KINDS
+def test_a_client_that_read_nothing_before_tls_is_served_behind_it(
+    run: Run, hooks: Any, certificates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def kept(message: Message) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with Server(hooks and hooks(), store=kept, tls_cert=certificates.chain_file) as server:
+            client = Client(server)
+            client.reader, client.writer = await asyncio.open_connection(sock=await small(server.port), limit=1024)
+            client.writer.transport.pause_reading()
+            await until(lambda: server.connections)
+            (connection,) = server.connections
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            paused, pause = asyncio.Event(), connection.pause_writing
+            monkeypatch.setattr(connection, "pause_writing", lambda: (paused.set(), pause()))
+            client.writer.write(HELLO * 490 + b"STARTTLS\r\n")
+            await until(lambda: connection._handshake is not None)
+            assert paused.is_set()
+            client.writer.transport.resume_reading()
+            for _ in range(492):
+                await client.reply()
+            await client.writer.start_tls(certificates.client_context(), server_hostname="localhost")
+            assert await client.codes(HELLO + ENVELOPE, 4) == [250, 250, 250, 354]
+            assert await client.codes(b"x\r\n.\r\n" + ENVELOPE, 4) == [250, 250, 250, 354]
+            client.writer.close()
 
     run(main())
