@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+
+from bulkmail.errors import ConfigError
 
 from . import output
 from .logs import CONNECTIONS, log_level, log_to_stderr
@@ -42,11 +44,11 @@ Exit status: 0, or 2 for what cannot be served.""",
 @click.option("--tls-key", metavar="FILE", help="Its private key, unless that is in the same file.")
 @click.option("--tls-implicit", is_flag=True, help="TLS from the first byte, instead of STARTTLS.")
 @click.option("--auth", metavar="USER:PASSWORD", help="Demand this login before MAIL.")
-@click.option("--max-size", type=click.IntRange(min=0), metavar="N", help="Bytes in a message; 0: no limit.")
-@click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction.")
+@click.option("--max-size", type=click.IntRange(min=0), metavar="N", help="Bytes in a message (67108864); 0: no limit.")
+@click.option("--max-recipients", type=click.IntRange(min=1), metavar="N", help="Recipients in a transaction (1000).")
 @click.option("--without", multiple=True, metavar="EXTENSION", help="Do not offer it; may be repeated.")
 @click.option("--lenient", is_flag=True, help="Make a CRLF of a lone CR or LF in a message, instead of refusing it.")
-@click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="For messages under way at the end.")
+@click.option("--grace", type=click.FloatRange(min=0), metavar="SECONDS", help="For messages under way at the end (5).")
 @click.option("--name", metavar="NAME", help="In the greeting, instead of this machine's.")
 @click.option(
     "--proxy-from", multiple=True, metavar="CIDR|ADDRESS|*", help="Proxies: they send a PROXY header, v1 or v2."
@@ -64,13 +66,24 @@ def sink(listen: tuple[str, ...], as_json: bool, log_level: str | None, **option
     """Receive mail by SMTP (or LMTP) and store it or throw it away. It delivers to nobody."""
     from bulkmail.net.loop import run
 
-    log_to_stderr(log_level, CONNECTIONS)
-    counts = run(serve(listen, {name: value for name, value in options.items() if value is not None}))
+    log_to_stderr(log_level or "warning", CONNECTIONS)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        counts = run(serve(listen, given))
+    except ConfigError as error:
+        raise ConfigError(in_flags(str(error), options)) from error
     if as_json:
         output.emit_json(counts)
     else:
         click.echo(", ".join(f"{name} {count}" for name, count in counts.items()))
     return 0
+
+
+def in_flags(text: str, options: Iterable[str]) -> str:
+    """The library speaks of its options by name, in quotes; here they are flags."""
+    for name in options:
+        text = text.replace(f"'{name}'", "--" + name.replace("_", "-"))
+    return text
 
 
 async def serve(listen: tuple[str, ...], options: dict[str, Any]) -> dict[str, int]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bulkmail.sink")
 
+HUNG_UP = "the client closed the connection"  # the error of a client that ends a handshake has no text
 TLS_SECONDS = 30.0  # for a handshake; the rest of a client's time is that of `watch`
 # Server.sweep looks at every connection so often. Twenty thousand take it some 10 ms.
 SWEEP_SECONDS = 30.0
@@ -372,7 +373,7 @@ class Connection(asyncio.Protocol):
                 ssl_handshake_timeout=TLS_SECONDS,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            self.note(logging.WARNING, "TLS handshake failed: %s", error)
+            self.note(logging.WARNING, "TLS handshake failed: %s", str(error) or HUNG_UP)
             self.transport.abort()
             self.connection_lost(error)  # the loop does not tell, where the transport was TLS's already
             return None

@@ -150,7 +150,7 @@ class Faults:
         phase = read_phase(phase, what)
         read = read_action(action, what)
         if not isinstance(times, int) or not 1 <= times <= MAX_TIMES:
-            raise ConfigError(f"{what} is asked for {times} times, expected 1 to {MAX_TIMES}")
+            raise ConfigError(f"{what} is asked for {times!r} times, expected 1 to {MAX_TIMES}")
         self._next[phase].extend([read] * times)
         return PHASES[phase]
 
@@ -195,7 +195,7 @@ def read_action(text: str, what: str) -> Action:
         return Action(text, end=name)
     found = _reply(text)
     if not found:
-        hint = nearest(name, (*ENDS, "delay", "drip"))
+        hint = "" if name in ("delay", "drip") else nearest(name, (*ENDS, "delay", "drip"))
         raise ConfigError(f"{what} does {quoted(text)}, expected {ACTIONS}{hint}")
     return Action(text, refusal=read_refusal(int(found[1]), found[2] or "", what))
 

@@ -8,7 +8,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from bulkmail.sink.connection import TLS_SECONDS, log
+from bulkmail.sink.connection import HUNG_UP, TLS_SECONDS, log
 from bulkmail.sink.session import Ends, ends_of
 from bulkmail.wire.proxy_reader import ProxyReader
 
@@ -189,7 +189,7 @@ class TlsGate(Door):
                 lambda: connection, self._sock, ssl=self.server.tls, ssl_handshake_timeout=TLS_SECONDS
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            connection.note(logging.WARNING, "TLS handshake failed: %s", error)
+            connection.note(logging.WARNING, "TLS handshake failed: %s", str(error) or HUNG_UP)
 
     def hang_up(self, enhanced: bytes, text: bytes) -> None:
         self.abort()  # nothing can be said before the handshake is done
@@ -200,7 +200,7 @@ class TlsGate(Door):
 
 
 class TlsListener:
-    """Accepts for TlsGate: a loop's own listener would read ahead, or begin TLS too early."""
+    """Accepts for TlsGate: a loop's own listener would read ahead, begin TLS too early, or not tell that it failed."""
 
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server, self._listener = server, listener

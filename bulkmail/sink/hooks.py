@@ -9,13 +9,22 @@ from bulkmail.errors import ConfigError
 from bulkmail.sink.options import nearest
 from bulkmail.sink.refuse import Refuse
 
-NAMES = ("on_connect", "on_auth", "on_mail", "on_rcpt", "on_data", "on_close")
+ARGUMENTS = {
+    "on_connect": ("session",),
+    "on_auth": ("session", "mechanism", "user", "password"),
+    "on_mail": ("session", "address", "parameters"),
+    "on_rcpt": ("session", "address", "parameters"),
+    "on_data": ("session", "stream"),
+    "on_close": ("session",),
+}
+NAMES = tuple(ARGUMENTS)
 # Those whose False somebody meant as a no. That of on_auth is one.
 DECIDING = {"on_connect", "on_mail", "on_rcpt", "on_data"}
 
 
 def check_hooks(hooks: object) -> None:
-    """ConfigError for a class in place of its instance, a method that is called as no hook is, or no object at all."""
+    """ConfigError for a class in place of its instance, a method that is called as no hook is or does not take what
+    its hook is given, or no object at all."""
     if inspect.isclass(hooks) and any(inspect.isfunction(inspect.getattr_static(hooks, name, None)) for name in NAMES):
         raise ConfigError(f"the hooks are the class {hooks.__name__}, expected an instance: {hooks.__name__}()")
     for name in dir(hooks):
@@ -24,6 +33,25 @@ def check_hooks(hooks: object) -> None:
     plain = callable(hooks) or isinstance(hooks, str | dict | list | tuple | set)
     if plain and not any(hasattr(hooks, name) for name in NAMES):
         raise ConfigError(f"hooks are an object with methods such as on_rcpt, not a {type(hooks).__name__}")
+    for name, arguments in ARGUMENTS.items():
+        check_hook(name, getattr(hooks, name, None), arguments)
+
+
+def check_hook(name: str, hook: Any, arguments: tuple[str, ...]) -> None:
+    if hook is None:
+        return
+    expected = ", ".join(arguments)
+    if not callable(hook):
+        raise ConfigError(f"the hook {name!r} is a {type(hook).__name__}, expected a method that takes ({expected})")
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):  # of something built in: it has none to look at
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        takes = ", ".join(str(parameter) for parameter in signature.parameters.values())
+        raise ConfigError(f"the hook {name!r} takes ({takes}), expected ({expected})") from None
 
 
 def checked(name: str, result: Any) -> Any:

@@ -16,6 +16,7 @@ from bulkmail.wire.server_settings import DEFAULT_MAX_RECIPIENTS, DEFAULT_MAX_SI
 DEFAULT_HOST = "127.0.0.1"
 # Many times what a message takes, and half of what a container's supervisor waits before it kills (docker stop: 10 s).
 GRACE_SECONDS = 5.0
+LARGEST = 2**63 - 1  # what the wire counts in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +90,21 @@ def read_options(options: dict[str, Any]) -> SinkOptions:
         value = getattr(read, key)
         if value is not None and not isinstance(value, kind):
             raise ConfigError(f"{key!r} is {value!r}, expected {words}")
+    for key in ("store", "mbox", "tls_cert", "tls_key"):
+        if getattr(read, key) == "":  # a variable that is not set: a folder of that name is the current one
+            raise ConfigError(f"{key!r} is empty, expected {KINDS[key][1]}")
     check_stores(read)
     if not 0 <= read.grace < float("inf"):
         raise ConfigError(f"'grace' is 0 or more seconds, not {read.grace!r}")
     if read.tls_cert is None and (read.tls_implicit or read.tls_key is not None):
         raise ConfigError("TLS needs a certificate: 'tls_cert' is missing")
+    if read.auth is not None and "AUTH" in read_without(read.without):
+        raise ConfigError("'auth' demands a login that 'without' takes away: nobody could send")
     if read.max_size < 0 or read.max_recipients < 1:
         raise ConfigError("'max_size' is 0 (no limit) or more bytes, 'max_recipients' at least 1")
+    for name in ("max_size", "max_recipients"):
+        if getattr(read, name) > LARGEST:
+            raise ConfigError(f"{name!r} is {getattr(read, name)}, expected at most {LARGEST}")
     for name in ("connections_per_minute", "connections_per_address"):
         check_limit(getattr(read, name), name)
     return read
@@ -141,7 +150,8 @@ def read_without(words: Iterable[str]) -> frozenset[str]:
     names = [words] if isinstance(words, str) else words
     without = frozenset(name.upper() for name in names)
     for name in sorted(without.difference(EXTENSIONS)):
-        raise ConfigError(f"there is no extension {name!r}{nearest(name, EXTENSIONS)}")
+        near = nearest(name, EXTENSIONS) or f"; there are {', '.join(EXTENSIONS)}"
+        raise ConfigError(f"there is no extension {name!r}{near}")
     return without
 
 

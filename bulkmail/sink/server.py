@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import ConfigError
 from bulkmail.sink.admission import Admission
-from bulkmail.sink.connection import SWEEP_SECONDS, TLS_SECONDS, Connection, UnseenConnection, log
+from bulkmail.sink.connection import SWEEP_SECONDS, Connection, UnseenConnection, log
 from bulkmail.sink.faults import Faults
 from bulkmail.sink.faulty import FaultyConnection
 from bulkmail.sink.gate import Door, Gate, TlsListener
@@ -114,7 +114,10 @@ class Server:
     def _make_page(self) -> Page | None:
         if self.options.web is None:
             return None
-        host, port = read_place(self.options.web)
+        try:
+            host, port = read_place(self.options.web)
+        except ConfigError as error:
+            raise ConfigError(f"'web': {error}") from error
         try:
             from bulkmail.sink.web.page import Page
         except ModuleNotFoundError as error:
@@ -265,13 +268,10 @@ class Server:
         self._sweeper = loop.call_later(SWEEP_SECONDS, self.sweep)
 
     async def _listen(self, listener: socket.socket) -> asyncio.Server | TlsListener:
-        tls: dict[str, Any] = {}
-        if self.options.tls_implicit:
-            if self.admission.proxies:
-                return TlsListener(self, listener)
-            tls = {"ssl": self.tls, "ssl_handshake_timeout": TLS_SECONDS}
+        if self.options.tls_implicit:  # a loop's own listener tells nobody of a handshake that failed
+            return TlsListener(self, listener)
         loop = asyncio.get_running_loop()
-        return await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG, **tls)
+        return await loop.create_server(self._first_protocol, sock=listener, backlog=BACKLOG)
 
     async def stop(self, grace: float | None = None) -> None:
         """Take no more connections and say 421 to those there are: at once, or after the message that is under way.

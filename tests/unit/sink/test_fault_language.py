@@ -49,7 +49,7 @@ BAD = {
     "rcpt:": "does '', expected a reply such as '451 4.7.1 Try later', 'drop'",
     "rcpt:dorp": "does 'dorp', expected .*, did you mean 'drop'?",
     "rcpt:drop=1": "does 'drop=1'",
-    "rcpt:delay": "does 'delay', expected .*'delay=2s'",
+    "rcpt:delay": "does 'delay', expected .*'delay=2s' or 'drip=1/s'$",
     "rcpt:delay=soon": "the delay is 'soon', expected a time",
     "rcpt:delay=0": "the delay is '0', expected more than 0",
     "rcpt:delay=25h": "the delay is '25h', expected at most a day",
@@ -175,6 +175,7 @@ def test_what_is_asked_for_next_comes_in_turn_and_before_the_rules() -> None:
     ("phase", "reply", "times", "why"),
     [
         ("rctp", "451 x", 1, "did you mean 'rcpt'"),
+        ("rcpt", "451 x", "2", "asked for '2' times"),
         ("rcpt", "250 ok", 1, "answers 250"),
         ("rcpt", "451 x", 0, "0 times, expected 1 to 1000000"),
         ("rcpt", "451 x", 10**9, "expected 1 to 1000000"),

@@ -23,6 +23,26 @@ class Recipient:
     def on_recipient(self, session, address, parameters): ...
 
 
+class TooFew:
+    def on_rcpt(self, session, address): ...
+
+
+class TooMany:
+    async def on_data(self, session, stream, envelope): ...
+
+
+class NoMethod:
+    on_mail = "250 OK"
+
+
+class Lenient:
+    on_close = None
+
+    def on_connect(self, *arguments): ...
+
+    def on_rcpt(self, who, whom, parameters, more=None): ...
+
+
 class Static:
     @staticmethod
     def on_rcpt(session, address, parameters): ...
@@ -34,6 +54,9 @@ class Static:
         (Recipient(), "there is no hook 'on_recipient'; did you mean 'on_rcpt'?"),
         (Recipient, "there is no hook 'on_recipient'; did you mean 'on_rcpt'?"),
         (Correct, r"the hooks are the class Correct, expected an instance: Correct\(\)"),
+        (TooFew(), r"the hook 'on_rcpt' takes \(session, address\), expected \(session, address, parameters\)"),
+        (TooMany(), r"the hook 'on_data' takes \(session, stream, envelope\), expected \(session, stream\)"),
+        (NoMethod(), r"the hook 'on_mail' is a str, expected a method that takes \(session, address, parameters\)"),
         ({"on_rcpt": print}, "methods such as on_rcpt, not a dict"),
         (lambda *_: None, "methods such as on_rcpt, not a function"),
         ("on_rcpt", "methods such as on_rcpt, not a str"),
@@ -45,7 +68,7 @@ def test_hooks_that_would_never_be_called_are_refused(hooks, told):
 
 
 def test_hooks_may_be_any_object_that_has_some():
-    for hooks in (Correct(), Static, Static(), None, object()):
+    for hooks in (Correct(), Lenient(), Static, Static(), None, object()):
         Server(hooks)
 
 
@@ -60,6 +83,14 @@ def test_hooks_may_be_any_object_that_has_some():
         ({"tls_cert": True}, "'tls_cert' is True, expected the path of a file"),
         ({"store": 5}, "'store' is 5, expected the path of a folder, or a function"),
         ({"mbox": True}, "'mbox' is True, expected the path of a file"),
+        ({"store": ""}, "'store' is empty, expected the path of a folder, or a function"),
+        ({"mbox": ""}, "'mbox' is empty, expected the path of a file"),
+        ({"tls_cert": "", "tls_implicit": True}, "'tls_cert' is empty, expected the path of a file"),
+        ({"tls_cert": "server.pem", "tls_key": ""}, "'tls_key' is empty, expected the path of a file"),
+        ({"max_size": 2**63}, f"'max_size' is {2**63}, expected at most {2**63 - 1}"),
+        ({"max_recipients": 2**63}, f"'max_recipients' is {2**63}, expected at most {2**63 - 1}"),
+        ({"without": "PIPELINE"}, "^there is no extension 'PIPELINE'; did you mean 'PIPELINING'.$"),
+        ({"without": "FOO"}, "^there is no extension 'FOO'; there are PIPELINING, SIZE, STARTTLS"),
         ({"deny": True}, "'deny' is True, expected a text, or several in a list"),
         ({"name": 5}, "'name' is 5, expected a text"),
         ({"web": True}, "'web' is True, expected HOST:PORT"),

@@ -214,7 +214,9 @@ def test_commands_sent_ahead_of_tls_are_not_obeyed(
     assert f"dropped {len(injected)} bytes sent ahead of TLS" in caplog.text
 
 
-def test_a_handshake_that_fails_ends_the_connection_and_nothing_else(run: Run, certificates: Any) -> None:
+def test_a_handshake_that_fails_ends_the_connection_and_nothing_else(
+    run: Run, certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with Server(tls_cert=certificates.chain_file) as server:
             async with Client(server) as client:
@@ -229,6 +231,25 @@ def test_a_handshake_that_fails_ends_the_connection_and_nothing_else(run: Run, c
                 assert (await client.deliver()).startswith("250")
 
     run(main())
+    wrong, hung_up = (record.getMessage() for record in caplog.records if record.name == "bulkmail.sink")
+    assert wrong.startswith("TLS handshake failed: [SSL")
+    assert hung_up == "TLS handshake failed: the client closed the connection"
+
+
+def test_a_handshake_that_fails_is_told_where_tls_comes_first(
+    run: Run, certificates: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with Server(tls_cert=certificates.chain_file, tls_implicit=True) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HELLO)
+            assert await reader.read() == b""
+            writer.close()
+            await until(lambda: not server.connections)
+
+    run(main())
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "bulkmail.sink")
+    assert told.startswith("TLS handshake failed: ")
 
 
 def test_stopping_in_the_middle_of_a_handshake(run: Run, certificates: Any) -> None:
