@@ -21,6 +21,8 @@ cdef class Talk:
     cdef readonly bytes replies
     cdef int answers, late, waited
 
+    cpdef live_through(self, bytes past)
+    cpdef enhanced(self)
     cpdef hear(self, bytes piece)
     cpdef answer(self)
     cpdef reply_to(self, int question)
