@@ -20,6 +20,7 @@ cdef class Talk:
     cdef readonly list events
     cdef readonly bytes replies
     cdef int answers, late, waited
+    cdef bint left
 
     cpdef live_through(self, bytes past)
     cpdef enhanced(self)

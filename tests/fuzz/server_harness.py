@@ -185,6 +185,7 @@ class Talk:
         self.answers = case.answers
         self.late = late
         self.waited = 0
+        self.left = False
         if case.late == 3 and case.cut == 255:
             self.codec.refuse(554, b"5.7.1", b"Go away")
         else:
@@ -233,6 +234,7 @@ class Talk:
             return self.settle()
         self.note([("answer", question, kind < 4)])
         if kind == 7:
+            self.left = True
             self.codec.hang_up(b"4.3.2", b"Going")
             self.codec.settle([])  # an answer that comes too late, as the next one
         elif kind > 3:
@@ -255,6 +257,7 @@ class Talk:
         self.answer()
         self.codec.late(3, 100)  # which is to change nothing
         assert not (self.codec.in_transaction and self.codec.closed)
+        self.left = self.left or act in (HANG_UP, LEAVE)
         if act == HANG_UP:
             self.codec.hang_up(b"4.3.2", b"Going")
         elif act == LEAVE:
@@ -287,7 +290,9 @@ class Talk:
         if events and events[-1][0] == "content":
             events.pop()
         codec = self.codec
-        return events, self.replies, self.counts.as_dict(), codec.closed, codec.user, codec.helo, codec.secure
+        # hang_up() does not count what it throws away: of a client that is left nobody asks.
+        dropped = None if self.left else codec.dropped
+        return events, self.replies, self.counts.as_dict(), codec.closed, codec.user, codec.helo, codec.secure, dropped
 
 
 def recipients_of(events: Events) -> int:
