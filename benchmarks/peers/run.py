@@ -27,6 +27,7 @@ import compose
 import opening
 import receivers
 import sign
+import sink_crowd
 import stream
 from children import cpu_seconds, measure
 from clients import (
@@ -148,7 +149,8 @@ OPENING = "opening"
 COMPOSE = "compose"
 SIGN = "sign"
 RECEIVERS = "sink"
-APART = (STREAM, OPENING, COMPOSE, SIGN, RECEIVERS)
+CROWD = "crowd"
+APART = (STREAM, OPENING, COMPOSE, SIGN, RECEIVERS, CROWD)
 KNOWN = [*(s.name for s in SCENARIOS), *APART]
 NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", *APART)
 EFFORTS = {
@@ -349,6 +351,8 @@ def main() -> int:
             tables.append(sign.compare(effort.rounds))
         if RECEIVERS in names:
             tables.append(receivers.compare(effort.seconds, effort.rounds))
+        if CROWD in names:
+            tables.append(sink_crowd.compare(5000, 1000, effort.rounds, effort.whole[2048]))
         if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
             tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
         tables += [f"Note: {note}" for note in notes]

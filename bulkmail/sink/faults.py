@@ -84,6 +84,14 @@ class Fault:
     delay: float = 0.0
     drip: tuple[float, float] | None = None
 
+    def __str__(self) -> str:
+        words = [f"delay={self.delay:g}s"] if self.delay else []
+        if self.drip is not None:
+            words.append("drip={:g}/{:g}s".format(*self.drip))
+        if self.refusal is not None:
+            words.append("{} {}".format(*self.refusal))
+        return ", ".join([*words, self.end] if self.end else words)
+
 
 Addresses = tuple[str, ...]
 When = Callable[[int, Addresses], bool]

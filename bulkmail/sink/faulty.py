@@ -12,7 +12,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bulkmail.errors import MessageRefused
 from bulkmail.sink.connection import Connection
@@ -57,17 +57,18 @@ class FaultyConnection(HookedConnection):
         self._over = asyncio.Event()
 
     @staticmethod
-    def take_over(connection: Connection) -> None:
-        """Go on with a plain connection, wherever it stands: it has the same fields."""
+    def take_over(connection: Connection, *, greeted: bool = True) -> None:
+        """Go on with a plain connection, wherever it stands: it has the same fields. Others are left as they are."""
         if type(connection) is not Connection:
             return
         connection.__class__ = FaultyConnection
-        assert isinstance(connection, FaultyConnection)
-        connection._equip()
-        connection._taken_over = True
-        if connection._handshake is None:
-            connection.transport.set_protocol(connection)  # uvloop keeps the methods of the one it knows
-        connection.welcome()
+        faulty = cast("FaultyConnection", connection)
+        faulty._equip()
+        if faulty._handshake is None:
+            faulty.transport.set_protocol(faulty)  # uvloop keeps the methods of the one it knows
+        if greeted:
+            faulty._taken_over = True
+            faulty.welcome()
 
     # --- what the loop and the server call
 
@@ -188,7 +189,7 @@ class FaultyConnection(HookedConnection):
             await self.absorb(event)
         envelope = self.session.envelope
         recipients = envelope.recipients if envelope is not None else []
-        faults = [self.server.faults.strike("body", (recipient,)) for recipient in recipients]
+        faults = [self.draw("body", (recipient,)) for recipient in recipients]
         if not any(faults):
             return await super().react([last])
         self.tell(last)
@@ -225,10 +226,15 @@ class FaultyConnection(HookedConnection):
 
     async def strike(self, phase: str, addresses: Addresses = ()) -> None:
         """The next event of `phase`: returns when things may go on as usual. Refuse, or Over."""
+        fault = self.draw(phase, addresses)
+        if fault is not None:
+            await self.suffer(fault)
+
+    def draw(self, phase: str, addresses: Addresses) -> Fault | None:
         fault = self.server.faults.strike(phase, addresses)
         if fault is not None:
             self.note(logging.INFO, "fault at %s: %s", phase, fault)
-            await self.suffer(fault)
+        return fault
 
     async def suffer(self, fault: Fault) -> None:
         self.flush()  # what was asked before is answered before

@@ -75,13 +75,11 @@ class Gate(Door, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.sockets = ends_of(transport)
-        if not self.server.wants_header(self.sockets.remote[0]):
-            self.open(b"")
-        elif self.server.has_room():
-            self.server.connections.add(self)  # so that it is told when the server stops
-            self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self.close, LATE)
-        else:
-            self.close("there are too many connections")
+        if not self.server.wants_header(self.sockets.remote[0]) or not self.server.has_room():
+            self.open(b"")  # where there is no room, to hear so
+            return
+        self.server.connections.add(self)  # so that it is told when the server stops
+        self._timer = asyncio.get_running_loop().call_later(HEADER_SECONDS, self.close, LATE)
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -205,7 +203,9 @@ class TlsListener:
 
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server, self._listener = server, listener
-        self._task = asyncio.get_running_loop().create_task(self._accept())
+        self._task = server.spawn(self._accept())
+        # Not sooner: its number must not be another socket's while the loop still watches it.
+        self._task.add_done_callback(lambda _: listener.close())
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -224,7 +224,6 @@ class TlsListener:
 
     def close(self) -> None:
         self._task.cancel()
-        self._listener.close()
 
 
 def end_of(name: Any) -> End:

@@ -88,6 +88,7 @@ class HookedConnection(Connection):
 
     async def run(self) -> None:
         try:
+            await self.look_up()
             await self.greet()
             while not self._lost and not self.codec.closed:
                 if self._inbox:
@@ -96,6 +97,12 @@ class HookedConnection(Connection):
                     await self.more()
         finally:
             await self.close()
+
+    async def look_up(self) -> None:
+        if self.server.options.reverse_lookup and self.server.hooks is not None:
+            from bulkmail.sink.hostnames import hostname_of
+
+            self.session.client_hostname = await hostname_of(self.session.remote_address)
 
     async def greet(self) -> None:
         try:

@@ -28,6 +28,7 @@ class SinkOptions:
     grace   seconds that stop() gives to messages under way
 
     proxy_from, ignore, deny   an address, a CIDR network or "*"; or several of these
+    reverse_lookup             whether hooks see `session.client_hostname`
     """
 
     store: str | Path | Callable[[Any], Any] | None = None
@@ -49,6 +50,7 @@ class SinkOptions:
     deny: str | Iterable[str] = ()
     connections_per_minute: int | None = None
     connections_per_address: int | None = None
+    reverse_lookup: bool = False
     fault: Iterable[str] = ()
     seed: int = 0
     grace: float = GRACE_SECONDS

@@ -44,6 +44,8 @@ MAX_CONNECTIONS = 20_000
 BACKLOG = 1024
 # What clients get to read their 421 and hooks to finish, when the server stops, after the time for messages under way.
 STOP_SECONDS = 5.0
+# What another thread's call waits for the loop, which a hook may block.
+BUSY_SECONDS = 30.0
 GOODBYE = b"4.3.2", b"Server shutting down"
 
 
@@ -213,7 +215,10 @@ class Server:
                 done.set_exception(error)
 
         loop.call_soon_threadsafe(run)
-        done.result()
+        try:
+            done.result(BUSY_SECONDS)
+        except TimeoutError:
+            raise RuntimeError("the sink's loop does not answer: one of its hooks blocks it, or it has ended") from None
 
     def _misbehave(self, ask: int) -> None:
         """What the codec asks from now on, and connections that can carry faults out."""
@@ -370,6 +375,8 @@ class Server:
         no = self._refusal(connection)
         if no is None:
             self.connections.add(connection)
+            if self._protocol is FaultyConnection:  # since its TLS handshake began, perhaps
+                FaultyConnection.take_over(connection, greeted=False)
         return no
 
     def _refusal(self, connection: Connection) -> Refuse | None:

@@ -53,7 +53,7 @@ class Session:
     remote_address, remote_port        the client's, behind a proxy too (the proxy's, if its header is UNKNOWN or LOCAL)
     proxy_address, proxy_port          the proxy's, if a PROXY header was read; None otherwise
     proxy                              that header, a `ProxyInfo` (also what the proxy says of TLS ...), or None
-    client_hostname                    None: names are not looked up
+    client_hostname                    its host's name, with `reverse_lookup`; None without, and where DNS has none
     helo, user                         what it said; None before
     secure, tls                        whether TLS is on, and its version ("TLSv1.3")
     envelope                           of the open transaction, or None

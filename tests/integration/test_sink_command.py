@@ -64,6 +64,11 @@ def test_a_client_still_there_is_told(tmp_path: Path) -> None:
     (["--store", "x", "--discard"], ["exclude each other"]),
     (["--listen", "nonsense"], ["nonsense", "HOST:PORT"]),
     (["--max-size", "-1"], ["--max-size"]),
+    (["--proxy-from", "relay.example"], ["'proxy_from'", "'relay.example'", "expected an address, a network"]),
+    (["--deny", "*", "--deny", "10.0.0.0/33"], ["'deny'", "'10.0.0.0/33'"]),
+    (["--ignore", ""], ["'ignore'", "''"]),
+    (["--connections-per-minute", "0"], ["--connections-per-minute"]),
+    (["--connections-per-address", "x"], ["--connections-per-address"]),
     (["--store", "/dev/null/x"], ["/dev/null/x", "Not a directory"]),
 ])  # fmt: skip
 def test_what_cannot_be_served(arguments: list[str], words: list[str], tmp_path: Path) -> None:
@@ -71,6 +76,17 @@ def test_what_cannot_be_served(arguments: list[str], words: list[str], tmp_path:
     refused(done, *words)
     assert len(done.stderr.splitlines()) == 1
     assert "nocolon" not in done.stderr  # it may be a password
+
+
+def test_who_is_let_in(tmp_path: Path) -> None:
+    options = ["--proxy-from", "127.0.0.1", "--deny", "192.0.2.0/24", "--deny", "2001:db8::1", "--ignore", "192.0.3.1"]
+    options += ["--connections-per-minute", "1", "--connections-per-address", "1"]
+    with sink(tmp_path, *options, store=False) as server:
+        for address, code in [("192.0.2.9", 554), ("192.0.3.1", 220), ("192.0.4.1", 220), ("192.0.4.1", 421)]:
+            with socket.create_connection(("127.0.0.1", server.port), 20) as client:
+                client.sendall(f"PROXY TCP4 {address} 192.0.2.25 40000 25\r\n".encode())
+                assert client.makefile().read(3) == str(code)
+        assert server.end() == {"connections": 3, "messages": 0, "recipients": 0, "bytes": 0, "refused": 2}
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

@@ -305,6 +305,14 @@ def test_messages_that_come_are_shown_at_once(see: See) -> None:
     assert see.run("document.querySelector('#rows [aria-current] .what').textContent") == "one"
 
 
+def test_the_page_says_when_the_sink_has_gone(browser: Any) -> None:
+    with Sink() as sink:
+        see = See(browser, sink)
+        see.open()
+        see.wait(lambda: see.text("#live") == "live")
+    see.wait(lambda: see.text("#live") == "not connected")
+
+
 def test_attachments_are_saved_byte_for_byte(see: See, downloads: Path) -> None:
     data = bytes(range(256)) * 2000
     (ident,) = see.sink.send(mail("files", file("\u00fcber alles.bin", data, "text/html"), image("i")))

@@ -16,8 +16,8 @@ from bulkmail.sink import Server, Session, admission
 from bulkmail.sink.admission import Rate, client_of
 from bulkmail.sink.networks import Networks
 from bulkmail.wire.proxy_header import v1, v2
+from unit.sink.proxied_client import Behind
 from unit.sink.sink_client import HELLO, Client, until
-from unit.sink.test_sink_proxy import Behind
 
 Run = Callable[[Any], Any]
 LOGIN = b"AUTH PLAIN AGFubgBzZWNyZXQ=\r\n"

@@ -59,8 +59,10 @@ def test_fail_next_before_the_start_and_for_connections_to_come(run: Run) -> Non
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase not in ("connect", "greeting")])
 def test_fail_next_wherever_an_open_connection_stands(run: Run, phase: str, options: Any, certificates: Any) -> None:
 
+    options = {"auth": "ann:right", "tls_cert": certificates.chain_file, **options}
+
     async def main() -> None:
-        async with Server(auth="ann:right", tls_cert=cert, **options) as server, Raw(server) as client:
+        async with Server(**options) as server, Raw(server) as client:
             before, then, answer = PHASES[phase]
             await client.reply()
             for line in before.splitlines(keepends=True):
@@ -133,5 +135,36 @@ def test_fail_next_on_a_client_that_does_not_read(run: Run) -> None:
                 await asyncio.sleep(0)
             assert connection._choked
             assert connection.codec.dropped == before
+
+    run(main())
+
+
+@pytest.mark.parametrize("options", [{}, {"proxy_from": "*"}], ids=["tls", "behind a proxy"])
+def test_fail_next_while_implicit_tls_begins(run: Run, options: Any, certificates: Any) -> None:
+    """There is a connection, which knows of no faults yet, and has not been greeted."""
+
+    class Watched(Server):
+        begun = False
+
+        def connection_of(self, *arguments: Any) -> Any:
+            self.begun = True
+            return super().connection_of(*arguments)
+
+        def _first_protocol(self) -> Any:
+            self.begun = True
+            return super()._first_protocol()
+
+    async def main() -> None:
+        tls = {"tls_cert": certificates.chain_file, "tls_implicit": True}
+        async with Watched(**tls, **options) as server, Raw(server) as client:
+            if options:
+                client.writer.write(b"PROXY UNKNOWN\r\n")
+            await until(lambda: server.begun)
+            server.fail_next("mail", NO)
+            await client.writer.start_tls(certificates.client_context(), server_hostname="localhost")
+            await client.reply()
+            assert (await client.say(HELLO + MAIL * 2, 3))[1:] == [NO, "250 2.1.0 Ok"]
+            server.fail_next("rcpt", NO)
+            assert await client.say(RCPT * 2, 2) == [NO, "250 2.1.5 Ok"]
 
     run(main())

@@ -420,3 +420,54 @@ def test_faults_are_repeated_by_the_seed(run: Run) -> None:
         assert "451 a" in first and "452 b" in first
 
     run(main())
+
+
+def test_a_farewell_that_drips_is_not_cut_short(run: Run) -> None:
+    async def main() -> None:
+        async with Server(fault=["quit:drip=200/s"]) as server, Client(server) as client:
+            client.writer.write(b"QUIT\r\n")
+            assert await client.reader.readexactly(1) == b"2"
+            for _ in range(4):
+                server.sweep()
+            assert await client.reply() == "21 2.0.0 Bye"
+            assert await client.closed()
+            await until(lambda: not server.connections)
+
+    run(main())
+
+
+def test_clients_that_are_ignored_suffer_no_faults_and_do_not_count(run: Run) -> None:
+    async def main() -> None:
+        async with Server(ignore="127.0.0.1", fault=["mail:drop", "connect:drop"]) as server, Client(server) as client:
+            assert await client.codes(HELLO + MAIL, 2) == [250, 250]
+            server.fail_next("rcpt", NO)
+            assert await client.say(RCPT) == ["250 2.1.5 Ok"]
+
+    run(main())
+
+
+def test_a_fault_behind_a_proxy_header(run: Run) -> None:
+    async def main() -> None:
+        async with Server(proxy_from="*", fault=["connect:421 Busy@1/2", "rcpt:drop@*@x"]) as server:
+            async with Raw(server) as client:
+                client.writer.write(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\n" + HELLO + MAIL + b"RCPT TO:<a@x>\r\n")
+                assert [(await client.reply())[:3] for _ in range(4)] == ["220", "250", "250", ""]
+            async with Raw(server) as client:
+                client.writer.write(b"PROXY UNKNOWN\r\n")
+                assert await client.all() == b"421 Busy\r\n"
+
+    run(main())
+
+
+def test_each_fault_is_a_log_record(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "bulkmail.sink")
+
+    async def main() -> None:
+        async with Server(fault=["rcpt:delay=1ms", "rcpt:451 No"]) as server, Client(server) as client:
+            await client.say(HELLO + MAIL + RCPT, 3)
+            records = [
+                record for record in caplog.records if record.getMessage() == "fault at rcpt: delay=0.001s, 451 No"
+            ]
+            assert [record.cid for record in records] == [client.greeting.split()[-1]]  # type: ignore[attr-defined]
+
+    run(main())

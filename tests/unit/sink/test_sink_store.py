@@ -17,7 +17,7 @@ from bulkmail.errors import ConfigError
 from bulkmail.sink import Message, Refuse, Server
 from bulkmail.sink import maildir as store_module
 from bulkmail.sink.maildir import Maildir
-from unit.sink.sink_client import HELLO, RCPT, Client, until
+from unit.sink.sink_client import HELLO, MAIL, RCPT, Client, until
 
 Run = Callable[[Any], Any]
 
@@ -176,3 +176,29 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be used: Not a directory"):
         Server(store=tmp_path / "file" / "box")
+
+
+HOSTILE = [
+    b'EHLO a\xff\xc0\x80b\r\nMAIL FROM:<>\r\nRCPT TO:<"a\\"b"@c.test>\r\n',
+    b'EHLO {"id":1}\r\nMAIL FROM:<"x\\ny {}"@b.test> SIZE=1\r\nRCPT TO:<"\\\\"@c.test>\r\n',
+    "EHLO \u2028\x85\r\nMAIL FROM:<\u2028\x85@b.test> SMUTF8\r\n".replace("SMU", "SMTPU").encode() + RCPT,
+    HELLO + b"MAIL FROM:<a\r\n.\r\n@b>\r\nMAIL FROM:<a\x00@b>\r\nMAIL FROM:<\xff@b> SMTPUTF8\r\n" + MAIL + RCPT,
+    HELLO + MAIL + b"".join(b"RCPT TO:<%s%d@example.com>\r\n" % (b"x" * 50, n) for n in range(1000)),
+]
+
+
+@pytest.mark.parametrize("said", HOSTILE, ids=range(len(HOSTILE)))
+def test_whatever_a_client_says_its_record_is_one_line_of_json(run: Run, said: bytes, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Server(store=tmp_path) as server, Client(server) as client:
+            client.writer.write(said + b"DATA\r\n.\r\n")
+            while "queued as" not in await client.reply():
+                pass
+
+    run(main())
+    data = (tmp_path / "envelopes.jsonl").read_bytes()
+    assert data.endswith(b"\n") and data.count(b"\n") == 1
+    assert not any(control in data[:-1] for control in map(bytes, zip(range(32), strict=False)))
+    record = json.loads(data)
+    assert len(record["to"]) == said.count(b"RCPT TO")
+    assert (tmp_path / record["file"]).is_file()

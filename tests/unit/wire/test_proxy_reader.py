@@ -295,3 +295,28 @@ def test_nothing_is_read_after_the_end() -> None:
         reader = ProxyReader()
         reader.feed(header)
         assert (reader.feed(b"PROXY UNKNOWN\r\n"), reader.feed(b"")) == (0, 0)
+
+
+@pytest.mark.parametrize("stream", SHORT)
+def test_who_reads_what_is_needed_reads_no_byte_too_many(stream: bytes) -> None:
+    reader, at = ProxyReader(), 0
+    while reader.need and at < len(stream):
+        piece = stream[at : at + reader.need]
+        used = reader.feed(piece)
+        assert used == len(piece) or reader.error is not None
+        at += len(piece)
+    assert (reader.info, reader.error) == read([stream])[:2]
+    assert not reader.need or (reader.info is None and reader.error is None)
+    if reader.info is not None:
+        assert stream[at:] == b"EHLO c\r\n"
+
+
+@pytest.mark.parametrize("header", [block(INSIDE), checked(INSIDE6, family=0x21), LINE, b"PROXY UNKNOWN\r\n"])
+def test_what_is_needed_is_asked_for_in_few_pieces(header: bytes) -> None:
+    reader, asked = ProxyReader(), 0
+    while reader.need:
+        start = reader.need
+        reader.feed(header[:start])
+        header, asked = header[start:], asked + 1
+    assert reader.info is not None
+    assert asked <= (3 if reader.info.version == 2 else 20)
