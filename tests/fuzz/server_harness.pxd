@@ -20,7 +20,10 @@ cdef class Talk:
     cdef readonly list events
     cdef readonly bytes replies
     cdef int answers, late, waited
+    cdef bint left
 
+    cpdef live_through(self, bytes past)
+    cpdef enhanced(self)
     cpdef hear(self, bytes piece)
     cpdef answer(self)
     cpdef reply_to(self, int question)

@@ -153,6 +153,21 @@ def drawn(part: bytes, cut: int) -> list[bytes]:
     return pieces
 
 
+OPENED = b"MAIL FROM:<p@q>\r\nRCPT TO:<r@s>\r\n"
+LAST_TAKEN = OPENED + b"DATA\r\nz\r\n.\r\n"
+PASTS = (
+    OPENED + b"DATA\r\nx\r\n.\ry\r\n.\r\n",
+    OPENED * 2 + b"RSET\r\nDATA\r\n",
+    OPENED + b"DATA\r\n" + b"x" * 70 + b"\r\n.\r\n",
+    OPENED + b"BDAT 3 LAST\r\nab\r",
+    OPENED + b"BDAT 3\r\nab\rRSET\r\n",
+    OPENED + b"BDAT 2\r\n\n\rBDAT 1\r\nxNOOP\r\nRSET\r\n",
+    b"MAIL FROM:<p@q> BODY=BINARYMIME\r\nRCPT TO:<r@s>\r\nBDAT 1 LAST\r\n\r",
+    b"MAIL FROM:<p@q> SMTPUTF8 SIZE=5 RET=HDRS\r\nRCPT TO:<r@s> NOTIFY=NEVER\r\nRSET\r\n",
+    OPENED + b"BDAT 0\r\nBDAT 5\r\nabcdeBDAT 0 LAST\r\n",
+)
+PASTS_BY_DATA = 3
+
 WAYS = (bytewise, once, before_line_ends, lines, drawn)
 
 
@@ -162,7 +177,7 @@ WAYS = (bytewise, once, before_line_ends, lines, drawn)
 class Talk:
     """What came of a case, the stream cut in one of the ways."""
 
-    def __init__(self, case: Case, cut: Any, late: int) -> None:
+    def __init__(self, case: Case, cut: Any, late: int, past: bytes = b"") -> None:
         self.case = case
         self.counts = ServerCounts()
         self.codec = ServerCodec(case.settings, self.counts, secure=bool(case.offers & 4), local=bool(case.offers & 8))
@@ -170,16 +185,30 @@ class Talk:
         self.answers = case.answers
         self.late = late
         self.waited = 0
+        self.left = False
         if case.late == 3 and case.cut == 255:
             self.codec.refuse(554, b"5.7.1", b"Go away")
         else:
             self.codec.start("id")
         self.replies = self.codec.output()
+        if past:
+            self.live_through(past)
         for part, act in case.acts:
             for piece in cut(part, case.cut):
                 self.hear(piece)
             self.do(act)
         self.end()
+
+    def live_through(self, past: bytes) -> None:
+        self.codec.feed(past)
+        assert self.codec.output().endswith(b"250 2.0.0 Ok\r\n" if self.enhanced() else b"250 Ok\r\n")
+        for name, value in self.counts.as_dict().items():
+            if name != "connections":
+                setattr(self.counts, name, 0)
+                assert name == "refused" or value > 0
+
+    def enhanced(self) -> bool:
+        return "ENHANCEDSTATUSCODES" not in self.case.settings.without
 
     def hear(self, piece: bytes) -> None:
         events = feed(self.codec, piece)
@@ -205,6 +234,7 @@ class Talk:
             return self.settle()
         self.note([("answer", question, kind < 4)])
         if kind == 7:
+            self.left = True
             self.codec.hang_up(b"4.3.2", b"Going")
             self.codec.settle([])  # an answer that comes too late, as the next one
         elif kind > 3:
@@ -227,6 +257,7 @@ class Talk:
         self.answer()
         self.codec.late(3, 100)  # which is to change nothing
         assert not (self.codec.in_transaction and self.codec.closed)
+        self.left = self.left or act in (HANG_UP, LEAVE)
         if act == HANG_UP:
             self.codec.hang_up(b"4.3.2", b"Going")
         elif act == LEAVE:
@@ -259,7 +290,9 @@ class Talk:
         if events and events[-1][0] == "content":
             events.pop()
         codec = self.codec
-        return events, self.replies, self.counts.as_dict(), codec.closed, codec.user, codec.helo, codec.secure
+        # hang_up() does not count what it throws away: of a client that is left nobody asks.
+        dropped = None if self.left else codec.dropped
+        return events, self.replies, self.counts.as_dict(), codec.closed, codec.user, codec.helo, codec.secure, dropped
 
 
 def recipients_of(events: Events) -> int:
@@ -427,10 +460,22 @@ def run(data: bytes) -> None:
     expected = first.settled()
     check_events(first)
     check_replies(first)
+    with_a_past(case, first)
     way = WAYS[case.cut % len(WAYS)]
     compare(case, expected, way, case.late)
     if case.cut & 0x80:
         compare(case, expected, bytewise if way is not bytewise else drawn, 0)
+
+
+def with_a_past(case: Case, first: Talk) -> None:
+    """Nothing of a transaction survives it: after others, of which the last was taken, everything is as it was."""
+    settings = case.settings
+    greeted = first.replies.partition(b"\r\n")[2].startswith(b"250")
+    if settings.ask or settings.auth is not None or not greeted or case.stream[:4].upper() not in (b"EHLO", b"LHLO"):
+        return
+    past = PASTS[case.cut % (len(PASTS) if "CHUNKING" not in settings.without else PASTS_BY_DATA)]
+    after = Talk(case, whole, 0, (b"LHLO x\r\n" if settings.lmtp else b"EHLO x\r\n") + past + LAST_TAKEN)
+    assert after.settled() == first.settled(), f"after {past!r}:\n {after.settled()}\nat once:\n {first.settled()}"
 
 
 def compare(case: Case, expected: tuple[Any, ...], way: Any, late: int) -> None:
