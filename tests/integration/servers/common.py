@@ -119,3 +119,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(STOP_SECONDS)
+
+
+def read_log(file: Path) -> str:
+    """All of it; nothing while its writer, a process of its own, has not begun it."""
+    try:
+        return file.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .aiosmtpd_server import PASSWORD, USER
 from .certificates import Certificates
-from .common import HOST, Server, free_port, missing, require, stop, wait_for_greeting, wait_until
+from .common import HOST, Server, free_port, missing, read_log, require, stop, wait_for_greeting, wait_until
 
 PASSWORDS = "PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"
 TOKENS = "XOAUTH2", "OAUTHBEARER"
@@ -137,7 +137,7 @@ class Dovecot(Server):
         return [file.read_bytes() for file in sorted((self.folder / "mail" / address / "Maildir/new").glob("*"))]
 
     def log(self) -> str:
-        return (self.folder / "dovecot.log").read_text(errors="replace")
+        return read_log(self.folder / "dovecot.log")
 
 
 def _base64url(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .certificates import Certificates
-from .common import HOST, Server, free_port, require, stop, wait_until
+from .common import HOST, Server, free_port, read_log, require, stop, wait_until
 
 CONFIG = """
 global
@@ -43,7 +43,7 @@ class HaProxy(Server):
         return f"{'smtps' if self.tls else 'smtp'}://{host}:{self.port}"
 
     def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
+        return read_log(self.log_file)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from .aiosmtpd_server import PASSWORD, USER
 from .certificates import Certificates
-from .common import HOST, SERVERS, Server, free_port, missing, require, stop, wait_for_greeting, wait_until
+from .common import HOST, SERVERS, Server, free_port, missing, read_log, require, stop, wait_for_greeting, wait_until
 
 PLUGIN = Path(__file__).with_name("haraka_inbox.js")
 PROGRAM = SERVERS / "Haraka/node_modules/Haraka/bin/haraka"
@@ -74,7 +74,7 @@ class Haraka(Server):
         return self.contents()
 
     def log(self) -> str:
-        return (self.folder / "haraka.log").read_text(errors="replace")
+        return read_log(self.folder / "haraka.log")
 
 
 def _require_node() -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .certificates import Certificates
-from .common import HOST, Server, free_port, missing, require, stop, wait_for_greeting, wait_until
+from .common import HOST, Server, free_port, missing, read_log, require, stop, wait_for_greeting, wait_until
 
 DOMAIN = "example.test"
 
@@ -121,7 +121,7 @@ class Postfix(Server):
         ]
 
     def log(self) -> str:
-        return (self.folder / "postfix.log").read_text(errors="replace")
+        return read_log(self.folder / "postfix.log")
 
 
 def _settings(folder: Path, tls: str | None, certificates: Certificates | None, sasl: Path | None) -> dict[str, str]:
