@@ -167,3 +167,34 @@ def test_questions_asked_for_later_are_asked_of_open_connections() -> None:
     talk.codec.settings.ask_also(ASK_RCPT)
     talk.codec.feed(RCPT)
     assert talk.codec.asking == ASK_RCPT
+
+
+def asked_about_two() -> Talk:
+    talk = Talk(ask=ASK_END, lmtp=True)
+    talk.codec.feed(b"LHLO me\r\n" + MAIL + RCPT * 2 + b"DATA\r\nx\r\n.\r\n")
+    talk.codec.output()
+    return talk
+
+
+def test_recipients_of_lmtp_are_settled_one_by_one() -> None:
+    talk = asked_about_two()
+    assert talk.codec.settle([None, b"451 4.2.1 Later"], b"Kept") == ()
+    assert talk.codec.output() == b"250 2.0.0 Kept\r\n451 4.2.1 Later\r\n"
+
+
+@pytest.mark.parametrize("refusals", [[], [None], [None] * 3])
+def test_they_cannot_be_settled_by_another_number(refusals: list[bytes | None]) -> None:
+    talk = asked_about_two()
+    with pytest.raises(ValueError, match="for each recipient"):
+        talk.codec.settle(refusals)
+    assert talk.codec.asking == ASK_END and talk.codec.output() == b""
+
+
+@pytest.mark.parametrize("answer", ["accept", "refuse", "settle"])
+def test_an_answer_that_comes_after_the_end_is_not_given(answer: str) -> None:
+    talk = asked_about_two()
+    talk.codec.hang_up(b"4.3.2", b"Going")
+    talk.codec.output()
+    arguments = {"accept": (), "refuse": NO, "settle": ([None],)}
+    assert getattr(talk.codec, answer)(*arguments[answer]) == ()
+    assert talk.codec.output() == b"" and talk.codec.asking == 0
