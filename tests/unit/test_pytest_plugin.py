@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme  # noqa: F401  # pytester unloads what its tests load, and cryptography bears no second load
 
 pytest_plugins = ["pytester"]
 
