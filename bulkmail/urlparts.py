@@ -174,6 +174,13 @@ def as_ip(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+def plain_ip(text: str) -> IPv4Address | IPv6Address | None:
+    """as_ip() in the one shape in which addresses are compared: without a zone, and IPv4 where that is mapped into IPv6
+    (RFC 4291 section 2.5.5.2)."""
+    address = as_ip(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def decoded(text: str, what: str) -> str:
     """A percent-decoded part. A stray "%" is an error: "50%abuse" would otherwise become another password."""
     if _bad_percent(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bulkmail.errors import ResolveError, TimedOut
 from bulkmail.net.resolve import resolve
 from bulkmail.url import Endpoint
-from bulkmail.urlparts import as_ip
+from bulkmail.urlparts import plain_ip
 
 
 async def nearby(endpoint: Endpoint) -> bool:
@@ -28,9 +28,5 @@ async def nearby(endpoint: Endpoint) -> bool:
 
 def private(text: str) -> bool:
     """Whether an IP address is of this machine, of a private network, or for benchmarks (RFC 2544)."""
-    address = as_ip(text.partition("%")[0])
-    if address is None:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped if mapped is not None else address
-    return address.is_private or address.is_loopback or address.is_link_local
+    address = plain_ip(text)
+    return address is not None and (address.is_private or address.is_loopback or address.is_link_local)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bulkmail.sink.server import Server
     from bulkmail.sink.store import Incoming
     from bulkmail.wire.server import Event
+    from bulkmail.wire.server_settings import ServerCounts, ServerSettings
 
 log = logging.getLogger("bulkmail.sink")
 
@@ -106,12 +107,11 @@ class Connection(asyncio.Protocol):
 
     def make_codec(self) -> ServerCodec:
         server = self.server
-        return ServerCodec(
-            server.settings,
-            server.wire_counts,
-            secure=server.options.tls_implicit,
-            local=server.offers_auth and self.is_local(),
-        )
+        return self.codec_of(server.settings, server.wire_counts, server.offers_auth)
+
+    def codec_of(self, settings: ServerSettings, counts: ServerCounts, offers_auth: bool) -> ServerCodec:
+        local = offers_auth and self.is_local()
+        return ServerCodec(settings, counts, secure=self.server.options.tls_implicit, local=local)
 
     def is_local(self) -> bool:
         """Whether the client is on this machine, as far as is known."""
@@ -391,12 +391,7 @@ class UnseenConnection(Connection):
 
     def make_codec(self) -> ServerCodec:
         server = self.server
-        return ServerCodec(
-            server.unseen_settings,
-            server.unseen_counts,
-            secure=server.options.tls_implicit,
-            local=server.options.auth is not None and self.is_local(),
-        )
+        return self.codec_of(server.unseen_settings, server.unseen_counts, server.options.auth is not None)
 
     def note(self, level: int, text: str, *values: object, error: BaseException | None = None) -> None:
         pass

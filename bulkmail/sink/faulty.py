@@ -124,7 +124,7 @@ class FaultyConnection(HookedConnection):
             await self.call("on_connect", self.session)
             await self.strike("greeting")
         except Refuse as no:
-            self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
+            self.refuse(no)
         else:
             self.codec.start(self.ident)
         if self._drip is not None:

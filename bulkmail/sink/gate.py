@@ -9,13 +9,12 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from bulkmail.sink.connection import HUNG_UP, TLS_SECONDS, log
-from bulkmail.sink.session import Ends, ends_of
+from bulkmail.sink.session import Ends, end_of, ends_of
 from bulkmail.wire.proxy_reader import ProxyReader
 
 if TYPE_CHECKING:
     from bulkmail.sink.admission import Key
     from bulkmail.sink.server import Server
-    from bulkmail.wire.proxy_info import End
 
 # For the whole header, from the connection on, however it drips. A proxy sends it at once, before the client says a
 # word.
@@ -225,8 +224,3 @@ class TlsListener:
 
     def close(self) -> None:
         self._task.cancel()
-
-
-def end_of(name: Any) -> End:
-    """The address and port of a socket's name; IPv6's has more to it."""
-    return name[0], name[1]

@@ -110,7 +110,7 @@ class HookedConnection(Connection):
         try:
             await self.call("on_connect", self.session)
         except Refuse as no:
-            self.codec.refuse(no.code, no.enhanced.encode(), no.text.encode())
+            self.refuse(no)
         else:
             self.codec.start(self.ident)
         self.flush()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Final
 
 from bulkmail.errors import ConfigError
+from bulkmail.urlparts import plain_ip
 
 EVERYTHING: Final = "*"
 BITS: Final = {4: 32, 6: 128}
@@ -74,20 +75,11 @@ def read_network(entry: object, option: str) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=REMEMBERED)
 def number_of(address: str) -> Number | None:
-    """None for what is no IP address. A zone is left off, an IPv4-mapped address is the IPv4 one."""
-    found = plain_address(address)
+    """None for what is no IP address; in the shape of plain_ip()."""
+    found = plain_ip(address)
     return None if found is None else (found.version, int(found))
 
 
-def plain_address(address: str) -> IPv4Address | IPv6Address | None:
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return mapped or found
-
-
 def is_loopback(address: str) -> bool:
-    found = plain_address(address)
+    found = plain_ip(address)
     return found is not None and found.is_loopback

@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from bulkmail.sink import options
+
 if TYPE_CHECKING:
     from bulkmail.sink.connection import Connection
     from bulkmail.wire.server import Event
@@ -47,8 +49,8 @@ class Records:
         self._note(
             logging.INFO,
             "connected from %s to %s%s%s",
-            place(session.remote_address, session.remote_port),
-            place(session.local_address, session.local_port),
+            options.shown(session.remote_address, session.remote_port),
+            options.shown(session.local_address, session.local_port),
             through,
             tls,
         )
@@ -109,7 +111,3 @@ class Records:
         seconds = asyncio.get_running_loop().time() - self._began
         counts = self._codec.messages, self._bytes, self._refused
         self._note(logging.INFO, "disconnected after %.1f seconds: messages %d, bytes %d, refused %d", seconds, *counts)
-
-
-def place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -22,6 +22,7 @@ from bulkmail.sink.hooked import questions
 from bulkmail.sink.hooks import check_hooks
 from bulkmail.sink.options import (
     bind,
+    reachable,
     read_auth,
     read_listen,
     read_options,
@@ -173,7 +174,7 @@ class Server:
         """Of the first listener, for a client on this machine. A password is not in it."""
         scheme = "lmtp" if self.options.lmtp else "smtps" if self.options.tls_implicit else "smtp"
         host, port = self.addresses[0]
-        return f"{scheme}://{shown({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}"
+        return f"{scheme}://{shown(reachable(host), port)}"
 
     @property
     def web_url(self) -> str | None:
@@ -385,8 +386,8 @@ class Server:
             return Refuse(421, "Server shutting down", "4.3.2")
         if not self.has_room():
             return Refuse(421, "Too many connections", "4.3.2")
-        if connection.ends is None:
-            return None  # no policies, no gate
+        if connection.ends is None or not self.admission:
+            return None
         ignored = isinstance(connection, UnseenConnection)
         place = self.admission.enter(connection.ends, asyncio.get_running_loop().time(), ignored=ignored)
         if isinstance(place, Refuse):

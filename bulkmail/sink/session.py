@@ -182,4 +182,9 @@ def ends_of(transport: BaseTransport) -> Ends:
 def address_of(transport: BaseTransport, which: str) -> tuple[str, int]:
     """ "peername" or "sockname" of a TCP transport; ("", 0) once the peer has gone."""
     name: Any = transport.get_extra_info(which)
-    return (name[0], name[1]) if name else ("", 0)
+    return end_of(name) if name else ("", 0)
+
+
+def end_of(name: Any) -> End:
+    """The address and port of a socket's name; IPv6's has more to it."""
+    return name[0], name[1]

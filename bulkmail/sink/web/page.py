@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from bulkmail.sink.maildir import Maildir
-from bulkmail.sink.options import bind, shown
+from bulkmail.sink.networks import is_loopback
+from bulkmail.sink.options import bind, reachable, shown
 from bulkmail.sink.store import Kept, Store
 from bulkmail.sink.web.api import Api
 from bulkmail.sink.web.guard import PAGE_POLICY, guard, secure
@@ -60,7 +60,7 @@ class Page:
     def bind(self) -> None:
         self._socket = bind(*self._place, BACKLOG)
         host, port = self._socket.getsockname()[:2]
-        self._url = f"http://{shown({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host), port)}/"
+        self._url = f"http://{shown(reachable(host), port)}/"
         if not is_loopback(host):
             log.warning("the web page has no login: everyone who reaches %s can read the messages", shown(host, port))
 
@@ -128,7 +128,3 @@ def static(name: str, kind: str) -> Handler:
         return web.Response(body=body, headers=headers)
 
     return answer
-
-
-def is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
