@@ -49,6 +49,14 @@ BODIES = {
 }
 
 
+async def hand_over(client: Client, taken: asyncio.Event) -> None:
+    """A whole message, and `taken`: a hook or a store has it in hand."""
+    await client.say(HELLO)
+    await client.say(ENVELOPE, 3)
+    client.writer.write(b"x\r\n.\r\n")
+    await taken.wait()
+
+
 @pytest.mark.parametrize("hooks", [None, Quick()], ids=["plain", "hooked"])
 @pytest.mark.parametrize("body", BODIES)
 def test_a_message_under_way_is_finished(run: Run, body: str, hooks: Any) -> None:
@@ -129,10 +137,7 @@ def test_a_hook_in_hand_finishes(run: Run) -> None:
         server = Server(hooks)
         await server.start()
         async with Client(server) as client:
-            await client.say(HELLO)
-            await client.say(ENVELOPE, 3)
-            client.writer.write(b"x\r\n.\r\n")
-            await hooks.reading.wait()
+            await hand_over(client, hooks.reading)
             stopping = asyncio.create_task(server.stop(grace=60))
             await until(lambda: server.stopping)
             hooks.go.set()
@@ -150,10 +155,7 @@ def test_what_a_hook_takes_after_the_farewell_is_not_kept(run: Run) -> None:
         server = Server(hooks)
         await server.start()
         async with Client(server) as client:
-            await client.say(HELLO)
-            await client.say(ENVELOPE, 3)
-            client.writer.write(b"x\r\n.\r\n")
-            await hooks.reading.wait()
+            await hand_over(client, hooks.reading)
             stopping = asyncio.create_task(server.stop(grace=0))
             assert await client.reply() == GOODBYE
             hooks.go.set()
@@ -171,10 +173,7 @@ def test_a_hook_that_never_ends_is_cancelled(run: Run, monkeypatch: pytest.Monke
         server = Server(hooks, grace=0.05)
         await server.start()
         async with Client(server) as client:
-            await client.say(HELLO)
-            await client.say(ENVELOPE, 3)
-            client.writer.write(b"x\r\n.\r\n")
-            await hooks.reading.wait()
+            await hand_over(client, hooks.reading)
             await server.stop()
             assert await client.closed()
         assert (server.messages, hooks.closed) == ([], 1)
@@ -189,10 +188,7 @@ def test_a_second_signal_waits_for_nobody(run: Run) -> None:
         server = Server(hooks, grace=3600)
         await server.start()
         async with Client(server) as client:
-            await client.say(HELLO)
-            await client.say(ENVELOPE, 3)
-            client.writer.write(b"x\r\n.\r\n")
-            await hooks.reading.wait()
+            await hand_over(client, hooks.reading)
             stopping = asyncio.create_task(server.stop())
             again = asyncio.create_task(server.stop())
             await until(lambda: server.stopping)
@@ -334,10 +330,7 @@ def test_a_message_that_is_being_stored_is_answered_first(run: Run, hooks: Any) 
         server = Server(hooks, store=slow, grace=0)
         await server.start()
         async with Client(server) as client:
-            await client.say(HELLO)
-            await client.say(ENVELOPE, 3)
-            client.writer.write(b"x\r\n.\r\n")
-            await began.wait()
+            await hand_over(client, began)
             stopping = asyncio.create_task(server.stop())
             await until(lambda: server.stopping)
             await asyncio.sleep(0.01)  # its grace is over: 421 may be due
