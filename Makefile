@@ -25,9 +25,10 @@ lint: $(VENV)/.dev build
 	@echo "== lint: ruff; layers, file sizes and stubs; mypy"
 	@wrong=0; $(VENV)/bin/ruff check . || wrong=1; $(PY) scripts/check_source.py || wrong=1; $(VENV)/bin/mypy || wrong=1; exit $$wrong
 
-# BENCH=quick (under a minute), normal (some minutes), full (200,000 recipients, five rounds)
+# BENCH=quick (three minutes), normal (all that has a goal, some twenty minutes), full (everything, five rounds).
+# ARGS=--readme puts the table of goals into README.md and docs/performance.md
 bench: $(VENV)/.bench build
-	@echo "== bench: bulkmail send beside its peers ($(or $(BENCH),normal))"
+	@echo "== bench: bulkmail beside its peers ($(or $(BENCH),normal))"
 	@scripts/bench-setup
 	@$(PY) benchmarks/peers/run.py --effort $(or $(BENCH),normal) $(ARGS)
 

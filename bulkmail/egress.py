@@ -8,6 +8,7 @@ from typing import Final
 
 from bulkmail.errors import ConfigError
 from bulkmail.proxyurl import Chain, parse_proxy
+from bulkmail.records import Record
 from bulkmail.url import Endpoint
 from bulkmail.urlparts import nearest, quoted
 from bulkmail.values import Rate, parse_local_address, parse_rate, whole_number
@@ -20,8 +21,8 @@ MAX_NAME: Final = 100  # characters; it stands in every event and in the journal
 MAX_EGRESSES: Final = 256
 
 
-@dataclass(frozen=True)
-class Egress:
+@dataclass(frozen=True, eq=False, repr=False)
+class Egress(Record):
     """One way out. Hashable. Build it with parse_egress, which checks; this does not.
 
     name             how receipts, events, journal and report call it

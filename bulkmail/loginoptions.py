@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from bulkmail.errors import ConfigError
+from bulkmail.records import Record
 from bulkmail.urlparts import as_ip, listed, nearest, quoted
 
 TOKEN_METHODS: Final = ("xoauth2", "oauthbearer")
@@ -27,8 +28,8 @@ token_text = re.compile(r"[\x21-\x7e]+").fullmatch
 TokenFunction = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class OAuth2:
+@dataclass(frozen=True, eq=False, repr=False)
+class OAuth2(Record):
     """What a refresh grant needs (RFC 6749 section 6). repr() shows the client only."""
 
     client_id: str

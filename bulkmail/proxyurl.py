@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from bulkmail.errors import ConfigError
 from bulkmail.proxyhandlers import OUR_SCHEMES, find_handler, known_schemes
+from bulkmail.records import Record
 from bulkmail.urlparts import listed, masked, nearest, quoted, shown_url, split_url
 from bulkmail.values import parse_path, parse_server_name, parse_timeout
 
@@ -34,8 +35,8 @@ _header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # token, RF
 _bad_in_header = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search  # RFC 9110 section 5.5
 
 
-@dataclass(frozen=True)
-class ProxyUrl:
+@dataclass(frozen=True, eq=False, repr=False)
+class ProxyUrl(Record):
     """A proxy, checked: nothing in it can break the framing of its protocol. str() and repr() mask what is secret.
 
     path, query           as they were written; of registered schemes only, which may lack host and port too ("", 0)

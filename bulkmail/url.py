@@ -26,6 +26,7 @@ from bulkmail.loginoptions import (
     token_options,
 )
 from bulkmail.proxyurl import Chain, parse_proxy
+from bulkmail.records import Record
 from bulkmail.urlparts import decoded, host_and_port, nearest, shown_url, split_url
 from bulkmail.values import (
     Rate,
@@ -71,8 +72,8 @@ def _option(default: Any, parse: Callable[[Any, str], object], hidden: bool = Fa
     return field(default=default, repr=not hidden, metadata={"parse": parse, "also": also})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Options(Record):
     """How to talk to a relay. Hashable. Build it with parse_endpoint or parse_options, which check; this does not.
 
     Times are seconds, one deadline for each phase: a server that drips bytes still runs out of time.
@@ -191,8 +192,8 @@ def unknown_option(name: str, what: str = "option") -> str:
 # ---- relays
 
 
-@dataclass(frozen=True)
-class Endpoint:
+@dataclass(frozen=True, eq=False, repr=False)
+class Endpoint(Record):
     """A relay and how to talk to it. str() is its URL without options; neither str() nor repr() shows the password."""
 
     scheme: str

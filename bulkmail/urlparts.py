@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from bulkmail.address import MAX_DOMAIN, ascii_domain
 from bulkmail.errors import ConfigError
+from bulkmail.records import Record
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -37,8 +38,8 @@ _secret_name = re.compile(r"pass|pwd|secret|token|oauth|credential", re.IGNORECA
 _MAY_HOLD_AT = frozenset(("proxy", "ca_file", "cert_file", "key_file", "wire_log"))
 
 
-@dataclass(frozen=True)
-class UrlParts:
+@dataclass(frozen=True, eq=False, repr=False)
+class UrlParts(Record):
     """Scheme in lower case, user and password percent-decoded, host "" if there is none, query as it was written.
 
     path: of a scheme that names a socket by its path instead of a host, decoded; of a free one as written; or None

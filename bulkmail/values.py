@@ -10,12 +10,16 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
 
 from bulkmail.errors import ConfigError
+from bulkmail.records import Record
 from bulkmail.urlparts import as_ip, listed, nearest, parse_host, quoted
 
 MAX_SECONDS = 10 * 365 * 86400.0  # a longer time is a slip of the keyboard, and dates made from it overflow
 MAX_COUNT = 1_000_000  # connections, messages, recipients; the same reason
+MOST_WORKERS = 64  # each has some 40 MB, and a line to the one process that writes the journal
 
 _SECONDS_IN = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
@@ -27,8 +31,8 @@ _true_words = frozenset(("true", "yes", "on", "1"))
 _false_words = frozenset(("false", "no", "off", "0"))
 
 
-@dataclass(frozen=True)
-class Rate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Rate(Record):
     """Recipients per time: `count` in `seconds`. `text` is what the user wrote."""
 
     count: float
@@ -70,6 +74,16 @@ def parse_rate(value: object, what: str) -> Rate:
     if rate.count == 0:
         raise ConfigError(f"{what} is {quoted(value)}: nothing could ever be sent, expected more than 0")
     return rate
+
+
+def parse_workers(value: object, what: str) -> int | Literal["auto"]:
+    """Processes that send."""
+    if value == "auto":
+        return "auto"
+    number = int(value) if isinstance(value, str) and _whole_number(value) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST_WORKERS:
+        raise ConfigError(f"{what} is {quoted(value)}, expected a whole number from 1 to {MOST_WORKERS}, or 'auto'")
+    return number
 
 
 def parse_flag(value: object, what: str) -> bool:
@@ -157,3 +171,42 @@ def parse_local_address(value: object, what: str) -> str:
     if not _interface(text):
         raise ConfigError(f"{what} is {quoted(value)}, expected an IP address or the name of a network interface")
     return text
+
+
+def parse_dns_server(text: str) -> tuple[str, int]:
+    """(address, port) of "192.0.2.53", "192.0.2.53:5300" or "[2001:db8::53]:5300". raises  ConfigError"""
+    import ipaddress
+
+    host, port = text, "53"
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port if closed else ""
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        ipaddress.ip_address(host)
+        number = int(port) if port.isascii() and port.isdigit() else 0
+    except ValueError:
+        number = 0
+    if not 0 < number < 65536:
+        raise ConfigError(f"the DNS server {text!r:.80}, expected an address such as 192.0.2.53 or 192.0.2.53:5300")
+    return host, number
+
+
+def duration(seconds: float) -> str:
+    """ "4.2 s", "3:05" (minutes), "26:03:05" (hours)."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def mail_date(seconds: float) -> str:
+    """The value of Date (RFC 5322 section 3.3) at a time of this machine's clock and zone."""
+    at = datetime.fromtimestamp(seconds, UTC).astimezone()
+    return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S %z}"

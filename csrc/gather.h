@@ -1,13 +1,16 @@
-/* One system call for several buffers, straight to a non-blocking socket. Used by bulkmail/smtp/session.pyx. */
+/* One system call for several buffers, straight to a non-blocking socket. Used by bulkmail/net/gather.pyx. */
 #ifndef BULKMAIL_GATHER_H
 #define BULKMAIL_GATHER_H
 
 #include <stddef.h>
 
 /* Sends buffers[0..count) in order, count <= BM_GATHER_MAX. Returns how many bytes the kernel took (it may be fewer than
- * given), or -1 if none, for whatever reason: the caller then leaves it to the event loop's transport, which also finds
- * out what is wrong. Never blocks, never raises SIGPIPE, needs no GIL. On Windows always -1. */
-#define BM_GATHER_MAX 64
+ * given), or -1 if none, and sets errno. Never blocks, never raises SIGPIPE, needs no GIL. On Windows always -1, as if
+ * there was no room: the event loop's transport then writes. */
+#define BM_GATHER_MAX 256
+
+/* Whether the last -1 means that there is no room now, and that it can be tried again. */
+static inline int bm_gather_full(void);
 
 #ifdef _WIN32
 static inline ptrdiff_t bm_gather(int fd, const char *const *buffers, const size_t *sizes, int count)
@@ -15,7 +18,9 @@ static inline ptrdiff_t bm_gather(int fd, const char *const *buffers, const size
     (void)fd, (void)buffers, (void)sizes, (void)count;
     return -1;
 }
+static inline int bm_gather_full(void) { return 1; }
 #else
+#include <errno.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -35,5 +40,6 @@ static inline ptrdiff_t bm_gather(int fd, const char *const *buffers, const size
     message.msg_iovlen = count;
     return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
+static inline int bm_gather_full(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 #endif
 #endif

@@ -16,23 +16,24 @@ MAX_LINES = 500
 
 # docs/architecture.md draws this. A layer may import itself and what stands here, nothing else of bulkmail.
 PROXIES = {"proxyhandlers", "proxyurl", "noproxy", "proxyenv"}
-BASE = {"errors", "address", "urlparts", "values", "loginoptions", "url", "egress"} | PROXIES
+BASE = {"errors", "records", "address", "urlparts", "values", "loginoptions", "url", "egress"} | PROXIES
 LAYERS = {
     "errors": set(),
+    "records": set(),
     "address": {"errors"},
-    "urlparts": {"errors", "address"},
-    "loginoptions": {"errors", "urlparts"},
-    "values": {"errors", "urlparts"},
+    "urlparts": {"errors", "records", "address"},
+    "loginoptions": {"errors", "records", "urlparts"},
+    "values": {"errors", "records", "urlparts"},
     "proxyhandlers": {"errors", "urlparts"},
-    "proxyurl": {"errors", "urlparts", "values", "proxyhandlers"},
+    "proxyurl": {"errors", "records", "urlparts", "values", "proxyhandlers"},
     "noproxy": {"errors", "address", "urlparts"},
     "proxyenv": {"errors", "urlparts", "proxyurl", "noproxy"},
     "proxyproperties": {"errors", "urlparts", "proxyurl", "noproxy"},
-    "url": {"errors", "address", "urlparts", "values", "loginoptions"} | PROXIES,
-    "egress": {"errors", "urlparts", "values", "proxyurl", "url"},
+    "url": {"errors", "records", "address", "urlparts", "values", "loginoptions"} | PROXIES,
+    "egress": {"errors", "records", "urlparts", "values", "proxyurl", "url"},
     "wire": BASE,
     "unsubscribe": {"errors", "urlparts"},
-    "message": {"errors", "address", "urlparts", "unsubscribe", "wire"},
+    "message": {"errors", "records", "address", "urlparts", "values", "unsubscribe", "wire"},
     "net": BASE | {"wire"},
     "sink": BASE | {"wire", "net", "message"},
     "pytest_plugin": {"sink"},
@@ -40,7 +41,8 @@ LAYERS = {
     "pool": BASE | {"wire", "net", "smtp", "message"},
     "job": BASE | {"wire", "net", "smtp", "pool", "message"},
     "load": BASE | {"wire", "net", "smtp", "pool"},
-    "cli": BASE | {"wire", "net", "smtp", "pool", "message", "job", "sink", "load"},
+    "bounces": BASE | {"wire", "smtp", "message", "job"},
+    "cli": BASE | {"wire", "net", "smtp", "pool", "message", "job", "sink", "load", "bounces"},
 }
 # The public names and the entry point gather from everywhere.
 TOP = {"__init__", "__main__"}

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from integration.servers.common import free_port as find_free_port
 from integration.servers.common import require as require_program
 
+pytest.register_assert_rewrite("integration.features_of_messages", "integration.features_of_relays")
+
 pytest_plugins = ["integration.servers.fixtures", "bulkmail.pytest_plugin"]
 
 # Deadlines and "too slow" measure the machine; under a sanitizer, or beside other work on two cores, it is slow.

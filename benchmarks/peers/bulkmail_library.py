@@ -2,8 +2,10 @@
 """Our library, on uvloop: one Mailer and ready messages, by `send_many`, or by tasks that each await `send`.
 
     bulkmail_library.py --host H --port P --connections N --messages M --message FILE [--tasks T] [--ca-file PEM]
+                        [--recipients R]
 
-With --tasks T tasks share the messages, as an application does that sends single mails; without, one stream of them.
+With --recipients R each message of send_many has so many, and M counts recipients. With --tasks T tasks share the
+messages, as an application does that sends single mails; without, one stream of them.
 The clock it reports runs from before the first connect to the receipt of the last message.
 """
 
@@ -25,18 +27,23 @@ def envelope(number: int) -> Envelope:
     return Envelope(SENDER, [f"user{number}@example.test"])
 
 
-async def stream(mailer: Mailer, message: bytes, count: int) -> int:
-    """All of them by send_many(); how many were taken."""
+def batch(first: int, end: int) -> Envelope:
+    return Envelope(SENDER, [f"user{number}@example.test" for number in range(first, end)])
+
+
+async def stream(mailer: Mailer, message: bytes, count: int, recipients: int) -> int:
+    """All of them by send_many(); how many recipients were taken."""
 
     def mails() -> Iterator[tuple[Envelope, bytes]]:
-        for number in range(count):
-            yield envelope(number), message
+        for first in range(0, count, recipients):
+            one = envelope(first) if recipients == 1 else batch(first, min(first + recipients, count))
+            yield one, message
 
     taken = 0
     async for receipt in mailer.send_many(mails()):
         if receipt.error is not None:
             raise receipt.error
-        taken += 1
+        taken += 1 if recipients == 1 else len(receipt.accepted)
     return taken
 
 
@@ -58,6 +65,7 @@ async def main() -> None:
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--message", required=True)
     parser.add_argument("--tasks", type=int, default=0)
+    parser.add_argument("--recipients", type=int, default=1)
     parser.add_argument("--ca-file", help="insist on STARTTLS, and trust this authority")
     arguments = parser.parse_args()
     with open(arguments.message, "rb") as file:
@@ -69,7 +77,7 @@ async def main() -> None:
         if arguments.tasks:
             taken = await singles(mailer, message, arguments.messages, arguments.tasks)
         else:
-            taken = await stream(mailer, message, arguments.messages)
+            taken = await stream(mailer, message, arguments.messages, arguments.recipients)
         ended = time.perf_counter()
     print(json.dumps({"messages": taken, "seconds": ended - started}))
 

@@ -19,13 +19,16 @@ from functools import cache
 from pathlib import Path
 
 from children import Cost, measure
-from messages import write_job
+from keys import RSA, write_key
+from messages import SENDER, message, write_job
 from recorder import content, record
 
 RUN_SECONDS = 600.0
 # What the first guess of the filler leaves for headers and MIME structure, and how near it must come in the end.
 HEADERS = 700
 TOLERANCE = 0.005
+BATCH = 100  # recipients in a transaction of a shared message
+DOMAIN = "example.test"
 
 
 def send_command(manifest: Path) -> list[str]:
@@ -79,6 +82,24 @@ def command(
     return send_command(
         write_job(folder, size=size, filler=filler, recipients=messages, url=url, connections=connections)
     )
+
+
+def share(manifest: Path, size: int) -> None:
+    """Make one message of about `size` bytes for all of the job's personal ones."""
+    job = json.loads(manifest.read_text())
+    text = message(size).partition(b"\r\n\r\n")[2].decode().replace("\r\n", "\n")
+    job["message"] = {"from": SENDER, "to": SENDER, "subject": "Notes", "text": text}
+    job["relays"][0]["batch"] = BATCH
+    manifest.write_text(json.dumps(job))
+
+
+def sign(manifest: Path) -> None:
+    """Have the job's messages signed, with a key of its own."""
+    job = json.loads(manifest.read_text())
+    key = manifest.with_name("dkim.pem")
+    write_key(RSA, key)
+    job["message"]["dkim"] = [{"domain": DOMAIN, "selector": "s1", "key_file": str(key)}]
+    manifest.write_text(json.dumps(job))
 
 
 def main() -> int:

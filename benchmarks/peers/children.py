@@ -16,6 +16,14 @@ from pathlib import Path
 # How often the peak memory is read. It cannot be taken afterwards: ru_maxrss of a child starts at the size of the
 # process that spawned it, and /proc forgets the figure when the child ends.
 SAMPLE_SECONDS = 0.02
+# Variables that slow a Python program down and that no user sets: without .pyc files our modules are compiled again at
+# each start, for 0.3 s.
+SLOWING = ("PYTHONDONTWRITEBYTECODE", "PYTHONDEVMODE", "PYTHONASYNCIODEBUG", "PYTHONMALLOC", "PYTHONTRACEMALLOC")
+
+
+def environment() -> dict[str, str]:
+    """What every measured program and server is given."""
+    return {name: value for name, value in os.environ.items() if name not in SLOWING}
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,9 @@ def measure(command: Sequence[str], *, seconds: float, cwd: Path | None = None) 
     """Run a command to its end, or kill it after `seconds`; its cost is read with wait4."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=cwd)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=cwd, env=environment()
+        )
         peak, ended = 0.0, select.poll()
         pidfd = os.pidfd_open(child.pid)
         try:
@@ -98,11 +108,16 @@ def measure(command: Sequence[str], *, seconds: float, cwd: Path | None = None) 
         )
 
 
+def on_core(number: int, command: list[str]) -> list[str]:
+    """The command, on one core: the first (0) or the last (-1) of those that there are."""
+    return ["taskset", "-c", str(sorted(os.sched_getaffinity(0))[number]), *command]
+
+
 @contextmanager
 def running(command: Sequence[str], *, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server for as long as the block lasts; its output goes to `log`."""
     with log.open("wb") as out:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment())
     try:
         yield child
     finally:

@@ -6,14 +6,19 @@
  * composed, recorded or tried again; any reply but the expected one ends the run. What `bulkmail send` costs beyond
  * this is its own.
  *
- *     floor --host ADDRESS --port P --connections N --messages M --message FILE
+ *     floor --host ADDRESS --port P --connections N --messages M --message FILE [--nap-us U] [--recipients R]
  *
  * FILE has CRLF line ends and no doubled dots. Prints {"messages": M, "seconds": S}: S from before the first connect()
- * to the reply to the last message's dot.
+ * to the reply to the last message's dot. With --nap-us it sleeps so long before it asks epoll: replies gather
+ * meanwhile, so that both sides wake up less often. With --recipients each message has R of them, and M counts recipients.
+ *
+ * Compiled with -DTLS it is the floor of an encrypted client: STARTTLS, TLS 1.3, the same groups, each one SSL_write.
+ * --ca-file PEM is what it trusts.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -26,28 +31,41 @@
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#else
+typedef void SSL;
+#endif
 
-enum { MAX_REPLIES = 4096, MAX_EVENTS = 128, SILENCE_MS = 60000 };
+enum { MAX_REPLIES = 4096, MAX_COMMANDS = 160, MAX_RCPT = 48, MAX_RECIPIENTS = 100, MAX_EVENTS = 128 };
+enum { SILENCE_MS = 60000 };
 static const char SENDER[] = "news@example.test";
-enum phase { GREETING, EHLO, STEADY, QUIT };
+enum phase { GREETING, EHLO, STARTTLS, STEADY, QUIT };
+enum came { OVER, NOTHING, SOME };
 
 struct connection {
     int fd;
+    SSL *tls;                   /* NULL while the connection is in clear */
     enum phase phase;
     int pipelining;
-    int body_next;              /* DATA was granted: the next group opens with the message */
+    int asked_for;              /* recipients of the envelope that is sent: the next group opens with its message */
+    int sent_for;               /* recipients of the message that is sent; the next reply is its own */
     const char *due;            /* first digits of the replies still to come, such as "2223" */
     struct iovec left[2];       /* what is not written yet */
     int waits_to_write;
-    char commands[160];
+    char *body;                 /* the message; with TLS a copy of its own, which the commands follow at once */
+    char *commands;
     size_t have;                /* bytes of an unfinished reply in `in` */
     char in[MAX_REPLIES];
 };
 
 static int events;
 static char *message;
+static const char *host = "127.0.0.1", *ca_file;
 static size_t message_len;
-static long messages, started, accepted;
+static char replies[MAX_RECIPIENTS + 4]; /* those to a dot, MAIL and all RCPT, and to DATA: "222...23" */
+static long messages, started, accepted, nap_us, recipients = 1;
 static struct timespec first, last;
 
 __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *format, ...)
@@ -67,15 +85,86 @@ static void watch(struct connection *c, int operation, uint32_t what)
         fail("epoll_ctl: %s", strerror(errno));
 }
 
-/* Write what is left; what the socket does not take waits for EPOLLOUT. */
-static void flush_out(struct connection *c)
+#ifdef TLS
+__attribute__((noreturn)) static void fail_tls(const char *what)
+{
+    fail("TLS, %s: %s", what, ERR_reason_error_string(ERR_get_error()));
+}
+
+/* STARTTLS was granted. The handshake blocks: it is not what is measured. */
+static void secure(struct connection *c)
+{
+    static SSL_CTX *context;
+    if (!context) {
+        context = SSL_CTX_new(TLS_client_method());
+        SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
+        SSL_CTX_set_read_ahead(context, 1); /* one read() a record instead of two */
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+        if (ca_file && SSL_CTX_load_verify_locations(context, ca_file, NULL) != 1)
+            fail_tls(ca_file);
+    }
+    c->tls = SSL_new(context);
+    int flags = fcntl(c->fd, F_GETFL);
+    fcntl(c->fd, F_SETFL, flags & ~O_NONBLOCK);
+    X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(c->tls), host);
+    if (SSL_set_fd(c->tls, c->fd) != 1 || SSL_connect(c->tls) != 1)
+        fail_tls("handshake");
+    fcntl(c->fd, F_SETFL, flags);
+}
+
+/* All of the group or nothing of it: SSL_write goes on where it was when it is called with the same again. */
+static ssize_t put_tls(struct connection *c)
+{
+    const struct iovec *from = c->left + (c->left[0].iov_len == 0);
+    int sent = SSL_write(c->tls, from->iov_base, (int)(c->left[0].iov_len + c->left[1].iov_len));
+    if (sent <= 0 && SSL_get_error(c->tls, sent) != SSL_ERROR_WANT_WRITE)
+        fail_tls("write");
+    return sent <= 0 ? 0 : sent;
+}
+
+static ssize_t get_tls(struct connection *c, char *into, size_t room)
+{
+    int got = SSL_read(c->tls, into, (int)room);
+    if (got > 0)
+        return got;
+    if (SSL_get_error(c->tls, got) != SSL_ERROR_WANT_READ)
+        fail_tls("read");
+    errno = EAGAIN;
+    return -1;
+}
+
+static int is_more(const struct connection *c)
+{
+    return c->tls && SSL_has_pending(c->tls);
+}
+
+static void hang_up(struct connection *c)
+{
+    SSL_shutdown(c->tls);
+    close(c->fd);
+}
+#else
+/* Never called: without -DTLS no connection has `tls`. */
+static ssize_t put_tls(struct connection *c) { (void)c; return 0; }
+static ssize_t get_tls(struct connection *c, char *into, size_t room) { (void)c; (void)into; (void)room; return 0; }
+static int is_more(const struct connection *c) { (void)c; return 0; }
+static void hang_up(struct connection *c) { close(c->fd); }
+#endif
+
+static ssize_t put(struct connection *c)
 {
     int skip = c->left[0].iov_len == 0;
     struct msghdr out = {.msg_iov = c->left + skip, .msg_iovlen = (size_t)(2 - skip)};
     ssize_t sent = sendmsg(c->fd, &out, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN)
         fail("write: %s", strerror(errno));
-    size_t taken = sent < 0 ? 0 : (size_t)sent;
+    return sent < 0 ? 0 : sent;
+}
+
+/* Write what is left; what the socket does not take waits for EPOLLOUT. */
+static void flush_out(struct connection *c)
+{
+    size_t taken = (size_t)(c->tls ? put_tls(c) : put(c));
     for (struct iovec *part = c->left; part < c->left + 2; part++) {
         size_t of_this = taken < part->iov_len ? taken : part->iov_len;
         part->iov_base = (char *)part->iov_base + of_this;
@@ -96,30 +185,42 @@ static void say(struct connection *c, enum phase phase, const char *due, int len
     flush_out(c);
 }
 
+/* The commands of the next message; their length. */
+static int envelope(struct connection *c)
+{
+    char *end = c->commands + sprintf(c->commands, "MAIL FROM:<%s>\r\n", SENDER);
+    for (int i = 0; i < c->asked_for; i++)
+        end += sprintf(end, "RCPT TO:<user%ld@example.test>\r\n", started++);
+    return (int)(end - c->commands) + sprintf(end, "DATA\r\n");
+}
+
 /* Every reply that was due has come: the next group, which opens with the body when DATA was granted. */
 static void next_group(struct connection *c)
 {
-    if (c->phase == GREETING) {
+    if (c->phase == GREETING || c->phase == STARTTLS) {
+#ifdef TLS
+        if (c->phase == STARTTLS)
+            secure(c);
+#endif
         say(c, EHLO, "2", sprintf(c->commands, "EHLO floor.example.test\r\n"));
         return;
     }
+#ifdef TLS
+    if (!c->tls) {
+        say(c, STARTTLS, "2", sprintf(c->commands, "STARTTLS\r\n"));
+        return;
+    }
+#endif
     if (!c->pipelining)
         fail("the server announces no PIPELINING");
-    int body = c->body_next;
-    if (body)
-        c->left[0] = (struct iovec){message, message_len};
-    c->body_next = started < messages;
-    if (c->body_next)
-        say(c, STEADY, body ? "2223" : "223",
-            sprintf(c->commands, "MAIL FROM:<%s>\r\nRCPT TO:<user%ld@example.test>\r\nDATA\r\n", SENDER, started++));
+    c->sent_for = c->asked_for;
+    if (c->sent_for)
+        c->left[0] = (struct iovec){c->body, message_len};
+    c->asked_for = (int)(messages - started < recipients ? messages - started : recipients);
+    if (c->asked_for)
+        say(c, STEADY, replies + recipients + 1 - c->asked_for - (c->sent_for > 0), envelope(c));
     else
-        say(c, QUIT, body ? "22" : "2", sprintf(c->commands, "QUIT\r\n"));
-}
-
-/* The first reply of a group that opened with a body answers that body's dot. */
-static int answers_dot(const struct connection *c)
-{
-    return (c->phase == STEADY && strlen(c->due) == 4) || (c->phase == QUIT && strlen(c->due) == 2);
+        say(c, QUIT, c->sent_for ? "22" : "2", sprintf(c->commands, "QUIT\r\n"));
 }
 
 /* One line of a reply, `length` bytes without its line end. */
@@ -131,17 +232,21 @@ static void reply_line(struct connection *c, const char *line, size_t length)
         c->pipelining = 1;
     if (length > 3 && line[3] == '-')
         return;
-    if (answers_dot(c) && ++accepted == messages)
+    accepted += c->sent_for;
+    if (c->sent_for && accepted == messages)
         clock_gettime(CLOCK_MONOTONIC, &last);
+    c->sent_for = 0;
     c->due++;
 }
 
-/* Read and answer what came; 0 once the connection is over. */
-static int readable(struct connection *c)
+/* Read and answer what came. */
+static enum came readable(struct connection *c)
 {
-    ssize_t got = read(c->fd, c->in + c->have, sizeof c->in - c->have);
+    char *into = c->in + c->have;
+    size_t room = sizeof c->in - c->have;
+    ssize_t got = c->tls ? get_tls(c, into, room) : read(c->fd, into, room);
     if (got < 0 && errno == EAGAIN)
-        return 1;
+        return NOTHING;
     if (got <= 0)
         fail("connection lost: %s", got < 0 ? strerror(errno) : "closed by the server");
     char *line = c->in, *end = c->in + c->have + got, *lf;
@@ -155,13 +260,23 @@ static int readable(struct connection *c)
         fail("a reply line of more than %d bytes", MAX_REPLIES);
     memmove(c->in, line, c->have);
     if (*c->due)
-        return 1;
+        return SOME;
     if (c->phase == QUIT) {
-        close(c->fd);
-        return 0;
+        hang_up(c);
+        return OVER;
     }
     next_group(c);
-    return 1;
+    return SOME;
+}
+
+/* What the TLS layer has read ahead makes no event. */
+static int is_over(struct connection *c)
+{
+    enum came what;
+    do
+        what = readable(c);
+    while (what == SOME && is_more(c));
+    return what == OVER;
 }
 
 /* The file with its dots doubled and the final dot: what goes over the wire. */
@@ -189,6 +304,14 @@ static void dial(struct connection *c, const struct sockaddr_in *server)
 {
     int yes = 1;
     c->due = "2";
+    c->body = message;
+    size_t room = MAX_COMMANDS + (size_t)recipients * MAX_RCPT;
+    c->commands = malloc(room);
+#ifdef TLS
+    c->body = malloc(message_len + room);
+    memcpy(c->body, message, message_len);
+    c->commands = c->body + message_len;
+#endif
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0 || setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) < 0)
         fail("socket: %s", strerror(errno));
@@ -201,13 +324,15 @@ static void run(int open)
 {
     struct epoll_event ready[MAX_EVENTS];
     while (open > 0) {
+        if (nap_us)
+            usleep((useconds_t)nap_us);
         int count = epoll_wait(events, ready, MAX_EVENTS, SILENCE_MS);
         if (count == 0)
             fail("nothing came for %d s; %ld of %ld accepted", SILENCE_MS / 1000, accepted, messages);
         for (int i = 0; i < count; i++) {
             struct connection *c = ready[i].data.ptr;
             if (ready[i].events & ~(uint32_t)EPOLLOUT)
-                open -= !readable(c);
+                open -= is_over(c);
             else
                 flush_out(c);
         }
@@ -218,15 +343,22 @@ int main(int argc, char **argv)
 {
     static const struct option known[] = {
         {"host", 1, 0, 'h'},     {"port", 1, 0, 'p'},    {"connections", 1, 0, 'c'},
-        {"messages", 1, 0, 'm'}, {"message", 1, 0, 'f'}, {0, 0, 0, 0},
+        {"messages", 1, 0, 'm'}, {"message", 1, 0, 'f'}, {"nap-us", 1, 0, 'n'},
+        {"ca-file", 1, 0, 't'},  {"recipients", 1, 0, 'r'}, {0, 0, 0, 0},
     };
     struct sockaddr_in server = {.sin_family = AF_INET};
     const char *file = NULL;
     long connections = 1;
     inet_pton(AF_INET, "127.0.0.1", &server.sin_addr);
     for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
-        if (o == 'h' && inet_pton(AF_INET, optarg, &server.sin_addr) != 1)
+        if (o == 'h' && inet_pton(AF_INET, host = optarg, &server.sin_addr) != 1)
             fail("--host %s: not an IPv4 address", optarg);
+        else if (o == 'n')
+            nap_us = atol(optarg);
+        else if (o == 'r')
+            recipients = atol(optarg);
+        else if (o == 't')
+            ca_file = optarg;
         else if (o == 'p')
             server.sin_port = htons((uint16_t)atoi(optarg));
         else if (o == 'c')
@@ -240,6 +372,10 @@ int main(int argc, char **argv)
     }
     if (!file || !server.sin_port || messages < 1 || connections < 1)
         fail("wants --port, --messages and --message");
+    if (recipients < 1 || recipients > MAX_RECIPIENTS)
+        fail("--recipients: 1 to %d", MAX_RECIPIENTS);
+    memset(replies, '2', (size_t)recipients + 2);
+    replies[recipients + 2] = '3';
     if (connections > messages)
         connections = messages;
     load(file);

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 SENDER = "news@example.test"
+MANIFEST = "bench.json"
 WIDTH = 72
 TEXT = (
     "this month we looked at what it takes to send a letter to everybody who asked for one and to nobody else, how a "
@@ -87,7 +88,7 @@ def write_job(folder: Path, *, size: int, filler: int, recipients: int, url: str
         "relays": [relay],
         "journal": "bench.journal",
     }
-    path = folder / "bench.json"
+    path = folder / MANIFEST
     path.write_text(json.dumps(manifest, indent=1))
     return path
 

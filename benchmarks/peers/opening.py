@@ -50,7 +50,7 @@ def serve(connections: int) -> None:
             await self.all_here.wait()
 
     async def main() -> None:
-        async with Server(Hooks(), listen=f"{HOST}:0") as server:
+        async with Server(Hooks(), listen=f"{HOST}:0", discard=True) as server:
             print(f"listening on {HOST}:{server.port}", flush=True)
             await asyncio.Event().wait()
 

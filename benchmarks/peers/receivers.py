@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from children import measure, process_cpu_seconds, running
+from children import measure, on_core, process_cpu_seconds, running
 from messages import SENDER
 from recorder import HOST, free_port, sink_command, wait_for
+from results import Figures
 from servers import HERE, find
 from tables import row, spread, verdict
 
@@ -67,11 +68,6 @@ def feeder(name: str, port: int, messages: int) -> list[str]:
     url = f"smtp://{HOST}:{port}?tls=never&chunking={'true' if name == CHUNKING else 'false'}"
     flags = ["--connections", str(CONNECTIONS), "--messages", str(messages), "--size", str(SIZE), "--json"]
     return [sys.executable, "-m", "bulkmail", "bench", url, *flags, "--no-progress"]
-
-
-def on_core(number: int, command: list[str]) -> list[str]:
-    """The command, on one core: the first (0) or the last (-1) of those that there are."""
-    return ["taskset", "-c", str(sorted(os.sched_getaffinity(0))[number]), *command]
 
 
 @dataclass(frozen=True)
@@ -169,15 +165,24 @@ def goals(runs: Runs) -> list[str]:
     return lines
 
 
-def compare(seconds: float, rounds: int) -> str:
-    """The table of all servers that there are here, and what was asked of ours."""
+def by_postfix(runs: Runs) -> dict[str, Figures]:
+    """Messages a second of our sink by those of smtp-sink, both fed by us."""
+    ours, theirs = (runs.get((name, PIPELINING), []) for name in (OURS, POSTFIX))
+    if not ours or not theirs:
+        return {}
+    made_of = f"{median(fed.rate for fed in ours):,.0f} by {median(fed.rate for fed in theirs):,.0f}/s"
+    return {"sink": Figures([one.rate / two.rate for one, two in zip(ours, theirs, strict=True)], made_of)}
+
+
+def compare(seconds: float, rounds: int) -> tuple[str, dict[str, Figures]]:
+    """The table of all servers that there are here and what was asked of ours; the figure of the table of goals."""
     if not find(SOURCE):
-        return "## Receiving servers\n\nNot measured: Postfix's smtp-source is not installed."
+        raise SystemExit("Postfix's smtp-source is not installed")
     missing = {name: why for name in RECEIVERS if (why := unavailable(name))}
     runs = play([name for name in RECEIVERS if name not in missing], seconds, rounds)
     title = f"## Receiving servers: {SIZE // 1024} KB, {CONNECTIONS} connections, a core each for server and client"
     notes = [f"- {name} is left out: {why}" for name, why in missing.items()]
-    return "\n".join([title, "", *table(runs), "", *goals(runs), *notes])
+    return "\n".join([title, "", *table(runs), "", *goals(runs), *notes]), by_postfix(runs)
 
 
 def main() -> None:
@@ -185,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="about how long each run takes")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    print(compare(arguments.seconds, arguments.rounds))
+    print(compare(arguments.seconds, arguments.rounds)[0])
 
 
 if __name__ == "__main__":

@@ -1,166 +1,73 @@
 #!/usr/bin/env python3
 """Our clients beside other SMTP clients, in turns, against servers on this machine. See ../README.md.
 
-    run.py                                   about ten minutes: every scenario, three rounds
-    run.py --effort quick                    some two minutes: one short round, to see that it runs
-    run.py --effort full                     five rounds, 200,000 recipients, memory at 100,000 and 1,000,000
+    run.py                                   some twenty minutes: all that has a goal, three rounds
+    run.py --effort quick                    some three minutes: one short round, to see that it runs
+    run.py --effort full                     five rounds of everything, memory at 1,000,000, a job of ten million
     run.py --scenarios 2k-c20 --clients floor,bulkmail --rounds 9
+    run.py --readme                          and put the table of goals into README.md and docs/performance.md
 
-Every client first sends a few messages to a recording sink, and is left out if they are not what they should be.
-The tables go to standard output and .bench/last.md, every single run to .bench/runs.jsonl.
+Every client first sends a few messages to a recording sink, and is left out if they are not what they should be. What
+cannot be measured here is left out too, and the table of goals says why. The tables go to standard output and
+.bench/last.md, the last one also to .bench/last.json, every single run to .bench/runs.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
 import compose
+import goals
+import headline
+import machine
+import many_connections
 import opening
 import receivers
 import sign
 import sink_crowd
+import starts
 import stream
-from children import cpu_seconds, measure
-from clients import (
-    AIO_SINGLES,
-    CLIENTS,
-    FLOOR,
-    LIBRARY,
-    LIBRARY_TLS,
-    NODEMAILER,
-    OURS,
-    OURS_HAPROXY,
-    OURS_SOCKS,
-    OURS_TLS,
-    SINGLES,
-    TOOLS,
-    Client,
-    Load,
-    unavailable,
-)
+from children import Cost, cpu_seconds, measure
+from clients import CLIENTS, COMPOSED, OURS, OWN, SHARED, TOOLS, Client, Load, unavailable
 from messages import SENDER, message
 from recorder import HOST, content, recipients, record, sender
-from servers import PEER, SINK, SINK_TLS, Servers, find
-from tables import Goal, Run, goal_lines, memory_table, scenario_table
+from results import Figures, Results
+from scenarios import (
+    COMPOSE,
+    CROWD,
+    EFFORTS,
+    KNOWN,
+    MANY,
+    OPENING,
+    RECEIVERS,
+    SCALE,
+    SCENARIOS,
+    SIGN,
+    SIZES,
+    STARTS,
+    STREAM,
+    Effort,
+    Scenario,
+    amount,
+)
+from servers import Servers
+from tables import Run, goal_lines, memory_table, scenario_table
 
-SIZES = {"2k": 2048, "20k": 20480}
 RUN_SECONDS = 900.0
 PROBE_MESSAGES = 12
+MILLION = 1_000_000
 STREAM_CHECKED = 32 << 20
-HERE = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """server   one of `servers`
-    only     the clients that take part; empty: all but the special ones
-    goals    what the medians of its rounds have to reach
-    times    a run is so many times as long: start-up must be the lesser part where the cost past it is asked for
-    rate     messages a second for everyone, 0: as fast as it goes. What a message costs falls with the pace, since more
-             of them share a system call; ways of unequal pace are compared at the same one"""
-
-    name: str
-    size: int
-    connections: int
-    rtt_ms: int = 0
-    server: str = PEER
-    only: tuple[str, ...] = ()
-    goals: tuple[Goal, ...] = ()
-    times: int = 1
-    rate: int = 0
-
-    @property
-    def title(self) -> str:
-        many = "s" if self.connections > 1 else ""
-        line = f"{self.rtt_ms} ms round trip" if self.rtt_ms else "loopback"
-        pace = f", {self.rate:,} messages/s" if self.rate else ""
-        return f"{self.size // 1024} KB, {self.connections} connection{many}, {line}, {self.server}{pace}"
-
-    def takes(self, client: Client) -> bool:
-        return client.name in self.only if self.only else not client.special
-
-
-FAR = (OURS, LIBRARY, "aiosmtplib on uvloop", NODEMAILER)
-TLS = (OURS, OURS_TLS, LIBRARY, LIBRARY_TLS)
-
-
-def faster(*pairs: tuple[str, str], times: float) -> tuple[Goal, ...]:
-    return tuple(Goal(ours, theirs, "messages/s", least=times) for ours, theirs in pairs)
-
-
-SCENARIOS = [
-    *(
-        Scenario(f"{size}-{name}", SIZES[size], connections, rtt)
-        for name, connections, rtt in (("c20", 20, 0), ("c1", 1, 0), ("rtt50", 20, 50))
-        for size in SIZES
-    ),
-    Scenario("chunk-rtt50", 2048, 20, 50, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=20)),
-    Scenario("chunk-rtt100", 2048, 1, 100, SINK, FAR, faster((OURS, NODEMAILER), (LIBRARY, NODEMAILER), times=100)),
-    Scenario("singles", 2048, 20, 0, PEER, (FLOOR, SINGLES, AIO_SINGLES), faster((SINGLES, AIO_SINGLES), times=5)),
-    Scenario(
-        "egress",
-        2048,
-        20,
-        0,
-        SINK,
-        (OURS, OURS_SOCKS, OURS_HAPROXY),
-        tuple(Goal(proxied, OURS, "CPU past start-up", most=1.05) for proxied in (OURS_SOCKS, OURS_HAPROXY)),
-        times=8,
-        rate=5_000,
-    ),
-    Scenario(
-        "tls",
-        2048,
-        20,
-        0,
-        SINK_TLS,
-        TLS,
-        (Goal(OURS_TLS, OURS, "CPU past start-up", most=2), Goal(LIBRARY_TLS, LIBRARY, "CPU past start-up", most=2)),
-        times=3,
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """seconds    about how long one run lasts, by each client's guess
-    whole      messages of the three fastest at 20 connections on loopback, whatever they take: their start-up is part
-               of the figure, and so must be the length of a real job"""
-
-    rounds: int
-    seconds: float
-    whole: dict[int, int]
-    scenarios: tuple[str, ...]
-    memory: bool = False
-    stream_mb: int = 1024
-
-
-STREAM = "stream"
-OPENING = "opening"
-COMPOSE = "compose"
-SIGN = "sign"
-RECEIVERS = "sink"
-CROWD = "crowd"
-APART = (STREAM, OPENING, COMPOSE, SIGN, RECEIVERS, CROWD)
-KNOWN = [*(s.name for s in SCENARIOS), *APART]
-NEW = ("chunk-rtt50", "chunk-rtt100", "singles", "tls", "egress", *APART)
-EFFORTS = {
-    "quick": Effort(1, 0.4, {2048: 20_000, 20480: 8_000}, ("2k-c20", "20k-c20", "2k-rtt50", *NEW), stream_mb=128),
-    "normal": Effort(
-        3, 1.5, {2048: 200_000, 20480: 50_000}, ("2k-c20", "20k-c20", "2k-c1", "20k-c1", "2k-rtt50", *NEW)
-    ),
-    "full": Effort(5, 3.0, {2048: 200_000, 20480: 100_000}, tuple(KNOWN), memory=True),
-}
-WHOLE_JOB = {FLOOR, OURS, "smtp-source"}
+Apart = tuple[str, dict[str, Figures]]
 
 
 def say(*words: object) -> None:
@@ -168,10 +75,11 @@ def say(*words: object) -> None:
 
 
 class Harness:
-    """The servers, and the files that the runs need."""
+    """The servers, the files that the runs need, and what was found."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
+        self.results = Results()
         self.runs: list[dict[str, object]] = []
 
     def __enter__(self) -> Harness:
@@ -185,7 +93,7 @@ class Harness:
     def __exit__(self, *_error: object) -> None:
         self.stack.close()
 
-    def once(self, client: Client, scenario: Scenario, messages: int) -> Run | None:
+    def once(self, client: Client, scenario: Scenario, messages: int, number: int = 0) -> Run | None:
         """One measured run; None, and said why, when it did not do its work."""
         server = self.servers.get(scenario.server)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
@@ -205,22 +113,36 @@ class Harness:
             busy = cpu_seconds(server.pid)
             cost = measure(command, seconds=RUN_SECONDS)
             busy = cpu_seconds(server.pid) - busy
-        result = cost.result()
-        seconds = float(str(result.get("seconds", cost.wall)))
-        done = result.get("delivered", result.get("messages", messages))
-        if cost.status or done != messages or not 0 < seconds <= cost.wall:
-            say(f"   {client.name} failed: status {cost.status}, {done} of {messages} messages, {seconds:.2f} s of")
-            say(f"   {cost.wall:.2f} s. {cost.errors[-500:]}")
+        seconds = float(str(cost.result().get("seconds", cost.wall)))
+        if problem := undone(cost, messages, seconds):
+            say(f"   {client.name} failed: {problem}")
+            self.results.missing[f"{scenario.name} {client.name}"] = problem
             return None
-        run = Run(client.name, messages, seconds, cost.wall, cost.user, cost.system, cost.peak_mb, busy / cost.wall)
+        run = Run(
+            client.name, messages, seconds, cost.wall, cost.user, cost.system, cost.peak_mb, busy / cost.wall, number
+        )
         self.runs.append({"scenario": scenario.name, "load1": os.getloadavg()[0], **asdict(run)})
         return run
+
+
+def undone(cost: Cost, messages: int, seconds: float) -> str:
+    """What a run has not done, or what cannot be true of it; empty where all is well."""
+    done = cost.result().get("delivered", cost.result().get("messages", messages))
+    if cost.status or done != messages:
+        return f"status {cost.status}, {done} of {messages:,}. {last_line(cost.errors)}"
+    return "" if 0 < seconds <= cost.wall else f"it claims {seconds:.2f} s and lived {cost.wall:.2f} s"
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1][-200:]
 
 
 def wrong(client: Client, size: int, ready: Path, servers: Servers) -> str | None:
     """What is wrong with the messages that a client sends; None when they are right."""
     if reason := unavailable(client):
         return reason
+    if client.secure:
+        return None  # the sink that records has no TLS: it was checked without, under another name
     with tempfile.TemporaryDirectory(prefix="bulkmail-bench-") as folder:
 
         def command(port: int) -> list[str]:
@@ -228,70 +150,134 @@ def wrong(client: Client, size: int, ready: Path, servers: Servers) -> str | Non
             return client.command(Load(HOST, port, 3, PROBE_MESSAGES, size, ready, Path(folder), front=front))
 
         cost, dumped = record(command)
-    if cost.status or len(dumped) != PROBE_MESSAGES:
-        return f"status {cost.status}, {len(dumped)} of {PROBE_MESSAGES} arrived. {cost.errors.strip()[-300:]}"
     to = [address for mail in dumped for address in recipients(mail)]
-    if len(set(to)) != PROBE_MESSAGES or len(to) != PROBE_MESSAGES or {sender(mail) for mail in dumped} != {SENDER}:
-        return f"not {PROBE_MESSAGES} recipients, one a message, from {SENDER}: {sorted(to)[:3]}"
-    for mail in dumped:
-        arrived = content(mail).replace(b"\n", b"\r\n")
-        if client.composes:
-            number = recipients(mail)[0].split("@")[0].removeprefix("user").encode()
-            if abs(len(arrived) - size) > size // 100 or b"r%07d" % int(number) not in arrived:
-                return f"{len(arrived)} bytes instead of {size}, or without the recipient's own id"
-        elif arrived.rstrip(b"\r\n") != ready.read_bytes().rstrip(b"\r\n"):
-            return f"other content than the message it was given ({len(arrived)} bytes)"
+    if cost.status or len(to) != PROBE_MESSAGES or {sender(mail) for mail in dumped} != {SENDER}:
+        errors = last_line(cost.errors)
+        return f"status {cost.status}, {len(to)} of {PROBE_MESSAGES} recipients arrived from {SENDER}. {errors}"
+    if client.sends == OWN:
+        return None
+    if len(set(to)) != PROBE_MESSAGES or len(dumped) != PROBE_MESSAGES:
+        return f"not {PROBE_MESSAGES} recipients, one a message: {sorted(to)[:3]}"
+    return next(filter(None, (wrong_content(client, size, ready, mail) for mail in dumped)), None)
+
+
+def wrong_content(client: Client, size: int, ready: Path, mail: bytes) -> str | None:
+    arrived = content(mail).replace(b"\n", b"\r\n")
+    if client.sends == COMPOSED:
+        number = recipients(mail)[0].split("@")[0].removeprefix("user").encode()
+        if abs(len(arrived) - size) > size // 100 or b"r%07d" % int(number) not in arrived:
+            return f"{len(arrived)} bytes instead of {size}, or without the recipient's own id"
+    elif arrived.rstrip(b"\r\n") != ready.read_bytes().rstrip(b"\r\n"):
+        return f"other content than the message it was given ({len(arrived)} bytes)"
     return None
 
 
-def amount(client: Client, scenario: Scenario, effort: Effort) -> int:
-    """How many messages this client gets in one run."""
-    if scenario.rtt_ms:
-        pace = scenario.connections * 1000 / scenario.rtt_ms / client.round_trips
-        if scenario.server != PEER and client.window:
-            pace = min(pace * client.window, client.guess[0])
-        return scenario.connections * max(2, round(pace * max(2.0, effort.seconds * 3) / scenario.connections))
-    if scenario.rate:
-        return round(scenario.rate * effort.seconds * scenario.times)
-    if client.name in WHOLE_JOB and scenario.connections > 1 and not scenario.only:
-        return effort.whole[scenario.size]
-    return max(100, round(client.guess[scenario.size > 4096] * effort.seconds * scenario.times))
+def check(harness: Harness, scenarios: Sequence[Scenario], clients: Sequence[Client]) -> list[Client]:
+    """Those that send what they should; the others are `missing`."""
+    missing = harness.results.missing
+    for client in clients:
+        for size in sorted({one.size for one in scenarios if one.takes(client)}):
+            if client.name in missing:
+                break
+            try:
+                problem = wrong(client, size, harness.messages[size], harness.servers)
+            except (Exception, SystemExit) as error:
+                problem = str(error) or type(error).__name__
+            say(f"check     {client.name}, {size} bytes: {problem or 'right'}")
+            if problem:
+                missing[client.name] = problem
+    return [client for client in clients if client.name not in missing]
 
 
-def play(harness: Harness, scenario: Scenario, clients: list[Client], effort: Effort) -> str:
+def play(harness: Harness, scenario: Scenario, clients: Sequence[Client], effort: Effort) -> str:
     """One scenario: a short run each for the cost of starting, then the rounds, whose order rotates; its table."""
     clients = [client for client in clients if scenario.takes(client)]
+    if not clients:
+        raise RuntimeError("none of its clients can run here")
     short = {client.name: harness.once(client, scenario, scenario.connections) for client in clients}
     runs: dict[str, list[Run]] = {client.name: [] for client in clients}
     for number in range(effort.rounds):
         turn = number % len(clients)
         for client in clients[turn:] + clients[:turn]:
-            run = harness.once(client, scenario, amount(client, scenario, effort))
+            run = harness.once(client, scenario, amount(client, scenario, effort), number)
             if run:
                 runs[client.name].append(run)
                 say(f"{scenario.name:9} {number + 1}/{effort.rounds} {run}")
-    return "\n".join([scenario_table(scenario.title, runs, short, FLOOR), *goal_lines(scenario.goals, runs, short)])
+    harness.results.runs[scenario.name], harness.results.short[scenario.name] = runs, short
+    shown = scenario_table(scenario.title, runs, short, scenario.floor, scenario.unit)
+    return "\n".join([shown, *goal_lines(scenario.goals, runs, short)])
 
 
 def memory(harness: Harness, client: Client) -> str:
-    scenario = SCENARIOS[0]
-    runs = [harness.once(client, scenario, count) for count in (100_000, 1_000_000)]
+    runs = [harness.once(client, SCENARIOS[0], count) for count in (100_000, 1_000_000)]
     for run in filter(None, runs):
         say(f"memory    {run}")
     return memory_table([run for run in runs if run])
 
 
-def machine() -> str:
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f} before, {now:%Y-%m-%d %H:%M} UTC"
-    )
+def grown(harness: Harness) -> Apart:
+    """A job of ten million, beside one of a million: time of a recipient, memory."""
+    client = next(one for one in CLIENTS if one.name == SHARED)
+    scenario = next(one for one in SCENARIOS if one.name == "shared")
+    runs = [run for count in (MILLION, 10 * MILLION) if (run := harness.once(client, scenario, count))]
+    if len(runs) < 2:
+        raise RuntimeError(harness.results.missing[f"{scenario.name} {client.name}"])
+    for run in runs:
+        say(f"scale     {run}")
+    one, ten = ((run.seconds / run.messages * 1e6, run.peak_mb) for run in runs)
+    return memory_table(runs), {
+        "scale-time": Figures([ten[0] / one[0]], f"{ten[0]:.2f} by {one[0]:.2f} µs a recipient"),
+        "scale-memory": Figures([ten[1] / one[1]], f"{ten[1]:.0f} by {one[1]:.0f} MB"),
+    }
+
+
+def text_only(text: str) -> Apart:
+    return text, {}
+
+
+# Programs of their own: their tables, and their figures for the table of goals.
+APART: dict[str, Callable[[Harness, Effort], Apart]] = {
+    STARTS: lambda _, effort: starts.compare(5 if effort.rounds == 1 else 20),
+    SIGN: lambda _, effort: sign.compare(effort.rounds, min(5.0, 4 * effort.seconds), effort.keys),
+    RECEIVERS: lambda _, effort: receivers.compare(min(1.5, effort.seconds), effort.rounds),
+    MANY: lambda _, effort: many_connections.compare(10_000, 3 if effort.memory else 1),
+    SCALE: lambda harness, _: grown(harness),
+    STREAM: lambda _, effort: text_only(stream.compare(effort.stream_mb << 20, STREAM_CHECKED, effort.rounds)),
+    OPENING: lambda _, effort: text_only(opening.compare(1000, 50, effort.rounds)),
+    COMPOSE: lambda _, effort: text_only(compose.compare(effort.rounds)),
+    CROWD: lambda _, effort: text_only(sink_crowd.compare(5000, 1000, effort.rounds, round(200_000 * effort.share))),
+}
+
+
+def run_all(harness: Harness, effort: Effort, names: Sequence[str], clients: Sequence[Client]) -> list[str]:
+    """The table of each; what fails, whatever it is, is `missing` and ends nothing else."""
+    missing, tables = harness.results.missing, []
+    if SCALE not in names:
+        missing[SCALE] = "a quick run has no time for it"
+    scenarios = [one for one in SCENARIOS if one.name in names]
+    clients = check(harness, scenarios, clients)
+    steps: dict[str, Callable[[], str]] = {
+        one.name: lambda one=one: play(harness, one, clients, effort)  # type: ignore[misc]
+        for one in scenarios
+    }
+    for name in APART:
+        if name in names:
+            steps[name] = lambda name=name: apart(harness, name, effort)  # type: ignore[misc]
+    if effort.memory and any(client.name == OURS for client in clients):
+        steps["memory"] = lambda: memory(harness, next(one for one in clients if one.name == OURS))
+    for name, step in steps.items():
+        try:
+            tables.append(step())
+        except (Exception, SystemExit) as error:
+            missing[name] = last_line(str(error)) or type(error).__name__
+            say(f"{name:9} not measured: {missing[name]}")
+    return tables + [f"Note: {name} is left out: {why}" for name, why in missing.items() if name != SCALE]
+
+
+def apart(harness: Harness, name: str, effort: Effort) -> str:
+    text, figures = APART[name](harness, effort)
+    harness.results.figures.update(figures)
+    return text
 
 
 def chosen(names: str, known: list[str], what: str) -> list[str]:
@@ -305,63 +291,57 @@ def chosen(names: str, known: list[str], what: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class Wanted:
+    effort: Effort
+    names: Sequence[str]
+    clients: Sequence[Client]
+    readme: bool
+
+
+def wanted() -> Wanted:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--effort", choices=EFFORTS, default="normal")
     parser.add_argument("--scenarios", help="comma list of " + ", ".join(KNOWN))
     parser.add_argument("--clients", help="comma list of " + ", ".join(c.name for c in CLIENTS))
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--memory", action="store_true", help="peak memory at 100,000 and 1,000,000 recipients")
-    arguments = parser.parse_args()
-    effort = EFFORTS[arguments.effort]
-    if arguments.rounds:
-        effort = replace(effort, rounds=arguments.rounds)
-    names = effort.scenarios
-    if arguments.scenarios:
-        names = chosen(arguments.scenarios, KNOWN, "scenario")
+    parser.add_argument("--readme", action="store_true", help="the table of goals goes into README.md")
+    options = parser.parse_args()
+    effort = EFFORTS[options.effort]
+    effort = replace(effort, rounds=options.rounds or effort.rounds, memory=effort.memory or options.memory)
+    names = chosen(options.scenarios, KNOWN, "scenario") if options.scenarios else effort.scenarios
     clients = list(CLIENTS)
-    if arguments.clients:
-        wanted = chosen(arguments.clients, [c.name for c in CLIENTS], "client")
-        clients = [c for c in CLIENTS if c.name in wanted]
+    if options.clients:
+        these = chosen(options.clients, [c.name for c in CLIENTS], "client")
+        clients = [c for c in CLIENTS if c.name in these]
+    return Wanted(effort, names, clients, options.readme)
 
-    notes = []
-    with Harness() as harness:
-        tables = [
-            f"# SMTP clients, in turns\n\n{machine()}; "
-            f"{effort.rounds} rounds, medians."
-            + (" Short runs of one round: an indication only." if effort.rounds == 1 else "")
-        ]
-        for size in SIZES.values():
-            for client in list(clients):
-                problem = wrong(client, size, harness.messages[size], harness.servers)
-                say(f"check     {client.name}, {size} bytes: {problem or 'right'}")
-                if problem:
-                    clients.remove(client)
-                    notes.append(f"{client.name} is left out: {problem}")
-        for scenario in SCENARIOS:
-            if scenario.name in names and clients:
-                tables.append(play(harness, scenario, clients, effort))
-        if STREAM in names:
-            tables.append(stream.compare(effort.stream_mb << 20, STREAM_CHECKED, effort.rounds))
-        if OPENING in names and find("microsocks"):
-            tables.append(opening.compare(1000, 50, effort.rounds))
-        if COMPOSE in names:
-            tables.append(compose.compare(effort.rounds))
-        if SIGN in names and find("openssl") and find("smtp-sink"):
-            tables.append(sign.compare(effort.rounds))
-        if RECEIVERS in names:
-            tables.append(receivers.compare(effort.seconds, effort.rounds))
-        if CROWD in names:
-            tables.append(sink_crowd.compare(5000, 1000, effort.rounds, effort.whole[2048]))
-        if (effort.memory or arguments.memory) and any(c.name == OURS for c in clients):
-            tables.append(memory(harness, next(c for c in clients if c.name == OURS)))
-        tables += [f"Note: {note}" for note in notes]
-        TOOLS.mkdir(exist_ok=True)
-        (TOOLS / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in harness.runs))
-    text = "\n\n".join(tables)
+
+def save(found: dict[str, object], text: str, runs: Sequence[dict[str, object]]) -> None:
+    TOOLS.mkdir(exist_ok=True)
+    (TOOLS / "last.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     (TOOLS / "last.md").write_text(text + "\n")
+    (TOOLS / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+
+
+def main() -> int:
+    asked = wanted()
+    found: dict[str, object] = {
+        "stamp": machine.stamp(),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "rounds": asked.effort.rounds,
+    }
+    with Harness() as harness:
+        tables = run_all(harness, asked.effort, asked.names, asked.clients)
+        found["rows"] = [asdict(row) for row in goals.judge_all(harness.results)]
+    text = "\n\n".join(["# SMTP clients, in turns", *tables, "# What is asked", goals.headline(found)])
+    save(found, text, harness.runs)
     print(text)
-    return 1 if any(OURS in note for note in notes) else 0
+    if asked.readme:
+        headline.write()
+    return 1 if OURS in harness.results.missing else 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from children import running
 from recorder import HOST, free_port, sink_command, wait_for
 
 PEER, SINK, SINK_TLS = "smtp-sink", "bulkmail sink", "bulkmail sink with STARTTLS"
+SINK_TLS_PLAIN = f"{SINK_TLS}, without CHUNKING"
 MICROSOCKS, HAPROXY = "microsocks", "HAProxy"
 SERVER_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
 HERE = Path(__file__).resolve().parent
@@ -91,7 +92,7 @@ class Servers:
 
     def get(self, name: str) -> RunningServer:
         if name not in self.running:
-            self.running[name] = self._peer() if name == PEER else self._ours(tls=name == SINK_TLS)
+            self.running[name] = self._peer() if name == PEER else self._ours(name)
         return self.running[name]
 
     def port(self, name: str, rtt_ms: int) -> int:
@@ -126,13 +127,17 @@ class Servers:
         wait_for(port)
         return RunningServer(port, child.pid)
 
-    def _ours(self, *, tls: bool) -> RunningServer:
+    def _ours(self, name: str) -> RunningServer:
         command = [sys.executable, "-m", "bulkmail", "sink", "--listen", f"{HOST}:0", "--discard"]
         cert = None
-        if tls:
-            cert, key = certificate(self.folder)
+        if name != SINK:
+            own = self.folder / name.replace(" ", "-")
+            own.mkdir()
+            cert, key = certificate(own)
             command += ["--tls-cert", str(cert), "--tls-key", str(key)]
-        child, ready = self._start(command, f"sink-{tls}")
+        if name == SINK_TLS_PLAIN:
+            command += ["--without", "CHUNKING"]
+        child, ready = self._start(command, name.replace(" ", "-"))
         return RunningServer(int(ready.rpartition(":")[2]), child.pid, cert)
 
     def _start(self, command: list[str], name: str) -> tuple[subprocess.Popen[bytes], str]:

@@ -14,6 +14,7 @@ class Run:
     seconds    by the client's own clock: first connect to last reply; `wall` where it has none
     user, system, peak_mb   of the whole process, from exec to end
     sink_busy  CPU of the sink, of one core: near 1.0 the sink, not the client, decides the messages/s
+    round      runs of one round are compared with each other
     """
 
     client: str
@@ -24,6 +25,7 @@ class Run:
     system: float
     peak_mb: float
     sink_busy: float
+    round: int = 0
 
     @property
     def rate(self) -> float:
@@ -113,12 +115,15 @@ def row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def scenario_table(title: str, runs: Mapping[str, Sequence[Run]], short: Mapping[str, Run | None], floor: str) -> str:
+def scenario_table(
+    title: str, runs: Mapping[str, Sequence[Run]], short: Mapping[str, Run | None], floor: str, unit: str
+) -> str:
     """The markdown table of one scenario; a client without a good run says so."""
     base = runs.get(floor) or ()
     base_rate = median(run.rate for run in base) if base else None
     base_cpu = median(run.cpu_us for run in base) if base else None
-    lines = [f"## {title}", "", row(COLUMNS), row(["---", *["---:"] * (len(COLUMNS) - 1)])]
+    head = [column.replace("message", unit) for column in COLUMNS]
+    lines = [f"## {title}", "", row(head), row(["---", *["---:"] * (len(COLUMNS) - 1)])]
     for client, its in runs.items():
         if not its:
             lines.append(row([client, "failed", *[""] * (len(COLUMNS) - 2)]))

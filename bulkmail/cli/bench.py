@@ -10,6 +10,7 @@ from urllib.parse import quote
 import click
 
 from bulkmail.errors import BulkmailError, ConfigError
+from bulkmail.values import duration as lasting
 
 from . import output, progress, trouble
 from .signals import STOPPED, StopOnSignal
@@ -219,12 +220,12 @@ def as_text(report: BenchReport) -> str:
     figures = report.as_dict()
     lines = [
         f"{report.messages:,} message{'' if report.messages == 1 else 's'} of {report.size:,} bytes "
-        f"in {output.duration(report.seconds)}: {output.rate(report.messages_per_second)}, "
+        f"in {lasting(report.seconds)}: {output.rate(report.messages_per_second)}, "
         f"{figures['bytes_per_second'] / 1e6:,.1f} MB/s",
         f"  latency      p50 {_ms(figures['p50_ms'])}, p99 {_ms(figures['p99_ms'])}",
         f"  CPU          {report.cpu_us_per_message:,.1f} µs a message",
         f"  connections  {report.connections:,}{_fewer(report.connections, report.asked)}, "
-        f"open after {output.duration(report.opening)}",
+        f"open after {lasting(report.opening)}",
     ]
     if report.max_rss_mb is not None:
         lines.append(f"  memory       {report.max_rss_mb:,.1f} MB at most")

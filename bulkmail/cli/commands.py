@@ -22,15 +22,18 @@ class Commands(click.Group):
     """The top command.
 
     table    command name -> one line for the list in --help; order is kept. The command `name` is the object `name` of
-             the module bulkmail.cli.<name>, imported when it is called or explained.
+             the module bulkmail.cli.<name>, imported when it is called or explained; `name_` where Python has that name
+    homes    command name -> module, where that is another
 
     A command returns its exit status (None: 0) and lets errors escape: `main` prints them as one plain sentence each
     and exits with 2. What exits otherwise (send, verify) catches its own.
     """
 
-    def __init__(self, *args: Any, table: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, table: Mapping[str, str], homes: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.table = dict(table)
+        self.table, self.homes = dict(table), dict(homes or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.table)
@@ -38,7 +41,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.table:
             return None
-        command: click.Command = getattr(importlib.import_module(f"bulkmail.cli.{name}"), name)
+        module = importlib.import_module(f"bulkmail.cli.{self.homes.get(name, name)}")
+        command: click.Command = getattr(module, f"{name}_", None) or getattr(module, name)
         return command
 
     def resolve_command(
@@ -72,6 +76,7 @@ class Commands(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        open_closed_streams()
         sys.exit(self._run(args, prog_name or self.name, complete_var=complete_var, **extra))
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> int:
@@ -108,6 +113,20 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """ "; did you mean 'send'?", or "" when nothing known is near."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def open_closed_streams() -> None:
+    """Point what the caller has closed (`>&-`, some supervisors) at nothing, as `> /dev/null` does.
+
+    Else the next file that is opened, the journal perhaps, has that number, and what is printed goes into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def hush_stdout() -> None:

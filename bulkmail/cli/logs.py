@@ -18,15 +18,17 @@ def log_level(command: Any) -> Any:
 
 
 def log_to_stderr(level: str | None, line: str = PLAIN) -> None:
-    """Without --log-level only warnings show, by Python's own last resort."""
-    if level is None:
-        return
+    """Without --log-level only warnings show, as errors do."""
     import logging
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             click.echo(self.format(record), err=True)  # finds sys.stderr anew, which the progress bar redirects
 
+    if level is None:
+        logging.lastResort = Lines("WARNING")
+        logging.lastResort.setFormatter(logging.Formatter("bulkmail: %(message)s"))
+        return
     handler = Lines()
     handler.setFormatter(logging.Formatter(line, defaults={"cid": "-"}))
     logger = logging.getLogger("bulkmail")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from typing import Any
 
 import click
 import orjson
+
+from bulkmail.values import duration
 
 from .trouble import plain
 
@@ -21,6 +25,10 @@ def emit_json(value: Any) -> None:
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary of `send` and `status` (keys as in --json) for people; states with nobody in them are left out."""
     lines = [headline(summary)]
+    if summary.get("waiting"):
+        lines.append(f"  {waiting_text(summary['waiting'])}")
+    else:
+        lines += now_lines(summary)
     lines += [f"  {state.replace('_', ' '):<11}{summary[state]:>13,}" for state in STATES if summary.get(state)]
     for name, counts in (summary.get("relays") or {}).items():
         lines += relay_lines(name, counts)
@@ -31,7 +39,8 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 def headline(summary: dict[str, Any]) -> str:
     """ "november-news: finished, 1,000 recipients in 12.3 s, 81/s"."""
-    text = f"{plain(summary.get('job', 'job'))}: {summary.get('state', 'unknown')}"
+    state = "paused" if summary.get("paused") else summary.get("state", "unknown")
+    text = f"{plain(summary.get('job', 'job'))}: {state}"
     count = summary.get("recipients", 0)
     text += f", {count:,} recipient{'' if count == 1 else 's'}"
     if summary.get("seconds"):
@@ -39,6 +48,46 @@ def headline(summary: dict[str, Any]) -> str:
     if summary.get("messages_per_second"):
         text += f", {rate(summary['messages_per_second'])}"
     return text
+
+
+def now_lines(summary: dict[str, Any]) -> list[str]:
+    """ "now 500/s, 3:05 left; held by the rate of the job, 500/s", of a job that runs; only what is known."""
+    said = []
+    if "rate_now" in summary:
+        left = summary.get("seconds_left")
+        said.append(f"now {rate(summary['rate_now'])}" + (f", {duration(left)} left" if left is not None else ""))
+    hindrance = summary.get("limited_by")
+    if hindrance and hindrance.get("by") != "paused":
+        said.append(f"held by {hindrance_text(hindrance)}")
+    return ["  " + "; ".join(said)] if said else []
+
+
+HINDRANCES = {
+    "retries": "retries that are not due yet",
+    "relays": "relays that cannot be reached",
+    "signing": "the signing of messages",
+    "cpu": "this machine's processor",
+    "answers": "the relays' answers, awaited on all connections",
+    "stopping": "its stopping: what is in flight is finished",
+}
+
+
+def hindrance_text(hindrance: dict[str, Any]) -> str:
+    """ "the rate of domain gmail.com, 20/s", "relays that cannot be reached: Connection refused"."""
+    by, scope = str(hindrance.get("by")), hindrance.get("scope")
+    text = HINDRANCES.get(by) or f"the {plain(by)} of {'the job' if scope == 'job' else plain(scope)}"
+    if hindrance.get("rate"):
+        text += f", {rate(hindrance['rate'])}"
+    if hindrance.get("until"):
+        text += f", until {time.strftime('%H:%M:%S', time.localtime(hindrance['until']))}"
+    return text + (f": {plain(hindrance['why'])}" if hindrance.get("why") else "")
+
+
+def waiting_text(waiting: dict[str, Any]) -> str:
+    """ "waits until 2026-11-30 08:00 CET (outside of the window 08:00 to 20:00 Europe/Rome)", this machine's clock."""
+    until = waiting.get("until")
+    when = f" until {datetime.fromtimestamp(until).astimezone():%Y-%m-%d %H:%M %Z}" if until is not None else ""
+    return f"waits{when} ({plain(waiting.get('why', ''))})"
 
 
 def relay_lines(name: str, counts: dict[str, Any]) -> list[str]:
@@ -65,12 +114,3 @@ def _said(counts: dict[str, Any], what: str) -> str:
 def rate(per_second: float) -> str:
     """ "1,234/s" from ten on, "2.5/s" below."""
     return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s"
-
-
-def duration(seconds: float) -> str:
-    """ "4.2 s", "3:05" (minutes), "26:03:05" (hours)."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,9 @@ class Wanted:
         by_address = address.lower() in self.addresses
         self.addresses.discard(address.lower())
         return by_address or any(number in numbers for numbers in self.ranges)
+
+    def has(self, address: str) -> bool:
+        return address.lower() in self.addresses
 
     def over(self, number: int) -> bool:
         """Whether nobody behind this one is wanted."""
@@ -102,6 +106,7 @@ Exit status: 0 all went well, 1 no browser could be started, 2 errors.""",
 @click.option("--all-fields", is_flag=True,
               help="Show the fields that the message uses, and how many recipients lack each. Without --index and "
                    "--recipient no message is written.")  # fmt: skip
+@click.option("--variant", metavar="NAME", help="This variant of the message.  [default: that of the recipient]")
 @click.option("--set", "variables", multiple=True, metavar="NAME=VALUE", help="A template variable; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def preview(
@@ -111,13 +116,14 @@ def preview(
     out: str,
     opens: bool,
     all_fields: bool,
+    variant: str | None,
     variables: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Write messages of MANIFEST's job to DIR: NNNNNN.eml as it would be sent, signatures included, and its parts.
 
     The parts are NNNNNN.html and NNNNNN.txt, and .amp.html, .watch.html or .ics where the message has such. NNNNNN is
-    the recipient's place in the list. Nothing is sent and no journal is made.
+    the recipient's place in the list, or seed-N for one of `always_include`. Nothing is sent and no journal is made.
     """
     from bulkmail.job.field_use import field_uses
     from bulkmail.job.job import Job
@@ -135,7 +141,7 @@ def preview(
             tell_fields(uses)
     if chosen or not all_fields:
         wanted = Wanted(list(indexes) or ([] if addresses else [range(1, 2)]), {name.lower() for name in addresses})
-        for one in written(job, wanted, Path(out), opens):
+        for one in written(job, wanted, Path(out), opens, variant):
             shown.append(one)
             for path in one.files if not as_json else ():
                 click.echo(path)
@@ -148,37 +154,60 @@ def preview(
 # ---- messages
 
 
-def written(job: Job, wanted: Wanted, folder: Path, page: bool) -> Iterator[Shown]:
+def written(job: Job, wanted: Wanted, folder: Path, page: bool, variant: str | None = None) -> Iterator[Shown]:
     """Each wanted message once its files are written, in the list's order. page: one for the browser is written too.
 
     raises  ConfigError  for those who are not in the list, MessageError for one that cannot be composed, ManifestError
     """
-    for number, row, eml in render(job, wanted):
+    for number, row, eml in render(job, wanted, variant):
         folder.mkdir(parents=True, exist_ok=True)
         files, opened = write(folder, number, eml, page)
         yield Shown(number, row["email"], files, opened)
 
 
-def render(job: Job, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any], bytes]]:
+def render(job: Job, wanted: Wanted, variant: str | None = None) -> Iterator[tuple[int, dict[str, Any], bytes]]:
     """(number, row, message) of the wanted recipients. Reads no further than the last of them."""
     from email.utils import formatdate
 
     from bulkmail.message.raw import from_wire
 
     date = formatdate(localtime=True).encode()
+    copy = job.compiled.signed_copy if variant is None else variant_of(job, variant)
+
+    def eml(number: int, row: dict[str, Any]) -> bytes:
+        try:
+            return from_wire(copy(row, number, date)[1])
+        except MessageError as error:
+            who = f"recipient {stem_of(number).lstrip('0')} ({row['email']})"
+            raise MessageError(f"{job.manifest.path}, {who}: {error}") from error
+
+    for number, row in seeds(job, wanted):
+        yield number, row, eml(number, row)
     number = 0
+    if wanted.over(number):
+        return
     for number, row in recipients(job, wanted):
         if wanted.takes(number, row["email"]):
-            try:
-                eml = from_wire(job.compiled.signed_copy(row, number, date)[1])
-            except MessageError as error:
-                raise MessageError(f"{job.manifest.path}, recipient {number} ({row['email']}): {error}") from error
-            yield number, row, eml
+            yield number, row, eml(number, row)
         if wanted.over(number):
             return
     missing = wanted.missing(number)
     if missing:
         raise ConfigError(f"{job.manifest.path}: {', '.join(missing)}: not in the list of recipients")
+
+
+def seeds(job: Job, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of each copy of the seeds that are wanted; the list need not be searched for them."""
+    from bulkmail.job.recipients import RowBatch
+    from bulkmail.job.seeds import Seeds, number_of
+    from bulkmail.job.variants import each_of
+
+    batch = RowBatch()
+    Seeds.of(job.manifest.recipients.always_include).parse(batch)
+    mine = [(seed, row) for seed, row in zip(batch.numbers, batch.rows, strict=True) if wanted.has(row["email"])]
+    for variant in range(len(each_of(job.compiled))):
+        yield from ((number_of(seed, variant), dict(row)) for seed, row in mine)
+    wanted.addresses -= {row["email"].lower() for _, row in mine}
 
 
 def recipients(job: Job, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -193,6 +222,15 @@ def recipients(job: Job, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]
             yield from zip(batch.numbers, batch.rows, strict=True)
 
 
+def variant_of(job: Job, name: str) -> Callable[[dict[str, Any], int, bytes], tuple[bytes, Any]]:
+    """What makes the copies of one variant. raises  ConfigError"""
+    from bulkmail.job.variants import Variants
+
+    if not isinstance(job.compiled, Variants):
+        raise ConfigError(f"{job.manifest.path}: --variant {name}: its message has no variants")
+    return partial(job.compiled.copy_of, name)
+
+
 def write(folder: Path, number: int, eml: bytes, page: bool = False) -> tuple[list[Path], Path]:
     """Write one message's files: (their paths, the one that shows it best). What it does not have leaves no file."""
     from bulkmail.message import view
@@ -201,7 +239,8 @@ def write(folder: Path, number: int, eml: bytes, page: bool = False) -> tuple[li
     contents = {".eml": eml} | {view.ENDINGS[kind]: text.encode() for kind, text in seen.texts.items()}
     if page and "text/html" in seen.texts:
         contents[PAGE] = view.page(seen).encode()
-    paths = {ending: folder / f"{number:06}{ending}" for ending in (".eml", *view.ENDINGS.values(), PAGE)}
+    stem = stem_of(number)
+    paths = {ending: folder / f"{stem}{ending}" for ending in (".eml", *view.ENDINGS.values(), PAGE)}
     for ending, path in paths.items():
         if ending in contents:
             path.write_bytes(contents[ending])
@@ -209,6 +248,16 @@ def write(folder: Path, number: int, eml: bytes, page: bool = False) -> tuple[li
             path.unlink(missing_ok=True)  # of an earlier preview
     best = next(paths[ending] for ending in (PAGE, ".html", ".txt", ".eml") if ending in contents)
     return [paths[ending] for ending in contents], best
+
+
+def stem_of(number: int) -> str:
+    """ "000007", or "seed-1", "seed-1-2" for a seed's copy of the second variant."""
+    from bulkmail.job.seeds import is_seed, seed_of
+
+    if not is_seed(number):
+        return f"{number:06}"
+    seed, variant = seed_of(number)
+    return f"seed-{seed + 1}" + (f"-{variant + 1}" if variant else "")
 
 
 def open_pages(pages: list[Path]) -> int:

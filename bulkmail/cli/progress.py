@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .output import duration, rate
+from bulkmail.values import duration
+
+from .output import rate, waiting_text
 from .trouble import plain
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def counts_text(summary: dict[str, Any]) -> str:
     text = f"{plain(summary.get('job', ''))}: delivered {summary.get('delivered', 0):,}"
     text += f" of {summary['recipients']:,}" if summary.get("recipients") else ""
     text += "".join(f", {state} {summary[state]:,}" for state in ("deferred", "failed") if state in summary)
-    return text + (f", in doubt {summary['in_doubt']:,}" if summary.get("in_doubt") else "")
+    text += f", in doubt {summary['in_doubt']:,}" if summary.get("in_doubt") else ""
+    return text + (f"; {waiting_text(summary['waiting'])}" if summary.get("waiting") else "")
 
 
 @contextlib.contextmanager

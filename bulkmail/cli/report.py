@@ -12,6 +12,8 @@ import click
 
 from . import output
 
+SQLITE = b"SQLite format 3\0"  # how its files begin
+
 
 @click.command(
     short_help="Every recipient's outcome.",
@@ -32,17 +34,29 @@ def report(journal: str, form: str, state: str | None, out: str | None) -> None:
         write_report(journal, form, file, state=state)
 
 
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SQLITE)) == SQLITE
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that becomes `path` once it is whole: a failure leaves an earlier one. Devices are written to."""
+    """A text file that becomes `path` once it is whole: a failure leaves an earlier one. Devices are written to.
+
+    raises  UsageError  there is a database: a journal is nothing to write over
+    """
     direct = path.exists() and not path.is_file()
+    if not direct and path.exists() and _is_database(path):
+        raise click.UsageError(f"{path} is a database, such as a journal is; expected another name for what is written")
     part = path if direct else path.with_name(f"{path.name}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
             yield file
-    except BaseException:
+    except BaseException as error:
         if not direct:
             part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            error.filename = str(path)
         raise
     if not direct:
         part.replace(path)

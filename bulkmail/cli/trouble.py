@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -23,8 +24,9 @@ def plain(text: object) -> str:
 
 
 def say(sentence: str) -> None:
-    """Print one error to standard error."""
-    click.echo(f"bulkmail: {sentence}", err=True)
+    """Print one error to standard error; to nobody if that is gone (a terminal that was closed)."""
+    with contextlib.suppress(OSError):
+        click.echo(f"bulkmail: {sentence}", err=True)
 
 
 def tell(error: BaseException) -> None:

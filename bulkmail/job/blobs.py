@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 # Below this zlib's own frame outweighs what it saves.
 WORTH_SQUEEZING = 64
+# A blob is a few KB. To clear a window of zlib's usual 32 KB took longer than to compress it.
+WINDOW_BITS = 12
 # A commit's records are some 10 KB. More than this out of one blob means damage, or an attempt to fill the memory.
 MAX_BLOB = 64 << 20
 
@@ -18,7 +20,7 @@ SECTION = struct.Struct("<QI")  # chunk number, length
 def squeeze(data: bytes) -> bytes:
     """`data` with a first byte that says whether it is compressed."""
     if len(data) >= WORTH_SQUEEZING:
-        small = zlib.compress(data, 1)
+        small = zlib.compress(data, 1, WINDOW_BITS)
         if len(small) < len(data):
             return SQUEEZED + small
     return PLAIN + data

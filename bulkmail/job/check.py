@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import formatdate
 from itertools import islice
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING
 from bulkmail.errors import BulkmailError, ManifestError, MessageError
 from bulkmail.job.manifest import Manifest
 from bulkmail.job.recipients import RowBatch, Source, open_source
-from bulkmail.job.suppression import RecipientFilter
-from bulkmail.message.compiled import Compiled
+from bulkmail.job.selection import NOT_DRAWN, NOT_MEANT, SEED, selection_of
+from bulkmail.job.variants import AnyMessage
 from bulkmail.message.finding import Finding
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # findings of one kind; a list with a wrong column has one for every row
 ROWS = "$.recipients"
+KINDS_LEFT_OUT = {NOT_MEANT: "left out by 'where'", NOT_DRAWN: "not in the sample", SEED: "seeds, and in the list too"}
 
 
 def check_job(
-    manifest: Manifest, compiled: Compiled, *, dns: bool = False, dns_server: str | None = None
+    manifest: Manifest, compiled: AnyMessage, *, dns: bool = False, dns_server: str | None = None
 ) -> list[Finding]:
     """All findings, errors first. Standard input is not read: its recipients are checked when they are sent to.
 
@@ -59,21 +61,21 @@ def opened_source(manifest: Manifest) -> Iterator[Source]:
             source.close()
 
 
-def _check_rows(manifest: Manifest, compiled: Compiled, rows: list[Row]) -> list[Finding]:
+def _check_rows(manifest: Manifest, compiled: AnyMessage, rows: list[Row]) -> list[Finding]:
     """The findings; `rows` gets the first good ones."""
     from bulkmail.job.lint import SAMPLES
 
     found = _Findings()
     try:
-        spec = manifest.recipients
-        leave_out = RecipientFilter(deduplicate=spec.deduplicate, suppress=spec.suppress)
+        selection = selection_of(manifest, compiled)
         with opened_source(manifest) as source:
             total = 0
-            for batch in source.scan(required=compiled.fields, header_fields=compiled.header_fields):
+            for batch in selection.scan(source, rows=True):
                 total += len(batch)
+                out = selection.decide(batch)
                 _check_batch(manifest, compiled, source, batch, found)
-                rows += _first_good(batch, SAMPLES - len(rows))
-                found.left_out += len(leave_out.filter_rows(batch.rows)) if leave_out else 0
+                rows += _first_good(batch, out, SAMPLES - len(rows))
+                found.leave_out(out.values())
             if total == 0:
                 found.add("recipients", "error", f"{source.name} has no recipients", "add recipients")
     except BulkmailError as error:
@@ -82,8 +84,8 @@ def _check_rows(manifest: Manifest, compiled: Compiled, rows: list[Row]) -> list
     return found.finish()
 
 
-def _first_good(batch: RowBatch, count: int) -> list[Row]:
-    failed = {index for index, _ in batch.failed}
+def _first_good(batch: RowBatch, out: Mapping[int, str], count: int) -> list[Row]:
+    failed = {index for index, _ in batch.failed} | out.keys()
     good = (index for index in range(len(batch.rows)) if index not in failed)
     return [(batch.numbers[index], batch.rows[index]) for index in islice(good, count)]
 
@@ -92,7 +94,7 @@ class _Findings:
     def __init__(self) -> None:
         self.all: list[Finding] = []
         self.more: dict[str, int] = {}
-        self.left_out = 0
+        self._left_out: Counter[str] = Counter()
         self._shown: dict[str, int] = {}
 
     def add(self, kind: str, severity: str, text: str, remedy: str) -> None:
@@ -100,19 +102,20 @@ class _Findings:
         if self._shown[kind] <= SHOWN:
             self.all.append(Finding(kind, severity, ROWS, text, remedy))
 
+    def leave_out(self, reasons: Iterable[str]) -> None:
+        self._left_out.update(KINDS_LEFT_OUT.get(reason, "suppressed or duplicates") for reason in reasons)
+
     def finish(self) -> list[Finding]:
         for kind, count in self._shown.items():
             if count > SHOWN:
                 severity = next(finding.severity for finding in self.all if finding.id == kind)
                 self.all.append(Finding(kind, severity, ROWS, f"and {count - SHOWN} more of the same kind"))
-        if self.left_out:
-            self.all.append(
-                Finding("suppressed", "note", ROWS, f"{self.left_out} recipients are suppressed or duplicates")
-            )
+        for kind, count in self._left_out.items():
+            self.all.append(Finding("suppressed", "note", ROWS, f"{count} recipients are {kind}"))
         return self.all
 
 
-def _check_batch(manifest: Manifest, compiled: Compiled, source: Source, batch: RowBatch, found: _Findings) -> None:
+def _check_batch(manifest: Manifest, compiled: AnyMessage, source: Source, batch: RowBatch, found: _Findings) -> None:
     severity = "warning" if manifest.recipients.bad_rows == "skip" else "error"
     for problem in batch.problems:
         found.add("bad-row", severity, source.describe(problem), 'mend the row, or "bad_rows": "skip"')

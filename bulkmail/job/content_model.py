@@ -19,11 +19,10 @@ from pydantic import (
 
 from bulkmail.job.loading import ExistingFile, Strict, either, is_template, loading_of, plain_text
 from bulkmail.message import headers
-from bulkmail.message.attach import Attached, load_attachment
 from bulkmail.message.parameters import split_type
-from bulkmail.message.spec import AlternativeSpec, AttachmentSpec, CalendarSpec, PreparedValue
+from bulkmail.message.spec import AlternativeSpec, Attached, AttachmentSpec, CalendarSpec, PreparedValue
 from bulkmail.message.spec import HeaderValue as HeaderValueSpec
-from bulkmail.message.textparts import calendar_method
+from bulkmail.records import Record
 
 # Bytes. Nobody mails such messages; a name that leads to a device or a disk image does not fill the memory.
 MAX_TEMPLATE = 1 << 24
@@ -45,8 +44,8 @@ OneLine = Annotated[str, constant(lambda text: headers.check_value(text, "the va
 HeaderName = Annotated[str, AfterValidator(lambda name: (headers.check_name(name), name)[1])]
 
 
-@dataclass(frozen=True)
-class Template:
+@dataclass(frozen=True, eq=False, repr=False)
+class Template(Record):
     """A template's source and the name of the file that it was read from."""
 
     source: str
@@ -147,6 +146,8 @@ class Attachment(Strict):
 
     @model_validator(mode="after")
     def _loads(self, info: ValidationInfo) -> Attachment:
+        from bulkmail.message.attach import load_attachment
+
         loading = loading_of(info)
         self._loaded = attached = load_attachment(self._spec(), "the attachment", loading.access)
         loading.note(f"attachment {attached.name}", attached.digest)
@@ -190,6 +191,8 @@ class Calendar(Strict):
     def _complete(self) -> Calendar:
         if (self.file is None) == (self.text is None):
             raise ValueError("one of 'file' and 'text' is expected")
+        from bulkmail.message.textparts import calendar_method
+
         calendar_method(self.method, self.spec().text)
         return self
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bulkmail.errors import ManifestError
+from bulkmail.records import Record
 from bulkmail.urlparts import masked
 
 MAX_MANIFEST = 1 << 26  # bytes; lists of recipients that are longer belong into a file, which is streamed
@@ -86,8 +87,8 @@ def _hidden(text: str, value: str, instead: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Document:
+@dataclass(frozen=True, eq=False, repr=False)
+class Document(Record):
     """as_written: the JSON object; data: the same with the environment's values."""
 
     as_written: dict[str, Any]

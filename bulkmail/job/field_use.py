@@ -8,7 +8,7 @@ from typing import Any
 
 from bulkmail.job.check import opened_source
 from bulkmail.job.manifest import Manifest
-from bulkmail.message.compiled import Compiled
+from bulkmail.job.variants import AnyMessage
 
 # Names of fields that no template uses, as far as they are told. A list of objects may have new ones in every row.
 MAX_UNUSED = 1000
@@ -46,7 +46,7 @@ class FieldUses:
         return asdict(self)
 
 
-def field_uses(manifest: Manifest, compiled: Compiled) -> FieldUses:
+def field_uses(manifest: Manifest, compiled: AnyMessage) -> FieldUses:
     """Reads the whole list, a batch at a time. raises  ManifestError  for one that cannot be read"""
     uses = FieldUses([_use(name, manifest, compiled) for name in sorted(compiled.names | {"email"})])
     unused: set[str] = set()
@@ -63,7 +63,7 @@ def field_uses(manifest: Manifest, compiled: Compiled) -> FieldUses:
     return uses
 
 
-def _use(name: str, manifest: Manifest, compiled: Compiled) -> FieldUse:
+def _use(name: str, manifest: Manifest, compiled: AnyMessage) -> FieldUse:
     places = compiled.places.get(name, [])
     given = next((key for key, known in _givers(manifest) if name in known), None)
     value = dict(_givers(manifest))[given][name] if given is not None else None

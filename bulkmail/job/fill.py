@@ -3,63 +3,109 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bulkmail.errors import ManifestError
 from bulkmail.job import ledger
+from bulkmail.job.cutting import Cutter
 from bulkmail.job.ledger import CHUNK_SIZE, Filler, Trouble
+from bulkmail.job.mx import MxRoutes
 from bulkmail.job.recipients import RowBatch, Source
 from bulkmail.job.rows import pack_rows
+from bulkmail.job.seeds import is_seed
+from bulkmail.job.selection import Selection
 from bulkmail.job.specs import RecipientsSpec
-from bulkmail.job.suppression import RecipientFilter
-from bulkmail.message.compiled import Compiled
+from bulkmail.job.variants import AnyMessage
 from bulkmail.pool.domains import ELSEWHERE, DomainMap
 
 NO_ROUTES = DomainMap(())
+Decided = tuple[str, str, str]  # state, address, why
 MAX_PROBLEMS = 1000  # bad rows kept to be named; more are only counted
 
 
 class Filling:
     """Cuts a source into a ledger's chunks.
 
-    limit   only the first `limit` recipients of the source, or None
-    routes  the domains whose recipients get chunks of their own
+    limit      only the first `limit` recipients, seeds among them, or None
+    routes     the domains whose recipients get chunks of their own
+    selection  who is left out; as `spec` says where it is not given
+    decided    a list that gets everybody who needs no sending, or None
     raises  ManifestError  bad rows where they stop the job, or no recipients
     """
 
     def __init__(
-        self, source: Source, spec: RecipientsSpec, compiled: Compiled, limit: int | None, routes: DomainMap = NO_ROUTES
+        self,
+        source: Source,
+        spec: RecipientsSpec,
+        compiled: AnyMessage,
+        limit: int | None,
+        routes: DomainMap | MxRoutes = NO_ROUTES,
+        selection: Selection | None = None,
     ) -> None:
-        self.source, self.spec, self.compiled, self.limit = source, spec, compiled, limit
-        self.total = 0
-        self._routes = routes
-        self._waiting: dict[str, tuple[list[int], list[int]]] = {}  # by route: numbers, offsets
+        self.source, self.spec, self.limit = source, spec, limit
+        self.routes = routes
+        self.total = self.listed = 0  # all; those that are no seeds
+        self._cutter = Cutter(CHUNK_SIZE, routes.route if routes.patterns else None)
+        self.decided: list[Decided] | None = None
         self._problems: list[tuple[int, int, str]] = []
         self._bad = 0
-        self._filter = RecipientFilter(deduplicate=spec.deduplicate, suppress=spec.suppress)
+        self.selection = selection or Selection(spec, compiled)
 
     def run(self, filler: Filler) -> None:
         """Add every recipient. Called inside the ledger's fill()."""
-        for batch in self.source.scan(required=self.compiled.fields, header_fields=self.compiled.header_fields):
-            self._cut_to_limit(batch)
-            self._take_bad(batch, filler)
-            out = dict(self._filter.filter_rows(batch.rows)) if self._filter else {}
-            failed = {index: reason for index, reason in batch.failed if index not in out}
-            if out or failed:
-                self._take_decided(batch, filler, out, failed)
-            else:
-                self._add_rows(batch, range(len(batch.numbers)))
-            self.total += len(batch)
-            self._add_chunks(filler, CHUNK_SIZE)
-            if self.limit is not None and self.total >= self.limit:
+        for batch in self.scan():
+            self.take(batch, filler)
+            if self.full:
                 break
-        self._add_chunks(filler, 1)
+        self.add_rest(filler)
+        self.close()
+        self.refuse()
+        filler.set_total(self.total)
+        filler.set_digest(self.source.digest)
+
+    def scan(self, rows: int = 1000) -> Iterator[RowBatch]:
+        """The batches to take(), each once its routes can be told. Whom nothing is asked about is cut on the way."""
+        asked = self.limit is not None or bool(self.routes.patterns) or self.selection.asks
+        return self.ahead(self.selection.scan(self.source, rows, cutter=None if asked else self._cutter))
+
+    def ahead(self, batches: Iterator[RowBatch]) -> Iterator[RowBatch]:
+        """The batches, each once its routes can be told."""
+        return self.routes.ahead(batches) if isinstance(self.routes, MxRoutes) else batches
+
+    def take(self, batch: RowBatch, filler: Filler) -> None:
+        """Add the recipients of a batch, those aside that fill no chunk yet."""
+        self._cut_to_limit(batch)
+        out = self.selection.decide(batch)
+        self._take_bad(batch, filler)
+        failed = {index: reason for index, reason in batch.failed if index not in out}
+        if out or failed:
+            self._take_decided(batch, filler, out, failed)
+        skip = out.keys() | failed.keys() if out or failed else None
+        _add_chunks(filler, self._cutter.add(batch.numbers, batch.offsets, batch.addresses, skip))
+        self.total += len(batch)
+        self.listed += 0 if batch.numbers and is_seed(batch.numbers[0]) else len(batch)
+
+    def add_rest(self, filler: Filler) -> None:
+        """Add the recipients that fill no chunk."""
+        _add_chunks(filler, self._cutter.rest())
+
+    def close(self) -> None:
+        """No route is asked for any more."""
+        if isinstance(self.routes, MxRoutes):
+            self.routes.close()
+
+    @property
+    def full(self) -> bool:
+        """There are as many recipients as there may be."""
+        return self.limit is not None and self.total >= self.limit
+
+    def refuse(self) -> None:
+        """At the end: ManifestError for a list that stops the job."""
         if self._problems and self.spec.bad_rows == "stop":
             raise self.source.bad_rows(self._problems, self._bad - len(self._problems))
-        if self.total == 0:
+        if self.listed == 0 and not self.full:
             raise ManifestError(f"{self.source.name} has no recipients", path="$.recipients")
-        filler.set_total(self.total)
 
     def _cut_to_limit(self, batch: RowBatch) -> None:
         if self.limit is None or self.total + len(batch) <= self.limit:
@@ -67,7 +113,7 @@ class Filling:
         rows = sorted([*batch.numbers, *(problem.number for problem in batch.problems)])
         last = rows[self.limit - self.total - 1]
         keep = sum(number <= last for number in batch.numbers)
-        del batch.numbers[keep:], batch.offsets[keep:], batch.rows[keep:]
+        del batch.numbers[keep:], batch.offsets[keep:], batch.addresses[keep:], batch.rows[keep:]
         batch.failed[:] = [(index, reason) for index, reason in batch.failed if index < keep]
         batch.problems[:] = [problem for problem in batch.problems if problem.number <= last]
 
@@ -83,21 +129,29 @@ class Filling:
 
     def _take_decided(self, batch: RowBatch, filler: Filler, out: dict[int, str], failed: dict[int, str]) -> None:
         """Rows that need no sending get chunks of their own, so that the others hold nothing else."""
-        rest = [index for index in range(len(batch.numbers)) if index not in out and index not in failed]
-        self._add_rows(batch, rest)
         for reason in sorted(set(out.values())):
             mine = [index for index in sorted(out) if out[index] == reason]
             packed = pack_rows([batch.numbers[i] for i in mine], [batch.offsets[i] for i in mine])
             filler.add_chunk(ELSEWHERE, packed, len(mine), bytes([ledger.SUPPRESSED]) * len(mine), reason)
+            self._note("suppressed", [(batch.addresses[i], reason) for i in mine])
         if failed:
             mine = sorted(failed)
-            addresses = [str(batch.rows[i]["email"]) for i in mine]
+            addresses = [batch.addresses[i] for i in mine]
             numbers, offsets = [batch.numbers[i] for i in mine], [batch.offsets[i] for i in mine]
             self._add_failed(filler, numbers, offsets, addresses, [failed[i] for i in mine], "message")
 
-    @staticmethod
+    def _note(self, state: str, people: Iterable[tuple[str, str]]) -> None:
+        if self.decided is not None:
+            self.decided += [(state, address, why) for address, why in people]
+
     def _add_failed(
-        filler: Filler, numbers: list[int], offsets: list[int], addresses: list[str], reasons: list[str], kind: str
+        self,
+        filler: Filler,
+        numbers: list[int],
+        offsets: list[int],
+        addresses: list[str],
+        reasons: list[str],
+        kind: str,
     ) -> None:
         now = time.time()
         chunk = filler.add_chunk(
@@ -105,27 +159,12 @@ class Filling:
         )
         for place, (number, address, reason) in enumerate(zip(numbers, addresses, reasons, strict=True)):
             filler.add_trouble(Trouble(address, number, chunk, place, 0, ledger.FAILED, kind, reply=reason, time=now))
+        self._note("failed", zip(addresses, reasons, strict=True))
 
-    def _add_rows(self, batch: RowBatch, places: Sequence[int]) -> None:
-        """These rows of the batch are to be sent to."""
-        if not self._routes.patterns:
-            numbers, offsets = self._waiting.setdefault(ELSEWHERE, ([], []))
-            numbers += batch.numbers if len(places) == len(batch.numbers) else [batch.numbers[i] for i in places]
-            offsets += batch.offsets if len(places) == len(batch.offsets) else [batch.offsets[i] for i in places]
-            return
-        for place in places:
-            route = self._routes.route(str(batch.rows[place]["email"]).rpartition("@")[2])
-            numbers, offsets = self._waiting.setdefault(route, ([], []))
-            numbers.append(batch.numbers[place])
-            offsets.append(batch.offsets[place])
 
-    def _add_chunks(self, filler: Filler, at_least: int) -> None:
-        for route, (numbers, offsets) in self._waiting.items():
-            while len(numbers) >= at_least:
-                filler.add_chunk(
-                    route, pack_rows(numbers[:CHUNK_SIZE], offsets[:CHUNK_SIZE]), len(numbers[:CHUNK_SIZE])
-                )
-                del numbers[:CHUNK_SIZE], offsets[:CHUNK_SIZE]
+def _add_chunks(filler: Filler, chunks: Iterable[tuple[str, bytes, int]]) -> None:
+    for route, packed, n in chunks:
+        filler.add_chunk(route, packed, n)
 
 
 class CountingFiller:
@@ -141,3 +180,6 @@ class CountingFiller:
 
     def set_total(self, n: int) -> None:
         self.total: Any = n
+
+    def set_digest(self, digest: str) -> None:
+        return None

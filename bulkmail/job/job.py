@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from bulkmail.errors import ConfigError, ManifestError
-from bulkmail.job.manifest import Manifest, load_manifest
+from bulkmail.job.manifest import Durability, Manifest, Workers, load_manifest
 from bulkmail.job.results import Finding, OnEvent, Report
-from bulkmail.message.compiled import Compiled
+
+if TYPE_CHECKING:
+    from bulkmail.job.variants import AnyMessage
 
 
 class Job:
@@ -19,10 +22,13 @@ class Job:
     (ManifestError, JournalError, ConfigError); what happens afterwards is in the Report.
     """
 
-    def __init__(self, manifest: Manifest, compiled: Compiled) -> None:
+    def __init__(self, manifest: Manifest, compiled: AnyMessage, reread: Callable[[], Manifest] | None = None) -> None:
+        """reread: loads the manifest again, for reload()."""
         self.manifest, self.compiled = manifest, compiled
+        self._reread = reread
         self._run: Any = None
         self._stops = 0
+        self._orders: list[Callable[[Any], None]] = []  # given before the run has begun
 
     @classmethod
     def load(
@@ -33,43 +39,39 @@ class Job:
         rate: str | None = None,
         connections: int | None = None,
         wire_log: str | None = None,
+        durability: Durability | None = None,
+        workers: Workers | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Self:
         """Read and check a manifest, and compile its message.
 
         variables    template variables that win over the manifest's defaults (`--set`)
-        rate, connections, wire_log   in place of the manifest's
+        rate, connections, wire_log, durability, workers   in place of the manifest's
         """
-        from bulkmail.message.compile import CompileError, compile_message
+        from bulkmail.job.outputs import check_outputs
+        from bulkmail.job.variants import compile_job
 
-        manifest = load_manifest(
-            path,
+        read = functools.partial(
+            load_manifest,
+            os.path.abspath(path),
             environ=os.environ if environ is None else environ,
             variables=dict(variables or {}),
             rate=rate,
             connections=connections,
             wire_log=wire_log,
+            durability=durability,
+            workers=workers,
         )
-        try:
-            compiled = compile_message(
-                manifest.message,
-                job=manifest.job,
-                defaults=manifest.defaults,
-                variables=manifest.variables,
-                folder=manifest.folder,
-                personal=manifest.mode == "personal",
-            )
-        except CompileError as error:
-            problems = [(where, f"{manifest.path}, {where}: {sentence}") for where, sentence in error.problems]
-            text = "\n".join(sentence for _, sentence in problems)
-            raise ManifestError(text, path=problems[0][0], problems=problems) from error
+        manifest = read()
+        check_outputs(manifest)
+        compiled = compile_job(manifest)
         if manifest.mode == "shared" and not compiled.shared:
             raise ManifestError(
                 f"{manifest.path}: mode is 'shared' and the message differs from recipient to recipient; "
                 "take out the template marks, or the mode",
                 path="$.mode",
             )
-        return cls(manifest, compiled)
+        return cls(manifest, compiled, read)
 
     # -- without sending
 
@@ -108,7 +110,7 @@ class Job:
         limit     the first `limit` recipients only
         dry_run   everything but the network and the journal
         test_to   render the first recipients (limit, 1 by default), deliver to this address; no journal
-        power     a claim is on the disk before its message leaves: survives loss of power, not only kill -9
+        power     as the manifest's "durability": "power": a claim is on the disk before its message leaves
         """
         from bulkmail.net.loop import run
 
@@ -140,7 +142,6 @@ class Job:
         power: bool = False,
     ) -> Report:
         """As run()."""
-        from bulkmail.job import rehearsal
         from bulkmail.job.run import Run
 
         if resume + fresh + auto > 1:
@@ -149,14 +150,19 @@ class Job:
             raise ConfigError(f"in_doubt is {in_doubt!r}, expected 'skip' or 'resend'")
         if limit is not None and limit < 1:
             raise ConfigError(f"limit is {limit}, expected at least 1")
+        if test_to is not None or dry_run:
+            from bulkmail.job import rehearsal
         if test_to is not None:
             return await rehearsal.send_test(self.manifest, self.compiled, test_to, limit or 1)
         if dry_run:
             return rehearsal.dry_run(self.manifest, self.compiled, limit)
         journal = self.manifest.journal
         begin = "resume" if resume or (auto and journal.exists()) else "fresh" if fresh else "new"
-        run = self._run = Run(self.manifest, self.compiled, on_event)
-        run.open(begin, in_doubt, limit, "power" if power else "process")
+        run = self._run = Run(self.manifest, self.compiled, on_event, self._reread)
+        for order in self._orders:
+            run.order(order)
+        self._orders.clear()
+        run.open(begin, in_doubt, limit, "power" if power else self.manifest.durability)
         if self._stops:
             run.stop()
         try:
@@ -172,6 +178,37 @@ class Job:
         self._stops += 1
         if self._run is not None:
             self._run.stop(abandon=self._stops > 1)
+
+    def pause(self) -> None:
+        """Begin nothing more until resume(): what is in flight is finished and recorded, idle connections are closed
+        after their `idle_timeout`. Safe from other threads, as are resume, set and reload (docs/control.md)."""
+        self._order(lambda steering: steering.pause())
+
+    def resume(self) -> None:
+        """Go on after pause()."""
+        self._order(lambda steering: steering.resume())
+
+    def set(self, limits: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Change limits of the run, not of the manifest: set(rate="100/s"), set({"relay.main.connections": 5}).
+
+        None as a rate: no limit. raises ConfigError for a name or value that is none; then nothing is changed
+        """
+        from bulkmail.job.changes import parse_changes
+        from bulkmail.job.regulator import names_of
+
+        wanted = {**(limits or {}), **more}
+        parse_changes(wanted, names_of(self.manifest))
+        self._order(lambda steering: steering.set(wanted))
+
+    def reload(self) -> None:
+        """Read the manifest again and take up its limits. One that is broken is logged and changes nothing."""
+        self._order(lambda steering: steering.reload())
+
+    def _order(self, order: Callable[[Any], None]) -> None:
+        if self._run is not None:
+            self._run.order(order)
+        else:
+            self._orders.append(order)
 
     def progress(self) -> dict[str, Any]:
         """The summary as it stands now; {} before the run has begun."""

@@ -15,7 +15,7 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from bulkmail.errors import JournalError
 from bulkmail.job import journal_recover
 from bulkmail.job.blobs import pack_details, squeeze, unsqueeze
 from bulkmail.job.journal_file import LEVELS, RunLock, check_header, damage, guard, open_for_run
-from bulkmail.job.journal_fill import Filling, check_pin, make_file, to_json, troubles_json
-from bulkmail.job.journal_read import read_counts
+from bulkmail.job.journal_fill import Filling, check_pin, make_file, part_rows, to_json, troubles_json
+from bulkmail.job.journal_place import Place
+from bulkmail.job.journal_read import ramp_so_far, read_counts
 from bulkmail.job.journal_schema import (
     DONE,
     HELD,
@@ -40,13 +41,16 @@ from bulkmail.job.journal_schema import (
 )
 from bulkmail.job.ledger import (
     FINAL_STATES,
+    NONE,
     Advance,
     Chunk,
     Counts,
     Doubt,
     Fenced,
     Filler,
+    Part,
     Pin,
+    Trouble,
     check_advance,
     check_policy,
     is_done,
@@ -61,11 +65,15 @@ class Journal:
     fence   the number of this run: 1 for the first
     job     the job's name; state: "running" from open to finish
     meta    settings that create was given
-    filled  whether the recipients are in: if not (killed while filling), nothing was sent, and fill() begins anew
+    clock   Unix seconds of this run, which do not jump when somebody sets the clock; a scheduler puts its own here
+    filled  whether all recipients are in. If not: with a setting PLACE, add_part goes on; without one nothing was sent,
+            and filling begins anew
     """
 
-    def __init__(self, path: Path, lock: RunLock, db: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, lock: RunLock, db: sqlite3.Connection, now: float) -> None:
         self.path = path
+        ahead = now - time.monotonic()
+        self.clock: Callable[[], float] = lambda: time.monotonic() + ahead
         self._lock = lock
         self._db = db
         self._serial = 0
@@ -74,6 +82,7 @@ class Journal:
         self._routes: dict[str, int] = {}
         self._waiting = Waiting()
         self._recovered = False
+        self._place = Place(path)
 
     # ---- making and opening ------------------------------------------------------------------------------------------
 
@@ -124,12 +133,13 @@ class Journal:
         cls, path: Path, lock: RunLock, level: str, manifest_digest: str | None, pin: Pin | None, now: float
     ) -> Journal:
         with guard(path):
-            journal = cls(path, lock, open_for_run(path, level))
+            journal = cls(path, lock, open_for_run(path, level), now)
         try:
-            journal._check(manifest_digest, pin)
-            journal._begin(now)
+            with damage(path):
+                journal._check(manifest_digest, pin)
+                journal._begin(now)
         except BaseException:
-            journal._db.close()
+            journal._disconnect()
             raise
         return journal
 
@@ -153,7 +163,10 @@ class Journal:
             self.job, self.filled, meta = self._db.execute("SELECT job, filled, meta FROM job").fetchone()
             self.filled = bool(self.filled)
             self.meta: dict[str, str] = orjson.loads(meta)
-            self.fence = self._db.execute("SELECT coalesce(max(fence), 0) + 1 FROM run").fetchone()[0]
+            last = self._db.execute("SELECT fence, seen_at FROM run ORDER BY fence DESC LIMIT 1").fetchone() or (0, now)
+            self.fence = last[0] + 1
+            if last[1] > now:
+                self._put_back_times(last[1] - now)
             self._db.execute(
                 "INSERT INTO run (fence, pid, host, started, seen_at, state) VALUES (?, ?, ?, ?, ?, 'running')",
                 (self.fence, os.getpid(), platform.node(), now, now),
@@ -162,6 +175,12 @@ class Journal:
         self.state = "running"
         self._recovered = self.fence == 1
         self._load()
+
+    def _put_back_times(self, seconds: float) -> None:
+        """The clock was put back since the last run: what waits has as long to wait as it had then."""
+        self._db.execute(
+            "UPDATE chunk SET not_before = max(not_before - ?, 0) WHERE state <> ? AND not_before > 0", (seconds, DONE)
+        )
 
     def _load(self) -> None:
         """Read names, routes and what waits: at the beginning, and after fill and recover have changed it."""
@@ -210,6 +229,18 @@ class Journal:
         self.filled = self._recovered = True
         self._load()
 
+    def add_part(self, part: Part) -> None:
+        if self.filled:
+            raise JournalError(f"{self.path}: the recipients are in the journal already")
+        with guard(self.path):
+            self._execute(part_rows(part, self._next_chunk, self.fence, self._route_id))
+            for no, chunk in enumerate(part.chunks, self._next_chunk):
+                if chunk.outcome == NONE:
+                    self._waiting.add(chunk.route, no, 0.0)
+            self._next_chunk += len(part.chunks)
+            self.filled = part.place is None
+            self._place.check(self._db)
+
     # ---- leasing -----------------------------------------------------------------------------------------------------
 
     def lease(self, limit: int, now: float, routes: Iterable[str] | None = None) -> list[Chunk]:
@@ -238,11 +269,13 @@ class Journal:
         place = {no: i for i, no in enumerate(numbers)}
         rows.sort(key=lambda row: place[row[0]])
         with damage(self.path):
+            if len(rows) != len(numbers):
+                raise ValueError("a chunk has no recipients")
             return [self._chunk_of(row) for row in rows]
 
     def _chunk_of(self, row: tuple[Any, ...]) -> Chunk:
         no, route, packed, n, attempt, not_before, claimed, outcome = row
-        return Chunk(
+        chunk = Chunk(
             no,
             route,
             unsqueeze(packed),
@@ -253,6 +286,9 @@ class Journal:
             claimed=claimed,
             outcome=outcome,
         )
+        if len(chunk.numbers) != n:  # unpacked here, so that damage is an error of ours
+            raise ValueError(f"chunk {no} has {len(chunk.numbers)} recipients, not {n}")
+        return chunk
 
     def routes(self) -> list[str]:
         return self._waiting.routes()
@@ -263,7 +299,7 @@ class Journal:
     def release(self, chunks: Iterable[tuple[int, float]]) -> None:
         given = list(chunks)
         for no, _ in given:
-            claimed, outcome = self._leased(no)
+            claimed, outcome = self.leased(no)
             if ord(".") in outcome[:claimed]:
                 raise JournalError(f"chunk {no} has claimed recipients without an outcome and cannot be given back")
         with self._changing():
@@ -273,7 +309,8 @@ class Journal:
             del self._held[no]
             self._waiting.put_back([no], not_before)
 
-    def _leased(self, no: int) -> tuple[int, bytes]:
+    def leased(self, no: int) -> tuple[int, bytes]:
+        """How far a leased chunk is claimed, and its outcomes, as they were committed last."""
         try:
             return self._held[no]
         except KeyError:
@@ -287,17 +324,22 @@ class Journal:
         for no, fence, claimed, outcome in batch.chunks:
             if fence != self.fence:
                 raise Fenced(f"{self.path}: chunk {no} was leased by run {fence}, this is run {self.fence}")
-            old_claimed, old = self._leased(no)
+            old_claimed, old = self.leased(no)
             check_advance(old, old_claimed, no, claimed, outcome)
-        values = self._rows_of(batch, time.time())
+        values = self._rows_of(batch, self.clock())
         with guard(self.path):
-            try:
-                self._db.execute(advance_sql(len(values) // 8), values)
-            except sqlite3.IntegrityError as exc:
-                if str(exc) == "fenced":
-                    raise Fenced(f"{self.path}: another run has taken the journal or one of its chunks") from None
-                raise
-        self._note(batch)
+            self._execute(values)
+            self._note(batch)
+            self._place.check(self._db)
+
+    def _execute(self, values: list[Any]) -> None:
+        """A commit, of eight values a row."""
+        try:
+            self._db.execute(advance_sql(len(values) // 8), values)
+        except sqlite3.IntegrityError as exc:
+            if str(exc) == "fenced":
+                raise Fenced(f"{self.path}: another run has taken the journal or one of its chunks") from None
+            raise
 
     def _rows_of(self, batch: Advance, now: float) -> list[Any]:
         """The values of the INSERT that is the commit: eight a row."""
@@ -348,13 +390,13 @@ class Journal:
 
     # ---- doubt -------------------------------------------------------------------------------------------------------
 
-    def late(self, outcomes: Iterable[tuple[int, int, int]]) -> int:
+    def late(self, outcomes: Iterable[tuple[int, int, int]], troubles: Iterable[Trouble] = ()) -> int:
         given = list(outcomes)
         for no, _, _ in given:
             if no in self._held:
                 raise JournalError(f"chunk {no} is leased: its next advance settles it")
         with self._changing():
-            return journal_recover.settle_late(self._db, given)
+            return journal_recover.settle_late(self._db, given, troubles)
 
     def in_doubt(self) -> Iterator[Doubt]:
         with guard(self.path), damage(self.path):
@@ -375,7 +417,7 @@ class Journal:
     def finish(self, state: str, why: str | None = None, progress: dict[str, Any] | None = None) -> None:
         if state not in FINAL_STATES:
             raise ValueError(f"state is {state!r}, expected one of {FINAL_STATES}")
-        now = time.time()
+        now = self.clock()
         given = None if progress is None else to_json(progress)
         with self._changing():
             self._db.execute("UPDATE job SET state = ?, why = ?", (state, why))
@@ -384,19 +426,31 @@ class Journal:
                 "WHERE fence = ?",
                 (state, why, now, now, given, self.fence),
             )
+        self._place.check(self._db, now=True)
         self.state = state
 
     def counts(self, live: bool = True) -> Counts:
         with guard(self.path), damage(self.path):
             return read_counts(self._db, live)
 
+    def ramp_so_far(self) -> tuple[float, float] | None:
+        """(seconds of its ramp that an earlier run had behind it, when that was: Unix seconds), or None."""
+        with guard(self.path), damage(self.path):
+            return ramp_so_far(self._db)
+
     def close(self) -> None:
         """Idempotent. The lock is free afterwards, whatever happens."""
         try:
             with guard(self.path):
-                self._db.close()
+                self._disconnect()
         finally:
             self._lock.release()
+
+    def _disconnect(self) -> None:
+        try:
+            self._db.close()
+        finally:
+            self._place.leave()
 
     def __enter__(self) -> Journal:
         return self

@@ -6,19 +6,19 @@ A run holds a lock on `<journal>.lock`; readers never need it, they only ask whe
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import platform
-import shutil
 import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from bulkmail.errors import JournalError
-from bulkmail.job.journal_schema import ADVANCE, APPLICATION_ID, SCHEMA_VERSION
+from bulkmail.job.disk import DISK_ERRNOS
+from bulkmail.job.file_lock import FileLock, Held
+from bulkmail.job.journal_migrate import as_current, is_current, migrate
+from bulkmail.job.journal_schema import ADVANCE, APPLICATION_ID
 from bulkmail.job.ledger import JournalFault
 
 # A reader that asks whether a run is alive holds the lock for some microseconds; a run that starts then tries again.
@@ -34,8 +34,8 @@ LEVELS = {"process": "NORMAL", "power": "FULL"}
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 # What the job can go on after, once the disk has room or another program lets go.
+_REFUSED = ("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN")
 _FAULTS = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_NOMEM")
-_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @contextlib.contextmanager
@@ -45,15 +45,21 @@ def guard(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         name = getattr(exc, "sqlite_errorname", None) or ""
-        if name.startswith(_FAULTS):
+        # SQLite does not say why it cannot open a file: if not for want of a permission, it is for want of room.
+        full = name.startswith("SQLITE_CANTOPEN") and os.access(path.parent, os.W_OK)
+        if full or name.startswith(_FAULTS):
             raise JournalFault(f"{path}: the journal cannot be written or read: {exc}") from exc
+        if name.startswith(_REFUSED):
+            raise JournalError(f"{path}: the journal cannot be written or read: {exc}") from exc
         raise JournalError(f"{path}: the journal is damaged or cannot be used: {exc}") from exc
+    except UnicodeDecodeError as exc:  # damage in the text of an error, or in a value
+        raise JournalError(f"{path}: the journal is damaged: {exc}") from exc
     except OSError as exc:
         raise _system_error(path, exc) from exc
 
 
 def _system_error(path: Path, exc: OSError) -> JournalError:
-    kind = JournalFault if exc.errno in _DISK_ERRNOS else JournalError
+    kind = JournalFault if exc.errno in DISK_ERRNOS else JournalError
     return kind(f"{path}: the journal cannot be written or read: {exc.strerror or exc}")
 
 
@@ -62,12 +68,31 @@ def damage(path: Path) -> Iterator[None]:
     """An error about bytes or types that a journal of ours does not have, as the JournalError that names it."""
     try:
         yield
-    except (ValueError, TypeError) as exc:
+    except LookupError as exc:
+        raise JournalError(f"{path}: the journal is damaged: it refers to {exc}, which is not there") from exc
+    except (ValueError, TypeError, ArithmeticError) as exc:
         raise JournalError(f"{path}: the journal is damaged: {exc}") from exc
+
+
+# The journals that runs of this process write to. POSIX takes a process's locks from a file as soon as the process
+# closes any descriptor of it, SQLite's locks as well: another program that then closes the database as its last user
+# deletes the write-ahead log, and what the run commits afterwards is gone. So nobody but SQLite may open these.
+written: set[tuple[int, int]] = set()
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_header(path: Path) -> None:
     """JournalError unless there is a file at `path` that bulkmail made (a SQLite database with our application id)."""
+    if identity(path) in written:
+        return
     try:
         with path.open("rb") as file:
             head = file.read(100)
@@ -77,12 +102,6 @@ def check_header(path: Path) -> None:
         raise JournalError(f"{path}: the journal cannot be read: {exc.strerror or exc}") from exc
     if not head.startswith(SQLITE_MAGIC) or head[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         raise JournalError(f"{path} is not a bulkmail journal")
-
-
-def check_version(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
-        raise JournalError(f"{path}: the journal has format {version}, this version of bulkmail reads {SCHEMA_VERSION}")
 
 
 # ---- the lock --------------------------------------------------------------------------------------------------------
@@ -97,14 +116,12 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         """Raises JournalError with the pid of the run that holds it, or where the journal's folder does not exist."""
-        import filelock
-
         if not path.parent.is_dir():
             raise JournalError(f"{path}: the journal's folder {path.parent} does not exist; make it first")
-        self._lock = filelock.FileLock(lock_path(path), thread_local=False)
+        self._lock = FileLock(lock_path(path))
         try:
-            self._lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.02)
-        except filelock.Timeout:
+            self._lock.acquire(LOCK_SECONDS)
+        except Held:
             raise JournalError(f"{path}: the journal is in use by another run{_holder(path)}") from None
         except OSError as exc:
             raise _system_error(lock_path(path), exc) from exc
@@ -122,19 +139,22 @@ def _holder(path: Path) -> str:
 
 def is_live(path: Path, pid: int, host: str) -> bool:
     """Whether a run holds the journal now. pid, host: its last run's, asked where the lock cannot be."""
-    import filelock
-
     if not lock_path(path).exists():
         return False
-    lock = filelock.FileLock(lock_path(path), thread_local=False)
+    lock = FileLock(lock_path(path))
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        lock.acquire()
+    except Held:
         return True
     except OSError:
         return host == platform.node() and _is_alive(pid)
     lock.release()
     return False
+
+
+def is_held(path: str | os.PathLike[str]) -> bool:
+    """Whether a run of this machine holds the journal now."""
+    return is_live(Path(path), 0, "")
 
 
 def _is_alive(pid: int) -> bool:
@@ -166,12 +186,14 @@ def open_for_run(path: Path, level: str) -> sqlite3.Connection:
     """A connection that may write, with the temporary view that `advance` inserts into."""
     db = _connect(path, "mode=rw")
     try:
-        check_version(db, path)
+        is_current(db, path)  # a newer one is refused as it is
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {LEVELS[level]}")
+        db.execute("PRAGMA fullfsync = ON")  # macOS: through the disk's own cache too, where anything is synced
         db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
         db.execute("PRAGMA temp_store = MEMORY")
+        migrate(db, path)
         db.executescript(ADVANCE)
     except BaseException:
         db.close()
@@ -187,9 +209,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """
     check_header(path)
     with guard(path), contextlib.ExitStack() as stack:
-        db = _open_reader(path, stack)
-        check_version(db, path)
-        yield db
+        yield stack.enter_context(as_current(_open_reader(path, stack), path))
 
 
 def _open_reader(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
@@ -205,6 +225,9 @@ def _open_reader(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
     wal = path.with_name(path.name + "-wal")
     if not wal.exists() or wal.stat().st_size == 0:
         return _try_reader(path, "immutable=1", stack)
+    import shutil
+    import tempfile
+
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bulkmail-")))
     for part in (path, wal):
         shutil.copyfile(part, folder / part.name)
@@ -229,7 +252,7 @@ def set_aside(path: Path, now: float | None = None) -> Path:
     check_header(path)
     lock = RunLock(path)
     try:
-        target = _free_name(path, time.localtime(now))
+        target = free_name(path, time.localtime(now))
         _move(path, target)
         return target
     finally:
@@ -254,8 +277,9 @@ def _move(path: Path, target: Path) -> None:
                 part.rename(target.with_name(target.name + suffix))
 
 
-def _free_name(path: Path, when: time.struct_time) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S", when)
+def free_name(path: Path, when: time.struct_time, mark: str = "") -> Path:
+    """A name for a journal that is put aside: the mark and the time before its ending."""
+    stamp = mark + time.strftime("%Y%m%d-%H%M%S", when)
     target = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
     count = 1
     while target.exists():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import orjson
 
 from bulkmail.errors import JournalError
 from bulkmail.job.blobs import squeeze
+from bulkmail.job.disk import sync_folder
 from bulkmail.job.journal_file import guard
 from bulkmail.job.journal_schema import (
     APPLICATION_ID,
@@ -22,21 +21,30 @@ from bulkmail.job.journal_schema import (
     INSERT_ROWS,
     INSERT_TROUBLES,
     OPEN,
+    PLACE,
+    ROW_PART,
+    ROW_PLACE,
+    ROW_TROUBLE,
     SCHEMA_VERSION,
     TABLES,
     VIEWS,
 )
-from bulkmail.job.ledger import FAILED, NONE, SUPPRESSED, Pin, Trouble, is_done
+from bulkmail.job.ledger import FAILED, NONE, SUPPRESSED, Part, Pin, Trouble, is_done
 
 # Rows of trouble that are kept in memory before they are written.
 TROUBLES_HELD = 500
+
+BEFORE_SENDING = bytes([NONE, SUPPRESSED, FAILED])  # outcomes that recipients may be added with
+
+# Seconds: FAT keeps the times of files in steps of two.
+COARSE_TIMES = 2.0
 
 
 def make_file(path: Path, job: str, manifest_digest: str, pin: Pin, meta: Mapping[str, str], now: float) -> None:
     """A journal without recipients. It gets its name when it is whole: a kill in between leaves none."""
     unfinished = path.with_name(path.name + ".new")
     with guard(path):
-        unfinished.unlink(missing_ok=True)
+        _remove(unfinished)
         try:
             with contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode = MEMORY")  # the rename makes it atomic; a kill leaves one file only
@@ -59,28 +67,26 @@ def make_file(path: Path, job: str, manifest_digest: str, pin: Pin, meta: Mappin
                     ),
                 )
                 db.execute("COMMIT")
+                # Not left to the run that opens it, which would use a rollback journal for it: who is killed then
+                # leaves a file that nobody can read who may not write.
+                db.execute("PRAGMA journal_mode = WAL")
             unfinished.rename(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
-            unfinished.unlink(missing_ok=True)
+            _remove(unfinished)
             raise
 
 
-def _sync_folder(folder: Path) -> None:
-    """So that a loss of power cannot take back the name of a journal whose claims are on the disk."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(unfinished: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
 
 
 def check_pin(path: Path, job: Mapping[str, Any], pin: Pin) -> None:
     """JournalError naming what of the recipients' file is not what the journal (its row `job`) began with.
 
-    A digest decides alone about content; without one, size and time must both be the same.
+    The same size and time are the same file, unless it was written just before the job began: a change since might have
+    the same time. Else the digest decides (it takes a second for ten million rows); without one the time does.
     """
     changed = []
     if str(pin.path) != job["src_path"]:
@@ -89,16 +95,35 @@ def check_pin(path: Path, job: Mapping[str, Any], pin: Pin) -> None:
         changed.append(f"format ({pin.format}, it was {job['src_format']})")
     if pin.size != job["src_size"]:
         changed.append(f"size ({pin.size} bytes, it was {job['src_size']})")
-    if pin.digest is None or job["src_digest"] is None:
-        if pin.mtime_ns != job["src_mtime_ns"]:
-            changed.append("mtime")
-    elif pin.digest != job["src_digest"]:
-        changed.append("digest")
+    same_time = pin.mtime_ns == job["src_mtime_ns"]
+    if not changed and not (same_time and pin.mtime_ns < (job["created"] - COARSE_TIMES) * 1e9):
+        if job["src_digest"] is None or pin.digest is None:
+            changed += [] if same_time or _holds_nobody(job) else ["mtime"]
+        elif pin.digest != job["src_digest"]:
+            changed.append("digest")
     if changed:
         raise JournalError(
             f"{path} belongs to other recipients: {job['src_path']} has another {', another '.join(changed)}; "
             "bring back the file as it was, or begin a fresh journal"
         )
+
+
+def _holds_nobody(job: Mapping[str, Any]) -> bool:
+    """It was ended before anybody was in, with no digest to compare: the list is read anew."""
+    return job["src_digest"] is None and not job["filled"] and PLACE not in orjson.loads(job["meta"])
+
+
+def part_rows(part: Part, first: int, fence: int, route_id: Callable[[str], int]) -> list[Any]:
+    """The values of the INSERT that adds a part: eight a row. first: the number of its first chunk."""
+    digest = None if part.digest is None else part.digest.encode()
+    values: list[Any] = [ROW_PLACE, fence, int(part.place is None), 0, 0, 0, digest, part.place]
+    for no, (route, packed, n, outcome, note) in enumerate(part.chunks, first):
+        state = OPEN if outcome == NONE else DONE
+        values += (ROW_PART, no, route_id(route), n, state, outcome, squeeze(packed), note)
+    if part.troubles:
+        troubles = [trouble._replace(chunk=first + trouble.chunk) for trouble in part.troubles]
+        values += (ROW_TROUBLE, 0, 0, 0, 0, 0, None, troubles_json(troubles))
+    return values
 
 
 class Filling:
@@ -117,7 +142,7 @@ class Filling:
         self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None
     ) -> int:
         outcome = b"." * n if outcome is None else bytes(outcome)
-        if n < 1 or len(outcome) != n or not set(outcome) <= {NONE, SUPPRESSED, FAILED}:
+        if n < 1 or len(outcome) != n or outcome.translate(None, BEFORE_SENDING):
             raise JournalError(f"a new chunk of {n} recipients cannot have the outcomes {outcome[:20]!r}")
         no, self._next = self._next, self._next + 1
         state = DONE if is_done(outcome) else OPEN
@@ -143,6 +168,9 @@ class Filling:
 
     def set_total(self, n: int) -> None:
         self._total = n
+
+    def set_digest(self, digest: str) -> None:
+        self._db.execute("UPDATE job SET src_digest = ?", (digest,))
 
     def finish(self) -> None:
         """Write what is left. The transaction is the caller's to commit."""

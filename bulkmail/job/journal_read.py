@@ -31,6 +31,22 @@ def read_totals(db: sqlite3.Connection) -> dict[str, Any]:
     return {} if row is None else orjson.loads(row[0])
 
 
+def standing_still(db: sqlite3.Connection) -> dict[str, Any]:
+    """Why the last run begins nothing, if it has said so: "paused", "waiting"; a killed one says nothing any more."""
+    row = db.execute("SELECT progress FROM run ORDER BY fence DESC LIMIT 1").fetchone()
+    progress = orjson.loads(row[0]) if row is not None and row[0] is not None else {}
+    return {key: progress[key] for key in ("paused", "waiting") if progress.get(key)}
+
+
+def ramp_so_far(db: sqlite3.Connection) -> tuple[float, float] | None:
+    """(seconds of its ramp that an earlier run had behind it, when that was), or None: no run had begun."""
+    row = db.execute(
+        "SELECT json_extract(progress, '$.ramp') AS ramp, seen_at FROM run WHERE ramp IS NOT NULL "
+        "ORDER BY fence DESC LIMIT 1"
+    ).fetchone()
+    return None if row is None else (float(row[0]), float(row[1]))
+
+
 def read_relays(db: sqlite3.Connection, live: bool) -> dict[str, dict[str, Any]]:
     """Each relay's figures and those of its egresses, added up over the runs; `connections` and an egress's `state` are
     those of a run that is alive, else 0 and None."""

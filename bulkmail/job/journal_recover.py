@@ -10,7 +10,8 @@ import orjson
 
 from bulkmail.errors import JournalError
 from bulkmail.job.blobs import squeeze, unsqueeze
-from bulkmail.job.journal_schema import DONE, INSERT_CHUNK, INSERT_ROWS, OPEN
+from bulkmail.job.journal_fill import troubles_json
+from bulkmail.job.journal_schema import DONE, INSERT_CHUNK, INSERT_ROWS, INSERT_TROUBLES, OPEN
 from bulkmail.job.ledger import (
     CHUNK_SIZE,
     DEFERRED,
@@ -18,6 +19,7 @@ from bulkmail.job.ledger import (
     MOVED,
     RESENT,
     Doubt,
+    Trouble,
     check_late,
     is_done,
     pack,
@@ -101,10 +103,14 @@ def _add_chunks(db: sqlite3.Connection, route: int, attempt: int, not_before: fl
         db.execute(INSERT_ROWS, (no, squeeze(pack(numbers, offsets))))
 
 
-def settle_late(db: sqlite3.Connection, outcomes: Iterable[tuple[int, int, int]]) -> int:
+def settle_late(
+    db: sqlite3.Connection, outcomes: Iterable[tuple[int, int, int]], troubles: Iterable[Trouble] = ()
+) -> int:
     """See ledger.Ledger.late."""
     chunks: dict[int, bytearray] = {}
     count = 0
+    why = {(trouble.chunk, trouble.position): trouble for trouble in troubles}
+    told: list[Trouble] = []
     for no, position, byte in outcomes:
         if no not in chunks:
             row = db.execute("SELECT outcome FROM chunk WHERE no = ?", (no,)).fetchone()
@@ -115,8 +121,11 @@ def settle_late(db: sqlite3.Connection, outcomes: Iterable[tuple[int, int, int]]
         if chunks[no][position] == IN_DOUBT:
             chunks[no][position] = byte
             count += 1
+            told += [why[no, position]] if (no, position) in why else []
     for no, outcome in chunks.items():
         db.execute("UPDATE chunk SET outcome = ? WHERE no = ?", (bytes(outcome), no))
+    if told:
+        db.execute(INSERT_TROUBLES.format("?"), (troubles_json(told),))
     return count
 
 

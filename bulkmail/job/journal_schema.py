@@ -7,6 +7,8 @@ from bulkmail.job.ledger import OUTCOMES, STATE_NAMES
 APPLICATION_ID = 0x424D4A31  # "BMJ1", in bytes 68-71 of the file
 SCHEMA_VERSION = 1
 
+PLACE = "place"  # the setting (job.meta) that says where filling goes on, while it is not at its end
+
 # Chunk states
 OPEN, HELD, DONE = 0, 1, 2
 
@@ -140,7 +142,7 @@ INSERT_TROUBLES = f"""INSERT INTO trouble
 # every statement, and taking it back from a busy loop costs up to the switch interval, 5 ms. Beside callbacks of 200 us
 # a commit of separate BEGIN, UPDATE, INSERT and COMMIT takes 20 ms and more; this one takes half a millisecond.
 # An abort in any row undoes the whole statement.
-ROW_RUN, ROW_CHUNK, ROW_DETAIL, ROW_TROUBLE, ROW_RETRY = 1, 2, 3, 4, 5
+ROW_RUN, ROW_CHUNK, ROW_DETAIL, ROW_TROUBLE, ROW_RETRY, ROW_PART, ROW_PLACE = 1, 2, 3, 4, 5, 6, 7
 
 ADVANCE = f"""
 CREATE TEMP VIEW advance AS SELECT 0 AS kind, 0 AS a, 0 AS b, 0 AS c, 0 AS d, 0 AS e, x'' AS x, '' AS y;
@@ -165,6 +167,17 @@ CREATE TEMP TRIGGER advance_retry INSTEAD OF INSERT ON advance WHEN new.kind = {
         VALUES (new.a, new.b, new.c, new.d, new.e, nullif(new.y, 0), NULL, {OPEN}, 0, 0,
                 CAST(replace(hex(zeroblob(new.c)), '00', '.') AS BLOB));
     INSERT INTO chunk_rows (no, packed) VALUES (new.a, new.x);
+END;
+CREATE TEMP TRIGGER advance_part INSTEAD OF INSERT ON advance WHEN new.kind = {ROW_PART} BEGIN
+    INSERT INTO chunk (no, route, n, attempt, not_before, origin, note, state, fence, claimed, outcome)
+        VALUES (new.a, new.b, new.c, 0, 0, NULL, new.y, new.d, 0, 0,
+                CAST(replace(hex(zeroblob(new.c)), '00', char(new.e)) AS BLOB));
+    INSERT INTO chunk_rows (no, packed) VALUES (new.a, new.x);
+END;
+CREATE TEMP TRIGGER advance_place INSTEAD OF INSERT ON advance WHEN new.kind = {ROW_PLACE} BEGIN
+    SELECT RAISE(ABORT, 'fenced') WHERE new.a IS NOT (SELECT max(fence) FROM run);
+    UPDATE job SET filled = new.b, src_digest = coalesce(CAST(new.x AS TEXT), src_digest),
+        meta = CASE new.b WHEN 0 THEN json_set(meta, '$.{PLACE}', new.y) ELSE json_remove(meta, '$.{PLACE}') END;
 END;
 """
 

@@ -12,6 +12,7 @@ after a crash is in doubt, and nothing else is.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -106,20 +107,26 @@ class Chunk:
         self.fence = fence
         self.claimed = claimed
         self.outcome = bytearray(b"." * n if outcome is None else outcome)
-        self._rows: tuple[list[int], list[int]] | None = None
+        self._rows: tuple[array[int], array[int]] | None = None
 
-    def _unpacked(self) -> tuple[list[int], list[int]]:
+    def _unpacked(self) -> tuple[array[int], array[int]]:
         if self._rows is None:
-            self._rows = unpack(self.packed)
+            from bulkmail.job.rows import unpack_rows
+
+            self._rows = unpack_rows(self.packed)
         return self._rows
 
+    def forget_rows(self) -> None:
+        """Unpack them again when they are asked for."""
+        self._rows = None
+
     @property
-    def numbers(self) -> list[int]:
+    def numbers(self) -> array[int]:
         """1-based row numbers in the source, by position."""
         return self._unpacked()[0]
 
     @property
-    def offsets(self) -> list[int]:
+    def offsets(self) -> array[int]:
         """Byte offsets in the source, by position."""
         return self._unpacked()[1]
 
@@ -193,6 +200,31 @@ class Advance:
     serial: int = 0
 
 
+class PartChunk(NamedTuple):
+    """outcome: the byte that all its recipients have, NONE, SUPPRESSED or FAILED; note: as in Filler.add_chunk."""
+
+    route: str
+    packed: bytes
+    n: int
+    outcome: int = NONE
+    note: str | None = None
+
+
+@dataclass(slots=True)
+class Part:
+    """Recipients of a new job that are added while others are sent to: all of a part or none.
+
+    troubles  their `chunk` is an index in `chunks`
+    place     text that says where the next part begins, for a run that goes on; None: this is the last one
+    digest    of the whole source, with the last part, if it is known
+    """
+
+    chunks: list[PartChunk] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+    place: str | None = None
+    digest: str | None = None
+
+
 def merge(batches: Sequence[Advance]) -> Advance:
     """Several advances, oldest first, as one: the newest word on each chunk, everything appended."""
     if len(batches) == 1:
@@ -264,6 +296,10 @@ class Filler(Protocol):
         """How many recipients were added, checked against the chunks: JournalError if it is not so."""
         ...
 
+    def set_digest(self, digest: str) -> None:
+        """Of the whole source, which is known when it has been read."""
+        ...
+
 
 class Ledger(Protocol):
     """What a job asks of its ledger. Every method raises JournalError (a full disk: JournalFault)."""
@@ -272,6 +308,10 @@ class Ledger(Protocol):
 
     def fill(self) -> AbstractContextManager[Filler]:
         """Add the recipients, all or none: an exception inside takes everything back."""
+        ...
+
+    def add_part(self, part: Part) -> None:
+        """Add some of the recipients, in place of `fill`. Others may be leased before the last part is in."""
         ...
 
     def lease(self, limit: int, now: float, routes: Iterable[str] | None = None) -> list[Chunk]:
@@ -300,9 +340,10 @@ class Ledger(Protocol):
         """
         ...
 
-    def late(self, outcomes: Iterable[tuple[int, int, int]]) -> int:
+    def late(self, outcomes: Iterable[tuple[int, int, int]], troubles: Iterable[Trouble] = ()) -> int:
         """(chunk, position, DELIVERED or FAILED): an answer that came after all. Only IN_DOUBT changes; how many did.
 
+        troubles  why, of those who failed
         For chunks that are not leased: the one in hand is settled by its next advance.
         """
         ...
@@ -342,7 +383,8 @@ def pack(numbers: Sequence[int], offsets: Sequence[int]) -> bytes:
 def unpack(packed: bytes) -> tuple[list[int], list[int]]:
     from bulkmail.job.rows import unpack_rows
 
-    return unpack_rows(packed)
+    numbers, offsets = unpack_rows(packed)
+    return list(numbers), list(offsets)
 
 
 def check_advance(old: bytes, old_claimed: int, no: int, claimed: int, outcome: bytes) -> None:
@@ -378,6 +420,9 @@ def is_done(outcome: bytes | bytearray) -> bool:
 
 
 def retry_time(last: float, attempt: int, delays: Sequence[float], now: float) -> float:
-    """When attempt + 1 is due: a delay after `last`, the latest refusal (Unix seconds), but not before `now`."""
+    """When attempt + 1 is due: a delay after `last`, the latest refusal (Unix seconds), but not before `now`.
+
+    now   0 where it is not known; a refusal after it is one by a clock that was put back since
+    """
     delay = delays[min(attempt, len(delays) - 1)] if delays else 0.0
-    return max(now, last + delay)
+    return max(now, min(last, now or last) + delay)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import MessageError
 from bulkmail.job.manifest import Manifest
+from bulkmail.job.variants import NAME, AnyMessage, Variants, path_in
 from bulkmail.message.compiled import Compiled
 from bulkmail.message.finding import Finding
 from bulkmail.message.lint import Sample, lint
 from bulkmail.message.lint.rule import GMAIL, WARNING, Rule
 from bulkmail.message.lint.signing import placed, signings
 from bulkmail.message.raw import from_wire
-from bulkmail.message.spec import AttachmentSpec
+from bulkmail.message.spec import AttachmentSpec, MessageSpec
+from bulkmail.urlparts import listed
 
 if TYPE_CHECKING:
     from bulkmail.message.lint.dns import Source
 
 # Recipients whose copies are looked at. What is wrong with a template shows in the first; the others show what differs.
 SAMPLES = 5
+SENDERS = {"from", "sender", "envelope_from"}  # what the DNS is asked about: variants mostly have it in common
 LARGE = 1_000_000  # bytes of a copy: what is large is the same for everybody, so one is enough
 # Stands in for a recipient where the list cannot be read (standard input).
 NOBODY = "somebody@example.com"
@@ -36,7 +40,7 @@ Row = tuple[int, dict[str, Any]]
 
 def lint_job(
     manifest: Manifest,
-    compiled: Compiled,
+    compiled: AnyMessage,
     rows: Sequence[Row],
     *,
     dns: bool = False,
@@ -46,16 +50,55 @@ def lint_job(
 
     raises  ConfigError  for a dns_server that is no address
     """
-    samples = list(_samples(manifest, compiled, rows or [_nobody(compiled)]))
+    rows = rows or [_nobody(compiled)]
+    if isinstance(compiled, Variants):
+        found = _of_variants(manifest, compiled, rows, dns, dns_server)
+    else:
+        found = _of_message(manifest, compiled, rows, _where(manifest.message), dns, dns_server)
+    if manifest.relays and all(relay.endpoint.options.tls == "never" for relay in manifest.relays):
+        found.append(TLS.at("$.relays"))
+    return found
+
+
+def _of_message(
+    manifest: Manifest,
+    compiled: Compiled,
+    rows: Sequence[Row],
+    where: Callable[[str], str],
+    dns: bool,
+    dns_server: str | None,
+) -> list[Finding]:
+    samples = list(_samples(manifest, compiled, rows, where))
     found = lint(samples) if samples else []
     if samples and dns:
         from bulkmail.message.lint.dns import Subject, lint_dns
 
         subject = Subject(samples[0], placed(manifest.message.dkim), _sources(manifest))
         found += lint_dns(subject, server=dns_server)
-    if manifest.relays and all(relay.endpoint.options.tls == "never" for relay in manifest.relays):
-        found.append(TLS.at("$.relays"))
     return found
+
+
+def _of_variants(
+    manifest: Manifest, compiled: Variants, rows: Sequence[Row], dns: bool, dns_server: str | None
+) -> list[Finding]:
+    """What all of them have in common is told once; else the finding names those that have it."""
+    told: dict[tuple[str, str], Finding] = {}
+    names: dict[tuple[str, str], list[str]] = {}
+    for number, (spec, one) in enumerate(zip(compiled.specs, compiled.each, strict=True)):
+        place, path = _where(spec.message), path_in(spec, number)
+        mine = [(row, {**values, NAME: spec.name}) for row, values in rows]
+        ask = dns and (number == 0 or bool(spec.keys & SENDERS))
+        one_manifest = replace(manifest, message=spec.message)
+        for finding in _of_message(one_manifest, one, mine, lambda at: path(place(at)), ask, dns_server):  # noqa: B023
+            key = (finding.id, finding.path)
+            told.setdefault(key, finding)
+            names.setdefault(key, []).append(spec.name)
+    return [
+        finding
+        if len(set(names[key])) == len(compiled)
+        else replace(finding, text=f"{finding.text} (variant {listed(dict.fromkeys(names[key]))})")
+        for key, finding in told.items()
+    ]
 
 
 def _sources(manifest: Manifest) -> list[Source]:
@@ -75,12 +118,14 @@ def _sources(manifest: Manifest) -> list[Source]:
     return list(dict.fromkeys(source for source in found if source.address is not None))
 
 
-def _nobody(compiled: Compiled) -> Row:
+def _nobody(compiled: AnyMessage) -> Row:
     return 1, {name: name for name in compiled.fields} | {"email": NOBODY}
 
 
-def _samples(manifest: Manifest, compiled: Compiled, rows: Sequence[Row]) -> Iterator[Sample]:
-    now, where = time.time(), _where(manifest)
+def _samples(
+    manifest: Manifest, compiled: Compiled, rows: Sequence[Row], where: Callable[[str], str]
+) -> Iterator[Sample]:
+    now = time.time()
     date = formatdate(now).encode()
     given = signings(manifest.message.dkim)
     hosts = [relay.endpoint.host for relay in manifest.relays if relay.endpoint.host]
@@ -113,9 +158,9 @@ def _name_of(spec: AttachmentSpec) -> str | None:
     return spec.name or (spec.file.name if spec.file is not None else "attachment")
 
 
-def _where(manifest: Manifest) -> Callable[[str], str]:
+def _where(message: MessageSpec) -> Callable[[str], str]:
     """From places to JSON paths."""
-    if manifest.message.raw is not None:
+    if message.raw is not None:
         return lambda place: f"$.message.{place}" if place.startswith(("envelope_from", "dkim")) else "$.message.raw"
     # These two have no key: they are made.
     return lambda place: "$.message" if place in ("", "date", "message_id") else f"$.message.{place}"

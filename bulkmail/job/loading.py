@@ -76,7 +76,7 @@ def loading_of(info: ValidationInfo) -> Loading:
 class Strict(BaseModel):
     """later: keys that the documentation names and this version has not; refused: keys that cannot be, and why."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, defer_build=True)
     later: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[dict[str, str]] = {}
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,13 +17,24 @@ from typing import TYPE_CHECKING, Any, Literal
 from bulkmail.egress import Egress, check_ways, is_egress, parse_egress, parse_egresses
 from bulkmail.errors import ConfigError
 from bulkmail.job.document import Problems, read_document
-from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RelaySpec, RetrySpec
+from bulkmail.job.query import without_password
+from bulkmail.job.specs import (
+    DsnSpec,
+    EventsSpec,
+    LimitsSpec,
+    RecipientsSpec,
+    RelaySpec,
+    RetrySpec,
+    StopRule,
+    VariantSpec,
+)
 from bulkmail.message.spec import Access, MessageSpec
 from bulkmail.pool.domains import parse_pins
 from bulkmail.proxyurl import Chain
+from bulkmail.records import Record
 from bulkmail.url import OPTIONS, Endpoint, parse_endpoint
 from bulkmail.urlparts import host_and_port, listed, nearest, quoted
-from bulkmail.values import parse_rate
+from bulkmail.values import parse_rate, parse_workers
 
 if TYPE_CHECKING:
     from bulkmail.job import models
@@ -30,14 +42,22 @@ if TYPE_CHECKING:
 
 __all__ = ["LimitsSpec", "Manifest", "RecipientsSpec", "RelaySpec", "RetrySpec", "load_manifest", "manifest_schema"]
 
+Durability = Literal["process", "power"]
+Workers = int | Literal["auto"]
 
-@dataclass(frozen=True)
-class Manifest:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Manifest(Record):
     """A job as its manifest says it; all paths are whole.
 
+    dsn        delivery notifications to ask for; None: the servers' usual ones
     digest     of what is sent to whom: it does not change with limits, relays, retry, journal or the environment
     variables  template variables from outside (--set)
+    start_at   Unix seconds before which nothing is sent, or None
+    variants   whole messages, each recipient gets one of them; `message` is the first then
     warnings   what can be done and may not be meant: (JSON path, sentence)
+    durability what the journal survives: kill -9, or loss of power too
+    workers    processes that send at most; "auto": as many as there is use for
     """
 
     path: Path
@@ -52,7 +72,14 @@ class Manifest:
     limits: LimitsSpec
     retry: RetrySpec
     journal: Path
+    dsn: DsnSpec | None = None
     mode: Literal["personal", "shared"] | None = None
+    start_at: float | None = None
+    events: EventsSpec | None = None
+    stop_if: tuple[StopRule, ...] = ()
+    variants: tuple[VariantSpec, ...] = ()
+    durability: Durability = "process"
+    workers: Workers = 1
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -64,16 +91,18 @@ def load_manifest(
     rate: str | None = None,
     connections: int | None = None,
     wire_log: str | None = None,
+    durability: Durability | None = None,
+    workers: Workers | None = None,
 ) -> Manifest:
     """Read and check a manifest and the files that its message names.
 
     environ            for ${NAME}; os.environ if not given
     rate, connections  in place of those of `limits`
     wire_log           in place of that of every relay
+    durability, workers   in place of the manifest's
     raises             ManifestError  with all problems; ConfigError for rate and connections
     """
     from bulkmail.job.loading import Loading
-    from bulkmail.job.message_images import with_images
 
     path = Path(path)
     limits = _overrides(rate, connections)
@@ -84,10 +113,14 @@ def load_manifest(
     problems.refuse()
     assert model is not None
     manifest = _assemble(model, path.absolute(), dict(variables or {}), limits, loading, problems)
-    manifest = replace(manifest, message=with_images(manifest.message, loading, problems))
+    manifest = _with_images(manifest, loading, problems)
     problems.refuse()
     if wire_log is not None:
         manifest = replace(manifest, relays=tuple(_logged(relay, wire_log) for relay in manifest.relays))
+    if durability is not None:
+        manifest = replace(manifest, durability=durability)
+    if workers is not None:
+        manifest = replace(manifest, workers=parse_workers(workers, "workers"))
     return replace(manifest, digest=_digest(manifest, document.as_written, loading.digests))
 
 
@@ -140,23 +173,38 @@ def _assemble(
     loading: Loading,
     problems: Problems,
 ) -> Manifest:
+    from bulkmail.job import calendar_model, dsn_model, events_model, limits_model, recipients_model, retry_model
+
     folder = path.parent
     job = model.job if model.job is not None else path.stem
+    variants = _variants(model.message, loading.access)
     return Manifest(
         path=path,
         folder=folder,
         digest="",
         job=job,
-        message=_message(model.message, loading.access),
+        message=variants[0].message if variants else _message(model.message, loading.access),
+        variants=variants,
         defaults=model.defaults,
         variables=variables,
-        recipients=_recipients(model.recipients),
+        recipients=recipients_model.spec_of(model.recipients),
         relays=_relays(model.relays, model.egress, folder, problems),
-        warnings=_unused(model) + _weak(model),
-        limits=replace(LimitsSpec(model.limits.rate, model.limits.connections), **limits),
-        retry=RetrySpec(tuple(model.retry.delays), model.retry.give_up_after, model.retry.patience),
+        warnings=[
+            *_unused(model),
+            *_weak(model),
+            *calendar_model.warnings_of(model.start_at, time.time()),
+            *events_model.warnings_of(model.events),
+        ],
+        limits=replace(limits_model.spec_of(model.limits), **limits),
+        retry=retry_model.spec_of(model.retry),
+        stop_if=model.stop_if,
+        dsn=dsn_model.spec_of(model.dsn),
         journal=folder / (model.journal if model.journal is not None else f"{job}.journal"),
         mode=model.mode,
+        start_at=model.start_at,
+        events=events_model.spec_of(model.events),
+        durability=model.durability,
+        workers=model.workers,
     )
 
 
@@ -187,12 +235,25 @@ def _message(model: models.Message, access: Access) -> MessageSpec:
     )
 
 
-def _recipients(model: Path | Literal["-"] | list[Any] | models.Recipients) -> RecipientsSpec:
-    if isinstance(model, list):
-        return RecipientsSpec(tuple(model))
-    if isinstance(model, (str, Path)):
-        return RecipientsSpec(model)
-    return RecipientsSpec(model.file, model.format, model.bad_rows, model.deduplicate, tuple(model.suppress))
+def _variants(model: models.Message, access: Access) -> tuple[VariantSpec, ...]:
+    given = zip(model.variant_names(), model.variants or (), strict=True)
+    return tuple(
+        VariantSpec(
+            name,
+            one.weight,
+            _message(model.as_variant(one), access),
+            frozenset(key.rstrip("_") for key in one.model_fields_set),
+        )
+        for name, one in given
+    )
+
+
+def _with_images(manifest: Manifest, loading: Loading, problems: Problems) -> Manifest:
+    from bulkmail.job.message_images import with_images
+
+    variants = tuple(replace(one, message=with_images(one.message, loading, problems)) for one in manifest.variants)
+    message = variants[0].message if variants else with_images(manifest.message, loading, problems)
+    return replace(manifest, message=message, variants=variants)
 
 
 def _relays(given: Any, egresses: dict[str, Egress], folder: Path, problems: Problems) -> tuple[RelaySpec, ...]:
@@ -210,7 +271,9 @@ def _relays(given: Any, egresses: dict[str, Egress], folder: Path, problems: Pro
             name = name if name not in found and name not in names else f"relay{i + 1}"
         if name in found:
             problems.add(f"{paths[i]}.name", f"two relays are called {name!r}, expected a name of its own for each")
-        found[name] = _ways(RelaySpec(name, endpoint), relays[i], paths[i], egresses, folder, problems)
+        weight, backup = (None, False) if isinstance(relays[i], str) else (relays[i].weight, relays[i].backup)
+        spec = RelaySpec(name, endpoint, weight=weight, backup=backup)
+        found[name] = _ways(spec, relays[i], paths[i], egresses, folder, problems)
     return tuple(found.values())
 
 
@@ -307,6 +370,9 @@ def _digest(manifest: Manifest, written: dict[str, Any], files: dict[str, str]) 
     recipients = written["recipients"]
     if not isinstance(recipients, dict):
         recipients = {"list" if isinstance(recipients, list) else "file": recipients}
+    recipients = {key: value for key, value in recipients.items() if (key, value) != ("validate", True)}
+    if isinstance(recipients.get("url"), str):
+        recipients = recipients | {"url": without_password(recipients["url"])}
     defaults: dict[str, Any] = {"format": None, "bad_rows": "stop", "deduplicate": False, "suppress": []}
     meaning = {
         "job": manifest.job,
@@ -314,7 +380,8 @@ def _digest(manifest: Manifest, written: dict[str, Any], files: dict[str, str]) 
         "files": files,
         "defaults": written.get("defaults") or {},
         "variables": manifest.variables,
-        "recipients": defaults | recipients,
+        "recipients": defaults
+        | {key: value for key, value in recipients.items() if value is not None or key in defaults},
         "mode": manifest.mode,
     }
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()

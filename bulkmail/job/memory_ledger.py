@@ -29,6 +29,7 @@ from bulkmail.job.ledger import (
     Fenced,
     Filler,
     NewChunk,
+    Part,
     Trouble,
     check_advance,
     check_late,
@@ -48,6 +49,7 @@ class MemoryLedger:
         self.details: list[tuple[int, bytes]] = []
         self.troubles: list[Trouble] = []
         self.filled = False
+        self.place: str | None = None
         self.fence = 0
         self._names: dict[str, int] = {}
         self._totals: dict[str, Any] = {}
@@ -91,6 +93,17 @@ class MemoryLedger:
             raise
         self.filled = self._recovered = True
         self._index()
+
+    def add_part(self, part: Part) -> None:
+        if self.filled:
+            raise JournalError("the recipients are in the ledger already")
+        first = len(self.chunks) + 1
+        for chunk in part.chunks:
+            no = self._add(NewChunk(chunk.route, chunk.packed, chunk.n, 0, 0.0), bytes([chunk.outcome]) * chunk.n)
+            if chunk.outcome == NONE:
+                self._waiting.add(chunk.route, no, 0.0)
+        self.troubles += [trouble._replace(chunk=first + trouble.chunk) for trouble in part.troubles]
+        self.place, self.filled = part.place, part.place is None
 
     def lease(self, limit: int, now: float, routes: Iterable[str] | None = None) -> list[Chunk]:
         if not self._recovered:
@@ -139,8 +152,9 @@ class MemoryLedger:
             self.chunks[no].not_before = not_before
             self._waiting.put_back([no], not_before)
 
-    def late(self, outcomes: Iterable[tuple[int, int, int]]) -> int:
+    def late(self, outcomes: Iterable[tuple[int, int, int]], troubles: Iterable[Trouble] = ()) -> int:
         given = list(outcomes)
+        why = {(trouble.chunk, trouble.position): trouble for trouble in troubles}
         for no, position, byte in given:
             if no in self._held:
                 raise JournalError(f"chunk {no} is leased: its next advance settles it")
@@ -151,6 +165,7 @@ class MemoryLedger:
         for no, position, byte in given:
             if self.chunks[no].outcome[position] == IN_DOUBT:
                 self.chunks[no].outcome[position] = byte
+                self.troubles += [why[no, position]] if (no, position) in why else []
                 count += 1
         return count
 
@@ -238,6 +253,9 @@ class _Filling:
 
     def set_total(self, n: int) -> None:
         self._total = n
+
+    def set_digest(self, digest: str) -> None:
+        pass
 
     def finish(self) -> None:
         added = sum(chunk.n for chunk in self._ledger.chunks.values())

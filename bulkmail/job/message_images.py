@@ -7,7 +7,6 @@ from dataclasses import replace
 from bulkmail.errors import MessageError
 from bulkmail.job.document import Problems
 from bulkmail.job.loading import Loading
-from bulkmail.message.embed import embed_images
 from bulkmail.message.spec import AttachmentSpec, MessageSpec
 
 
@@ -18,6 +17,8 @@ def with_images(message: MessageSpec, loading: Loading, problems: Problems) -> M
     """
     if not message.embed_images or message.html is None:
         return message
+    from bulkmail.message.embed import embed_images
+
     beside = (loading.folder / (message.html_file or "")).parent if message.html_file else loading.folder
     try:
         html, images = embed_images(message.html, "html", [beside, loading.folder], loading.access)

@@ -8,12 +8,11 @@ such as "what was found, expected what".
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     PlainValidator,
     Tag,
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from bulkmail.egress import is_egress, parse_egress
+from bulkmail.job.calendar_model import StartAt
 from bulkmail.job.content_model import (
     MAX_RAW,
     Alternative,
@@ -38,47 +38,20 @@ from bulkmail.job.content_model import (
     constant,
 )
 from bulkmail.job.dkim_model import Signatures
+from bulkmail.job.dsn_model import Dsn
 from bulkmail.job.egress_model import PROXY_SCHEMA, Egresses, Names, NamesByDomain
+from bulkmail.job.events_model import AnyEvents
+from bulkmail.job.limits_model import Limits
 from bulkmail.job.list_model import ListLinks, SecretKey
-from bulkmail.job.loading import MARKS, ExistingFile, Strict, either, loading_of, plain_text
-from bulkmail.job.specs import GIVE_UP_AFTER, PATIENCE, RETRY_DELAYS
+from bulkmail.job.loading import MARKS, Strict, either, loading_of, plain_text
+from bulkmail.job.recipients_model import AnyRecipients
+from bulkmail.job.retry_model import Retry
+from bulkmail.job.stop_model import StopIf
+from bulkmail.job.value_models import Count, Workers
 from bulkmail.loginoptions import OAuth2
 from bulkmail.message import headers
-from bulkmail.message.raw import prepare
 from bulkmail.url import OPTIONS, check_relay_url, parse_endpoint
 from bulkmail.urlparts import quoted
-from bulkmail.values import Rate, parse_rate, parse_seconds
-
-# ---- values ----------------------------------------------------------------------------------------------------------
-
-
-Seconds = Annotated[
-    float,
-    BeforeValidator(lambda value, info: parse_seconds(value, "the time")),
-    WithJsonSchema({"type": ["string", "number"], "examples": ["90s", "5m", "2h", "1d", 90]}),
-]
-RateText = Annotated[
-    Rate,
-    PlainValidator(lambda value: parse_rate(value, "the rate")),
-    WithJsonSchema({"type": "string", "examples": ["300/s", "5000/m", "100000/h", "1000000/d"]}),
-]
-Count = Annotated[
-    int,
-    BeforeValidator(lambda value: OPTIONS["connections"].metadata["parse"](value, "the number")),
-    WithJsonSchema({"type": "integer", "minimum": 1}),
-]
-
-
-def _deduplicate(value: object) -> bool | Literal["exact"]:
-    if isinstance(value, bool) or value == "exact":
-        return value
-    raise ValueError(f'{quoted(value)}, expected true, false or "exact"')
-
-
-Deduplicate = Annotated[
-    bool | Literal["exact"], PlainValidator(_deduplicate), WithJsonSchema({"enum": [True, False, "exact"]})
-]
-
 
 # ---- message ---------------------------------------------------------------------------------------------------------
 
@@ -120,6 +93,8 @@ def _may_be_https(url: str) -> bool:
 
 
 def _raw(name: str, info: ValidationInfo) -> bytes:
+    from bulkmail.message.raw import prepare
+
     data = loading_of(info).read(name, MAX_RAW)
     prepare(data, name)
     return data
@@ -130,14 +105,15 @@ ReadyMessage = Annotated[
 ]
 
 
+MAX_WEIGHT = 1_000_000  # more is a slip, and the smallest share would be nobody
+
 # The keys of which a message has one at least.
 CONTENTS = frozenset(("html", "text", "amp", "watch", "calendar", "alternatives", "attachments"))
 
 
-class Message(Strict):
-    """The message. Every text in it is a Jinja2 template."""
+class MessageKeys(Strict):
+    """What a message is made of. Every text in it is a Jinja2 template."""
 
-    later = frozenset(("variants",))
     refused = dict.fromkeys(("cc", "bcc"), "everyone named there would get every copy; add them as recipients")
 
     from_: Mailbox | None = Field(None, alias="from", description='the author, such as "News <news@example.com>"')
@@ -177,61 +153,85 @@ class Message(Strict):
     feedback_id: OneLine | None = None
     envelope_from: EnvelopeSender | None = Field(None, description="the sender of the envelope, where bounces go")
     raw: ReadyMessage | None = Field(None, description="file of a ready message")
+
+
+class Variant(MessageKeys):
+    """Keys in place of the message's own; null takes one away."""
+
+    refused = MessageKeys.refused | {"dkim": "all variants have the signatures of the message", "variants": "it is one"}
+
+    name: Annotated[str, AfterValidator(lambda name: _variant_name(name))] | None = Field(
+        None, description="how reports call it: A, B, C… if missing"
+    )
+    weight: Annotated[float, PlainValidator(lambda value: _weight(value))] = Field(
+        1, json_schema_extra={"type": "number", "exclusiveMinimum": 0}, description="its share among the weights of all"
+    )
+
+
+class Message(MessageKeys):
+    """The message. Every text in it is a Jinja2 template."""
+
     dkim: Signatures | None = Field(None, description="signatures of every message")
+    variants: Annotated[list[Variant], Field(min_length=2, max_length=len(ascii_uppercase))] | None = Field(
+        None, description="two or more of which each recipient gets one"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Message:
-        given = self.model_fields_set - {"raw", "envelope_from", "dkim"}
-        if self.raw is not None:
-            if given:
-                others = ", ".join(sorted(repr(name.rstrip("_")) for name in given))
-                expected = "expected nothing else but 'envelope_from' and 'dkim'"
-                raise ValueError(f"'raw' is a whole message, {expected}, found {others}")
-        elif self.from_ is None:
-            raise ValueError("'from' is missing, expected the author, such as \"News <news@example.com>\"")
-        elif isinstance(self.text, TextFile) and self.text.from_html and self.html is None:
-            raise ValueError("'text' is to be made of 'html', and there is none")
-        elif not given & CONTENTS:
-            raise ValueError("there is nothing to send, expected 'html', 'text' or both (or 'raw')")
+        if self.variants is None:
+            _check_complete(self)
+            return self
+        names = self.variant_names()
+        for name, variant in zip(names, self.variants, strict=True):
+            if names.count(name) > 1:
+                raise ValueError(f"two variants are called {name!r}, expected a name of its own for each")
+            try:
+                _check_complete(self.as_variant(variant))
+            except ValueError as error:
+                raise ValueError(f"variant {name!r}: {error}") from None
         return self
 
+    def variant_names(self) -> list[str]:
+        return [one.name or letter for one, letter in zip(self.variants or (), ascii_uppercase, strict=False)]
 
-# ---- recipients ------------------------------------------------------------------------------------------------------
-
-
-def _source(name: str, info: ValidationInfo) -> Path | Literal["-"]:
-    return "-" if name == "-" else loading_of(info).file(name, plain=False)
-
-
-SourceName = Annotated[
-    Path | Literal["-"],
-    PlainValidator(lambda value, info: _source(plain_text(value), info)),
-    WithJsonSchema({"type": "string"}),
-]
-
-
-class Recipients(Strict):
-    """Where the recipients are."""
-
-    later = frozenset(("where", "sample"))
-
-    file: SourceName = Field(description='a file, or "-" for standard input')
-    format: Literal["jsonl", "csv", "text"] | None = Field(None, description="found from name or content if missing")
-    bad_rows: Literal["stop", "skip"] = "stop"
-    deduplicate: Deduplicate = False
-    suppress: list[ExistingFile] = Field(default_factory=list, description="files, an address or a domain a line")
+    def as_variant(self, variant: Variant) -> Message:
+        """The whole message of a variant."""
+        own = variant.model_fields_set - {"name", "weight"}
+        gone = {name for name in own if getattr(variant, name) is None} | {"variants"}
+        fields = type(self).model_fields
+        update = {name: getattr(variant, name) for name in own - gone}
+        update |= {name: fields[name].get_default(call_default_factory=True) for name in gone}
+        whole = self.model_copy(update=update)
+        whole.model_fields_set.difference_update(gone)
+        return whole
 
 
-Item = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[dict[str, Any], Tag("<object>")],
-    either("an address or an object with 'email'"),
-]
-AnyRecipients = Annotated[
-    Annotated[SourceName, Tag("<string>")]
-    | Annotated[list[Item], Field(min_length=1), Tag("<list>")]
-    | Annotated[Recipients, Tag("<object>")],
-    either("a file's name, a list of addresses or objects, or an object with 'file'"),
-]
+def _check_complete(message: Message) -> None:
+    given = message.model_fields_set - {"raw", "envelope_from", "dkim"}
+    if message.raw is not None:
+        if given:
+            others = ", ".join(sorted(repr(name.rstrip("_")) for name in given))
+            expected = "expected nothing else but 'envelope_from' and 'dkim'"
+            raise ValueError(f"'raw' is a whole message, {expected}, found {others}")
+    elif message.from_ is None:
+        raise ValueError("'from' is missing, expected the author, such as \"News <news@example.com>\"")
+    elif isinstance(message.text, TextFile) and message.text.from_html and message.html is None:
+        raise ValueError("'text' is to be made of 'html', and there is none")
+    elif not given & CONTENTS:
+        raise ValueError("there is nothing to send, expected 'html', 'text' or both (or 'raw')")
+
+
+def _variant_name(name: str) -> str:
+    """It is a column of reports, and may stand in links."""
+    if not 1 <= len(name) <= 40 or not name.isprintable() or name != name.strip():
+        raise ValueError(f"{quoted(name)}, expected a name of 1 to 40 printable characters")
+    return name
+
+
+def _weight(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_WEIGHT:
+        raise ValueError(f"{quoted(value)}, expected a number above 0, at most {MAX_WEIGHT:,}")
+    return value
 
 
 # ---- relays ----------------------------------------------------------------------------------------------------------
@@ -277,12 +277,12 @@ UrlWithOptions = Annotated[str, AfterValidator(lambda url: (check_relay_url(url)
 
 
 class RelayBase(Strict):
-    later = frozenset(("weight", "backup"))
-
     name: Annotated[str, Field(min_length=1, max_length=60)] | None = Field(None, description="how summaries call it")
     url: UrlWithOptions = Field(description="a URL such as smtp://user:password@host:587")
     egress: Names | None = Field(None, description="names of `egress` by which it is reached")
     domains: NamesByDomain | None = Field(None, description="recipients' domains that only some egresses may carry")
+    weight: Count | None = Field(None, description="its share of the messages beside the other relays'")
+    backup: bool = Field(False, description="used only while no other relay can carry the work")
 
     def options(self) -> dict[str, Any]:
         """The options that were given as keys."""
@@ -320,27 +320,13 @@ AnyRelays = Annotated[
 # ---- the whole -------------------------------------------------------------------------------------------------------
 
 
-class Limits(Strict):
-    """Limits of the whole job, besides those of each relay."""
-
-    later = frozenset(("domains", "window", "ramp"))
-
-    rate: RateText | None = None
-    connections: Count | None = None
-
-
-class Retry(Strict):
-    """What happens after a temporary refusal."""
-
-    delays: list[Seconds] = Field(default=list(RETRY_DELAYS), description="before the second, third… attempt")
-    give_up_after: Seconds = Field(default=GIVE_UP_AFTER, description="from the first attempt on")
-    patience: Seconds = Field(default=PATIENCE, description="how long all relays may be unreachable")
-
-
 class ManifestModel(Strict):
     """A bulkmail job."""
 
-    later = frozenset(("variants", "sample", "stop_if"))
+    refused: ClassVar[dict[str, str]] = {
+        "variants": "it is a key of 'message'",
+        "sample": "it is a key of 'recipients'",
+    }
 
     schema_: str | None = Field(None, alias="$schema", description="for editors; not used")
     job: Annotated[str, AfterValidator(lambda name: _job(name))] | None = Field(None, description="the job's name")
@@ -349,10 +335,18 @@ class ManifestModel(Strict):
     recipients: AnyRecipients = Field(description="a file's name, a list, or an object with 'file'")
     relays: AnyRelays = Field(description="a URL such as smtp://user:password@host:587, or a list")
     egress: Egresses = Field(default_factory=dict, description="ways to the relays, by name")
+    start_at: StartAt | None = Field(None, description="a time such as '2026-11-27T08:00:00+01:00'")
     limits: Limits = Field(default_factory=lambda: Limits())
     retry: Retry = Field(default_factory=lambda: Retry())
+    stop_if: StopIf = Field((), description='when the job stops, such as {"failed": "5%", "after": 1000}')
+    dsn: Dsn | None = Field(None, description="delivery notifications to ask for")
     journal: Annotated[str, Field(min_length=1)] | None = Field(None, description="<job>.journal if missing")
+    durability: Literal["process", "power"] = Field(
+        "process", description="what the journal survives: a crash of the program, or a loss of power too"
+    )
+    workers: Workers = Field(1, description="processes that send; 'auto': as many as there is use for")
     mode: Literal["personal", "shared"] | None = None
+    events: AnyEvents | None = Field(None, description="a file's name, or an object with 'file' and 'webhook'")
 
 
 def _job(name: str) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from bulkmail.errors import BulkmailError
+from bulkmail.job.breaker import OPEN
 from bulkmail.job.relay import Relay
 from bulkmail.job.tally import EgressTally
 from bulkmail.pool.lane import Lane
 from bulkmail.smtp.session import Session
+
+MAX_WHY = 300  # characters of a reply in an event
 
 
 class Notices:
@@ -25,6 +28,10 @@ class Notices:
         them, also while nothing is sent."""
         news, self._news = self._news, False
         return news
+
+    def note_news(self) -> None:
+        """Something else has changed that the journal's readers see."""
+        self._news = True
 
     def event(self, relay: Relay, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
         """A pool's event: count it, and pass it on."""
@@ -48,6 +55,36 @@ class Notices:
         """An egress is out for so long; the others go on without it."""
         if len(lane.pool.lanes) > 1:
             self._tell("throttled", relay, lane, scope=_scope(lane), until=time.time() + seconds, why=str(why))
+
+    def throttled(self, scope: str, until: float | None, why: str, rate: float | None = None, **more: Any) -> None:
+        """Less may leave than is configured. until: Unix seconds, or None: not known; rate: a second, or None."""
+        self._news = True
+        rate = round(rate, 3) if rate is not None else None
+        self._say("throttled", scope=scope, until=until, why=why[:MAX_WHY], rate=rate, **more)
+
+    def resumed(self, scope: str, why: str) -> None:
+        """It may again."""
+        self._news = True
+        self._say("resumed", scope=scope, until=None, why=why)
+
+    def _say(self, name: str, **about: Any) -> None:
+        if self._on_event is not None:
+            self._on_event({"ts": time.time(), "event": name} | about)
+
+    def relay_out(self, relay: Relay) -> None:
+        """The others go on without it."""
+        pause = relay.breaker.pause if relay.breaker.state == OPEN else None
+        until = time.time() + pause if pause is not None else None
+        why = relay.tally.last_error or "no connection could be opened yet"
+        self._tell_of(relay, "throttled", until, str(relay.pool.dead or why))
+
+    def relay_back(self, relay: Relay) -> None:
+        self._tell_of(relay, "resumed", None, "it works again")
+
+    def _tell_of(self, relay: Relay, name: str, until: float | None, why: str) -> None:
+        if self._on_event is not None:
+            about = {"ts": time.time(), "event": name, "relay": relay.name, "egress": None}
+            self._on_event(about | {"scope": f"relay {relay.name}", "until": until, "why": why})
 
     def _tell(self, name: str, relay: Relay, lane: Lane, **more: Any) -> None:
         if self._on_event is not None:

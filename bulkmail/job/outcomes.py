@@ -11,14 +11,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bulkmail.errors import BulkmailError, MessageError
 from bulkmail.job import ledger
 from bulkmail.job.detail import DetailBuffer
 from bulkmail.job.ledger import NewChunk, Trouble
 from bulkmail.job.relay import Relay
+from bulkmail.job.retry import Retries
 from bulkmail.job.settle import Work
+from bulkmail.job.stop_rules import StopRules
 from bulkmail.job.tally import Tally
 from bulkmail.pool.lane import Lane
 from bulkmail.smtp.classify import classify
@@ -50,31 +52,45 @@ class Ending:
     why: str
 
 
+class _Deferred(NamedTuple):
+    """Who waits to be moved to a retry chunk: for how long from then on, and by which route."""
+
+    work: Work
+    place: int
+    delay: float
+    route: str
+
+
 class Outcomes:
-    """delays: seconds before the 2nd, 3rd... attempt; no delay left, or give_up_after seconds passed: failed."""
+    """retries: who is tried again, and when; rules: told of every ending that is no delivery.
+
+    unproved: by relay, what it refused before it ever took a message
+    """
 
     MAX_TRIES: Final = 5  # a transaction that was not taken so often is deferred: it may be what ends the connections
 
     def __init__(
         self,
         tally: Tally,
-        delays: tuple[float, ...],
-        give_up_after: float,
+        retries: Retries,
+        rules: StopRules,
         details: DetailBuffer,
         message_id: Callable[[int, str], str],
         on_event: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         self.tally, self.on_event = tally, on_event
         self._details, self._message_id = details, message_id
-        self._delays = delays
-        self._give_up_after = give_up_after
+        self._retries, self._rules = retries, rules
         self._offset = details.offset  # Unix time minus the loop's
-        self._hold = min([MOVE_SECONDS, *(delay / 10 for delay in delays[:1])])
+        self._hold = min(MOVE_SECONDS, retries.shortest / 10)
         self._troubles: list[Trouble] = []
-        self._deferred: list[tuple[Work, int]] = []
+        self._deferred: list[_Deferred] = []
         self._released: list[tuple[Work, int]] = []
         self._moved_at = 0.0
-        self._unproved: dict[Relay, list[tuple[Ending, str, bool]]] = {}
+        # When the first attempt of those in a retry chunk was, by the first row number in it: Unix seconds, 100 bytes
+        # for each such chunk of this run.
+        self._first_tried: dict[int, float] = {}
+        self.unproved: dict[Relay, list[tuple[Ending, str, bool]]] = {}
 
     # -- endings
 
@@ -155,18 +171,30 @@ class Outcomes:
         firm = permanent or (one.reply is not None and one.reply.code >= 500)
         if firm and not one.relay.accepted:
             self._hold_back(one, kind, permanent)
-        elif not permanent and self._may_retry(one.work.attempt):
-            self._record(one, ledger.DEFERRED, kind)
-            self._deferred.append((one.work, one.place))
         else:
-            self._record(one, ledger.FAILED, kind)
+            self._decide(one, kind, permanent)
 
-    def _may_retry(self, attempt: int) -> bool:
-        """Whether another attempt starts before give_up_after, judged by the delays alone."""
-        if attempt >= len(self._delays):
-            return False
-        waited = sum(self._delays[: attempt + 1])
-        return waited <= self._give_up_after
+    def _decide(self, one: Ending, kind: str, permanent: bool, was_under_way: bool = True) -> None:
+        """Deferred if another attempt may be made, else failed."""
+        delay = None if permanent else self._delay(one, kind)
+        if delay is None:
+            self._record(one, ledger.FAILED, kind, was_under_way)
+            return
+        self._record(one, ledger.DEFERRED, kind, was_under_way)
+        route = self._retries.route(one.work.chunk.route, one.relay.name)
+        self._deferred.append(_Deferred(one.work, one.place, delay, route))
+
+    def _delay(self, one: Ending, kind: str) -> float | None:
+        now = one.tx.done_at + self._offset
+        since = self._since(one.work, now)
+        return self._retries.wait(kind, one.reply, one.command, one.work.attempt, since, now)
+
+    def _since(self, work: Work, now: float) -> float:
+        """When those in this chunk were first tried. Of chunks that an earlier run made, the delays tell."""
+        if not work.attempt:
+            return now
+        known = self._first_tried.get(work.numbers[0])
+        return known if known is not None else (work.chunk.not_before or now) - self._retries.nominal(work.attempt)
 
     def fail(self, work: Work, place: int, address: str, error: MessageError, dirty: set[Work]) -> None:
         """A recipient whose message cannot be composed: nothing was sent."""
@@ -179,12 +207,14 @@ class Outcomes:
         )
         if self.on_event:
             self.on_event(unsent_event("failed", now, address, work.attempt, str(error)))
+        self._rules.note("failed", "message", sent=False)
 
     def _record(self, one: Ending, outcome: int, kind: str, was_under_way: bool = True) -> None:
         state = ledger.STATE_NAMES[outcome]
         one.work.settle(one.place, outcome, was_under_way)
         self._count(one, state)
         self._troubles.append(self._trouble(one, outcome, kind))
+        self._rules.note(state, kind)
         self._show(state, one)
 
     def _trouble(self, one: Ending, outcome: int, kind: str) -> Trouble:
@@ -217,26 +247,23 @@ class Outcomes:
     def _hold_back(self, one: Ending, kind: str, permanent: bool) -> None:
         one.work.settle(one.place, ledger.DEFERRED)
         one.relay.tally.last_error = one.why
-        self._unproved.setdefault(one.relay, []).append((one, kind, permanent))
+        self.unproved.setdefault(one.relay, []).append((one, kind, permanent))
 
     def refused_by(self, relay: Relay) -> int:
         """How many refusals of this relay are held back."""
-        return len(self._unproved.get(relay, ()))
+        return len(self.unproved.get(relay, ()))
 
     def proved(self, relay: Relay) -> set[Work]:
         """What it refused and was held back counts for those recipients. Returns the chunks touched."""
         touched = set()
-        for one, kind, permanent in self._unproved.pop(relay, ()):
-            again = not permanent and self._may_retry(one.work.attempt)
-            if again:
-                self._deferred.append((one.work, one.place))
-            self._record(one, ledger.DEFERRED if again else ledger.FAILED, kind, was_under_way=False)
+        for one, kind, permanent in self.unproved.pop(relay, ()):
+            self._decide(one, kind, permanent, was_under_way=False)
             touched.add(one.work)
         return touched
 
     def release_unproved(self, relay: Relay, dirty: set[Work]) -> None:
         """It is given up, or the run stops: they are sent by another relay or by the next run."""
-        for one, *_ in self._unproved.pop(relay, ()):
+        for one, *_ in self.unproved.pop(relay, ()):
             self._released.append((one.work, one.place))
             dirty.add(one.work)
 
@@ -259,25 +286,31 @@ class Outcomes:
 
     def take_retries(self, now: float, at_once: bool) -> tuple[list[NewChunk], set[Work]]:
         """Retry chunks for what was deferred, once enough wait or long enough; the chunks that they leave."""
-        moves: list[tuple[tuple[str, int, float, int], int, int]] = []
-        touched: set[Work] = set()
         due = at_once or len(self._deferred) >= MOVE_RECIPIENTS or now - self._moved_at >= self._hold
-        for work, place in self._deferred if due else ():
-            delay = self._delays[work.attempt]
-            key = (work.chunk.route, work.attempt + 1, time.time() + delay, work.no)
-            moves.append((key, work.numbers[place], work.offsets[place]))
-            work.settle(place, ledger.MOVED, was_under_way=False)
-            touched.add(work)
-        for work, place in self._released:
-            key = (work.chunk.route, work.attempt, 0.0, work.no)
-            moves.append((key, work.numbers[place], work.offsets[place]))
-            work.settle(place, ledger.MOVED, was_under_way=False)
-            touched.add(work)
+        if not self._deferred and not self._released:
+            self._moved_at = now if due else self._moved_at
+            return [], set()
+        moves = _Moves()
+        touched: set[Work] = set()
+        clock, spread = now + self._offset, self._retries.spread()  # as Leases has it: a clock that does not jump
         if due:
+            for one in self._deferred:
+                not_before = clock + one.delay * spread
+                moves.add(one.work, one.place, one.route, one.work.attempt + 1, not_before)
+                self._leave(one.work, one.place, touched)
             self._deferred.clear()
             self._moved_at = now
+        for work, place in self._released:
+            moves.add(work, place, work.chunk.route, work.attempt, 0.0)
+            self._leave(work, place, touched)
         self._released.clear()
-        return _new_chunks(moves), touched
+        self._first_tried.update((first, self._since(origin, clock)) for first, origin in moves.first_rows())
+        return moves.chunks(), touched
+
+    @staticmethod
+    def _leave(work: Work, place: int, touched: set[Work]) -> None:
+        work.settle(place, ledger.MOVED, was_under_way=False)
+        touched.add(work)
 
     # -- events
 
@@ -329,17 +362,25 @@ def unsent_event(event: str, ts: float, recipient: str, attempt: int, why: str) 
     return what | unknown | {"reply": why[:MAX_REPLY_SHOWN], "message_id": None, "ms": None}
 
 
-def _new_chunks(moves: list[tuple[tuple[str, int, float, int], int, int]]) -> list[NewChunk]:
-    """One chunk for each route, attempt and origin; its recipients in the order of the source."""
-    groups: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
-    due: dict[tuple[str, int, int], float] = {}
-    for (route, attempt, not_before, origin), number, offset in moves:
-        key = (route, attempt, origin)
-        groups.setdefault(key, []).append((number, offset))
-        due[key] = max(due.get(key, 0.0), not_before)
-    chunks = []
-    for (route, attempt, origin), rows in groups.items():
-        rows.sort()
-        packed = ledger.pack([number for number, _ in rows], [offset for _, offset in rows])
-        chunks.append(NewChunk(route, packed, len(rows), attempt, due[route, attempt, origin], origin))
-    return chunks
+class _Moves:
+    """Recipients on their way to new chunks: one for each route, attempt, time and chunk that they leave."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, int, float, Work], list[tuple[int, int]]] = {}
+
+    def add(self, work: Work, place: int, route: str, attempt: int, not_before: float) -> None:
+        rows = self._groups.setdefault((route, attempt, not_before, work), [])
+        rows.append((work.numbers[place], work.offsets[place]))
+
+    def first_rows(self) -> list[tuple[int, Work]]:
+        """(the first row number of each new chunk, the chunk that its recipients leave)."""
+        return [(min(rows)[0], work) for (*_, work), rows in self._groups.items()]
+
+    def chunks(self) -> list[NewChunk]:
+        """Their recipients in the order of the source."""
+        made = []
+        for (route, attempt, not_before, work), rows in self._groups.items():
+            rows.sort()
+            packed = ledger.pack([number for number, _ in rows], [offset for _, offset in rows])
+            made.append(NewChunk(route, packed, len(rows), attempt, not_before, work.no))
+        return made

@@ -5,38 +5,40 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused, ManifestError, MessageError
 from bulkmail.job.check import opened_source
 from bulkmail.job.fill import CountingFiller, Filling
-from bulkmail.job.ledger import Counts
+from bulkmail.job.ledger import Counts, unpack
 from bulkmail.job.manifest import Manifest
-from bulkmail.job.recipients import Source
 from bulkmail.job.results import Report
-from bulkmail.job.rows import unpack_rows
+from bulkmail.job.seeds import Rows
+from bulkmail.job.selection import selection_of
 from bulkmail.job.settle import flags_of
 from bulkmail.job.specs import RelaySpec
 from bulkmail.job.tally import Tally
-from bulkmail.message.compiled import Compiled
+from bulkmail.job.variants import AnyMessage, each_of
 from bulkmail.smtp.classify import refused
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.outcome import refusal
 from bulkmail.smtp.session import Turn
+from bulkmail.values import mail_date
 from bulkmail.wire.transaction import IN_DOUBT, NOT_TAKEN, WAITING, Transaction
 
 if TYPE_CHECKING:
     from bulkmail.wire.transaction import Body
 
 
-def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report:
+def dry_run(manifest: Manifest, compiled: AnyMessage, limit: int | None) -> Report:
     """Scan, leave out, compose; nobody is sent to. They are pending then, or failed if they cannot be composed."""
     counts = Counts()
     tally = Tally(manifest.job, "", counts)
     with opened_source(manifest) as source:
-        Filling(source, manifest.recipients, compiled, limit).run(_Composing(counts, compiled, source))
+        selection = selection_of(manifest, compiled)
+        composing = _Composing(counts, compiled, selection.seeds.reader(source))
+        Filling(source, manifest.recipients, compiled, limit, selection=selection).run(composing)
     tally.end("finished")
     return Report(tally.summary(), 1 if counts.failed else 0)
 
@@ -44,17 +46,18 @@ def dry_run(manifest: Manifest, compiled: Compiled, limit: int | None) -> Report
 class _Composing(CountingFiller):
     """Composes, as it is filled, all that would be sent."""
 
-    def __init__(self, counts: Counts, compiled: Compiled, source: Source) -> None:
+    def __init__(self, counts: Counts, compiled: AnyMessage, source: Rows) -> None:
         self._counts, self._compiled, self._source = counts, compiled, source
-        self._date = formatdate(localtime=True).encode()
+        self._date = mail_date(time.time()).encode()
         if compiled.shared:
-            compiled.compose_shared(self._date)
+            for one in each_of(compiled):
+                one.compose_shared(self._date)
 
     def add_chunk(
         self, route: str, packed: bytes, n: int, outcome: bytes | None = None, note: str | None = None
     ) -> int:
         if outcome is None:
-            failed = 0 if self._compiled.shared else self._impossible(*unpack_rows(packed))
+            failed = 0 if self._compiled.shared else self._impossible(*unpack(packed))
             self._counts.pending += n - failed
             self._counts.failed += failed
         else:
@@ -68,7 +71,7 @@ class _Composing(CountingFiller):
         return sum(isinstance(item, MessageError) for item in composed)
 
 
-async def send_test(manifest: Manifest, compiled: Compiled, address: str, count: int) -> Report:
+async def send_test(manifest: Manifest, compiled: AnyMessage, address: str, count: int) -> Report:
     """Render the first `count` recipients' messages and deliver them to `address` by the first relay that works."""
     try:
         rcpt = address_bytes(check_address(address))
@@ -119,23 +122,22 @@ def _ending(tx: Transaction) -> tuple[str, BulkmailError | None]:
     return {NOT_TAKEN: "pending", IN_DOUBT: "in_doubt"}.get(tx.state, "failed"), why
 
 
-def _first_messages(manifest: Manifest, compiled: Compiled, count: int) -> list[tuple[bytes, Body]]:
-    date = formatdate(time.time(), localtime=True).encode()
+def _first_messages(manifest: Manifest, compiled: AnyMessage, count: int) -> list[tuple[bytes, Body]]:
+    date = mail_date(time.time()).encode()
+    selection = selection_of(manifest, compiled)
+    messages: list[tuple[bytes, Body]] = []
     with opened_source(manifest) as source:
-        for batch in source.scan(max(count, 1), required=compiled.fields, header_fields=compiled.header_fields):
+        for batch in selection.scan(source, max(count, 1), seeds=False, rows=True):
+            out = selection.decide(batch)
             if batch.problems and manifest.recipients.bad_rows == "stop":
                 raise source.bad_rows(batch.problems)
-            if compiled.shared:
-                return [compiled.compose_shared(date)] * min(count, len(batch.rows))
-            composed = compiled.compose(batch.rows[:count], batch.numbers[:count], date)
-            messages = []
-            for item in composed:
-                if isinstance(item, MessageError):
-                    raise item
-                messages.append((item[0], compiled.signed(item[2])))
-            if messages:
-                return messages
-    raise ManifestError("there are no recipients to take the test's values from", path="$.recipients")
+            meant = [i for i in range(len(batch.rows)) if i not in out][: count - len(messages)]
+            messages += [compiled.signed_copy(batch.rows[i], batch.numbers[i], date) for i in meant]
+            if len(messages) == count:
+                break
+    if not messages:
+        raise ManifestError("there are no recipients to take the test's values from", path="$.recipients")
+    return messages
 
 
 async def _deliver(relay: RelaySpec, transactions: list[Transaction]) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 
@@ -21,11 +21,14 @@ from bulkmail.job import report_formats
 from bulkmail.job.blobs import unpack_details, unsqueeze
 from bulkmail.job.detail import Detail, decode
 from bulkmail.job.journal_file import damage, is_live, reading
-from bulkmail.job.journal_read import read_counts, read_relays, read_seconds
-from bulkmail.job.ledger import MOVED, NONE, RESENT, STATE_NAMES, STATES, unpack
+from bulkmail.job.journal_read import read_counts, read_relays, read_seconds, standing_still
+from bulkmail.job.ledger import DEFERRED, MOVED, NONE, RESENT, STATE_NAMES, STATES, unpack
+
+if TYPE_CHECKING:
+    from bulkmail.job.variants import RememberedVariants
 
 Read = Callable[[Sequence[int]], list[dict[str, Any]]]
-MessageId = Callable[[int, str], str]
+MessageId = Callable[[int, str], str | None]
 
 FORMATS = report_formats.FORMATS
 COLUMNS = (
@@ -42,9 +45,14 @@ COLUMNS = (
     "first_attempt",
     "last_attempt",
 )
+VARIANT = "variant"  # one column more where the message has variants
 
 # A commit's details are shared by the chunks that were in hand then, mostly neighbours in the report; 10 KB each.
 BLOBS_KEPT = 64
+
+
+# What may stand for a state in a chunk: a look at the bytes spares reading its rows.
+OUTCOMES_OF = {name: bytes([byte]) for byte, name in STATE_NAMES.items()} | {"deferred": bytes([DEFERRED, NONE])}
 
 
 # ---- status ----------------------------------------------------------------------------------------------------------
@@ -61,9 +69,11 @@ def status(path: str | os.PathLike[str], *, now: float | None = None) -> dict[st
         counts = read_counts(db, live)
         relays = read_relays(db, live)
         seconds = read_seconds(db, (time.time() if now is None else now) if live else None)
+        still = standing_still(db) if live and state == "running" else {}
     return {
         "job": job,
         "state": state,
+        **still,
         **counts.as_dict(),
         "seconds": round(seconds, 3),
         "messages_per_second": round(counts.delivered / seconds, 1) if seconds > 0 else 0.0,
@@ -115,7 +125,7 @@ def iter_report(
     read: Read | None = None,
     message_id: MessageId | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Every recipient once, chunk by chunk, with the keys of COLUMNS; memory for one chunk.
+    """Every recipient once, chunk by chunk, with the keys of `columns_of`; memory for one chunk.
 
     While a run writes, each chunk is read at another moment: who moves to a retry chunk meanwhile can stand twice.
 
@@ -138,14 +148,25 @@ def iter_report(
             reporter.close()
 
 
+def columns_of(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The columns of a journal's report: COLUMNS, and VARIANT where the job has variants. raises  JournalError"""
+    path = Path(path)
+    with reading(path) as db, damage(path):
+        return (*COLUMNS, VARIANT) if "variants" in _settings(db) else COLUMNS
+
+
 class _Reporter:
     def __init__(self, db: Connection, path: Path, read: Read | None, message_id: MessageId | None) -> None:
         self._db = db
-        self._live = _is_live(db, path)
+        self.live = _is_live(db, path)
         self._names: dict[int, str] = dict(db.execute("SELECT id, name FROM name"))
         self._source: Any = None
-        self._read = read or self._read_source
-        self._message_id = message_id or _message_ids(db)
+        self._rows: Any = None
+        self.read = read or self._read_source
+        settings = _settings(db)
+        self._seeds = settings.get("seeds", "")
+        self.variants = _variants(db, settings)
+        self._message_id = message_id or _message_ids(db, settings, self.variants)
         self._blob = lru_cache(BLOBS_KEPT)(self._read_blob)
 
     def close(self) -> None:
@@ -156,8 +177,10 @@ class _Reporter:
         attempt, claimed, note, outcome, packed = self._db.execute(
             "SELECT attempt, claimed, note, outcome, packed FROM chunk JOIN chunk_rows USING (no) WHERE no = ?", (no,)
         ).fetchone()
-        if not self._live:  # as recover() will settle it
+        if not self.live:  # as recover() will settle it
             outcome = outcome[:claimed].replace(b".", b"?") + outcome[claimed:]
+        if state is not None and not any(byte in outcome for byte in OUTCOMES_OF[state]):
+            return
         places = [i for i, byte in enumerate(outcome) if byte not in (MOVED, RESENT)]
         named = [(i, _state(outcome[i], attempt)) for i in places]
         if state is not None:
@@ -210,16 +233,18 @@ class _Reporter:
         found = {i: row.history[-1].recipient if row.history else None for i, row in rows.items()}
         missing = [i for i, address in found.items() if address is None]
         if missing:
-            for i, fields in zip(missing, self._read([rows[i].offset for i in missing]), strict=True):
+            for i, fields in zip(missing, self.read([rows[i].offset for i in missing]), strict=True):
                 found[i] = str(fields.get("email"))
         return found
 
     def _read_source(self, offsets: Sequence[int]) -> list[dict[str, Any]]:
         if self._source is None:
             from bulkmail.job.recipients import open_pinned
+            from bulkmail.job.seeds import Seeds
 
-            self._source = open_pinned(_pin(self._db))
-        return self._source.read(offsets)  # type: ignore[no-any-return]
+            self._source = open_pinned(pin_of(self._db))
+            self._rows = Seeds(self._seeds).reader(self._source)
+        return self._rows.read(offsets)  # type: ignore[no-any-return]
 
     # ---- one line ----------------------------------------------------------------------------------------------------
 
@@ -231,7 +256,7 @@ class _Reporter:
         times = sorted(one.time for one in row.history if one.attempt and one.time)
         first = _iso(times[0]) if times else None
         message_id = self._message_id(row.number, address) if self._message_id and attempts and address else None
-        return {
+        line = {
             "recipient": address or None,
             "state": row.state,
             "class": last.class_ if last else None,
@@ -245,6 +270,9 @@ class _Reporter:
             "first_attempt": first,
             "last_attempt": _iso(times[-1]) if len(times) > 1 else first,
         }
+        if self.variants is not None:
+            line[VARIANT] = self.variants.of(row.number, address) if address and row.state != "suppressed" else None
+        return line
 
 
 def _state(outcome: int, attempt: int) -> str:
@@ -299,17 +327,39 @@ class _Pin:
     digest: str | None
 
 
-def _pin(db: Connection) -> _Pin:
+def pin_of(db: Connection) -> _Pin:
+    """What the recipients' file of this journal is held to."""
     return _Pin(*db.execute("SELECT src_path, src_format, src_size, src_mtime_ns, src_digest FROM job").fetchone())
 
 
-def _message_ids(db: Connection) -> MessageId | None:
+def _settings(db: Connection) -> dict[str, str]:
+    """What the run that began the journal had to tell its readers."""
+    return orjson.loads(db.execute("SELECT meta FROM job").fetchone()[0])  # type: ignore[no-any-return]
+
+
+def _variants(db: Connection, settings: Mapping[str, str]) -> RememberedVariants | None:
+    if "variants" not in settings:
+        return None
+    from bulkmail.job.variants import RememberedVariants
+
+    (job,) = db.execute("SELECT job FROM job").fetchone()
+    return RememberedVariants(job, orjson.loads(settings["variants"]), settings["message_id_shared"] == "1")
+
+
+def message_ids_of(db: Connection) -> MessageId | None:
+    """(row number, address) -> Message-ID of the job's messages; None where they brought their own."""
+    settings = _settings(db)
+    return _message_ids(db, settings, _variants(db, settings))
+
+
+def _message_ids(db: Connection, settings: Mapping[str, str], variants: RememberedVariants | None) -> MessageId | None:
     """The function that made the messages' ids, if the journal's settings name the domain.
 
     message_id_shared: "1" where one message went to everybody, so that it has one id.
     """
-    job, meta = db.execute("SELECT job, meta FROM job").fetchone()
-    settings = orjson.loads(meta)
+    if variants is not None:
+        return variants.message_id
+    (job,) = db.execute("SELECT job FROM job").fetchone()
     domain = settings.get("message_id_domain")
     if domain is None:
         return None
@@ -333,8 +383,52 @@ def write_report(
     read: Read | None = None,
     message_id: MessageId | None = None,
 ) -> int:
-    """Write the report to a text stream as jsonl, csv or html; how many recipients. See iter_report."""
+    """Write the report to a text stream as jsonl, csv or html; how many recipients are listed. See iter_report."""
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, expected one of {', '.join(FORMATS)}")
-    lines = iter_report(path, state, read=read, message_id=message_id)
-    return report_formats.write(format, lines, COLUMNS, lambda: status(path), out)
+    if format == "html":
+        return _write_page(path, out, state, read, message_id)
+    return report_formats.write(
+        format, iter_report(path, state, read=read, message_id=message_id), columns_of(path), out
+    )
+
+
+def _write_page(
+    path: str | os.PathLike[str], out: TextIO, state: str | None, read: Read | None, message_id: MessageId | None
+) -> int:
+    from bulkmail.job import report_page
+    from bulkmail.job.report_totals import gather
+
+    if state is not None and state not in STATES:
+        raise ValueError(f"state is {state!r}, expected one of {', '.join(STATES)}")
+    summary = status(path)
+    path = Path(path)
+    with reading(path) as db, damage(path):
+        reporter = _Reporter(db, path, read, message_id)
+        try:
+            variants = reporter.variants.of if reporter.variants is not None else None
+            totals = gather(db, reporter.live, reporter.read, variants)
+        finally:
+            reporter.close()
+        runs = report_page.read_runs(db)
+    wanted = [state] if state else _states_listed(summary)
+    lists = [
+        report_page.listed(
+            iter_report(path, one, read=read, message_id=message_id),
+            "Recipients" if one is None else f"Recipients: {report_page.words(one)}",
+            one,
+            summary["recipients" if one is None else one],
+        )
+        for one in wanted
+    ]
+    out.write(report_page.render(summary, totals, runs, lists))
+    return sum(len(one["rows"]) for one in lists)
+
+
+def _states_listed(summary: Mapping[str, Any]) -> list[str | None]:
+    """Everybody, of a small job; of a large one whom somebody has to look after."""
+    from bulkmail.job.report_page import LISTED
+
+    if summary["recipients"] <= LISTED:
+        return [None]
+    return [name for name in ("in_doubt", "failed") if summary[name]]

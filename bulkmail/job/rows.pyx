@@ -25,11 +25,16 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memchr
 
 from bulkmail.job.csv_records cimport csv_end, csv_fields
+from bulkmail.job.cutting cimport Cutter
+from bulkmail.job.flat_rows cimport Field, MAX_NAMES, Names, all_there, flat_fields, name_fields
+from bulkmail.job.row_blocks cimport Blocks, FAR, FAR_ROW, bm_pread
+from bulkmail.wire.plain_address cimport is_plain
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     void *PyUnicode_DATA(object text)
+    str PyUnicode_DecodeASCII(const char *text, Py_ssize_t size, const char *errors)
     PyObject *PyDict_GetItem(object mapping, object key)
 
 JSONL, CSV, TEXT = "jsonl", "csv", "text"
@@ -59,72 +64,11 @@ cdef object _loads = orjson.loads
 cdef object _EMAIL = "email"
 
 
-# ---- plain addresses -------------------------------------------------------------------------------------------------
-
-cdef enum:
-    LOCAL = 1       # RFC 5321 section 4.1.2, atext
-    DOMAIN = 2      # letters, digits
-
-cdef uint8_t KINDS[256]
-
-cdef void _fill_kinds() noexcept:
-    cdef int i
-    for i in range(256):
-        KINDS[i] = 0
-    for i in b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789":
-        KINDS[i] = LOCAL | DOMAIN
-    for i in b"!#$%&'*+-/=?^_`{|}~":
-        KINDS[i] = LOCAL
-
-_fill_kinds()
-
-
-cdef bint _is_plain(const uint8_t *p, Py_ssize_t n) noexcept nogil:
-    """True only for an address that check_address gives back unchanged: a dot-atom, "@", letter-digit-hyphen labels.
-
-    Bounds of RFC 5321 section 4.5.3.1: 64 before the "@", 254 in all; RFC 1035: 63 a label. The last label must hold a
-    letter first, so that nothing that looks like an IP address is taken for a name.
-    """
-    cdef Py_ssize_t i = 0, start = 0
-    if n > 254:
-        return False
-    while i < n and p[i] != c"@":
-        if p[i] == c".":
-            if i == start:
-                return False
-            start = i + 1
-        elif not KINDS[p[i]] & LOCAL:
-            return False
-        i += 1
-    if i == start or i > 64 or i >= n:
-        return False
-    i += 1
-    start = i
-    while i < n:
-        if p[i] == c".":
-            if i == start or i - start > 63 or p[i - 1] == c"-":
-                return False
-            start = i + 1
-        elif p[i] == c"-":
-            # "--" may open an A-label, whose validity is the slow path's question
-            if i == start or p[i - 1] == c"-":
-                return False
-        elif not KINDS[p[i]] & DOMAIN:
-            return False
-        i += 1
-    return n > start and n - start <= 63 and p[n - 1] != c"-" and p[start] > c"9"
-
+# ---- one row ---------------------------------------------------------------------------------------------------------
 
 cdef bint _plain_text(object text) noexcept:
-    return PyUnicode_IS_ASCII(text) and _is_plain(<const uint8_t *>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
+    return PyUnicode_IS_ASCII(text) and is_plain(<const uint8_t *>PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
 
-
-def is_plain_address(str text not None) -> bool:
-    """Whether the C rule alone accepts this address. For tests: then check_address must give it back unchanged."""
-    return _plain_text(text)
-
-
-# ---- one row ---------------------------------------------------------------------------------------------------------
 
 cdef int _escapes(const char *p, Py_ssize_t n) noexcept nogil:
     """NUL and LINE_BREAK where a JSON text has them as escapes. (Raw ones inside strings are not JSON.)"""
@@ -191,6 +135,11 @@ def _shown(value, limit=60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def lacking(name) -> str:
+    """Why a row without this field is bad."""
+    return f"no {_shown(name)}, which the message uses; add it, or give it in `defaults`"
+
+
 def _not_utf8(error) -> str:
     return f"not valid UTF-8 (byte 0x{error.object[error.start]:02x} at byte {error.start + 1} of the row)"
 
@@ -205,55 +154,77 @@ cdef class RowParser:
     delimiter   CSV: one ASCII character
     required    fields that each row must have; a row without one is a bad row
     breakless   fields whose values must hold no CR or LF; a row with one is marked failed ("email" always is one)
+    keep        False: take() gives no rows, only addresses; a usual JSON row is then checked without decoding it
 
-    number, line   data rows and lines taken so far
+    number, line, skipping   data rows and lines taken so far, and whether it is inside a row that is too long: with these
+                             another parser goes on where this one is
     """
 
     cdef int kind
     cdef list columns
     cdef char delimiter
     cdef tuple required, breakless
-    cdef bint skipping              # inside a line of a row that was already called too long
+    cdef bint keep
+    cdef bint flat                  # JSON rows of the usual kind are only looked at
+    cdef Names names                # `required`, as bytes that name_bytes holds
+    cdef list name_bytes
+    cdef readonly bint skipping     # inside a line of a row that was already called too long
     cdef readonly Py_ssize_t number, line
     cdef int flags                  # of the row in hand
     cdef str reason, failure        # why it is bad; why its recipient fails
     cdef bint unclosed              # CSV: record_end() stopped inside quotes
 
     def __init__(self, str format not None, *, columns=(), str delimiter=",", required=(), breakless=(),
-                 Py_ssize_t line=0):
+                 Py_ssize_t number=0, Py_ssize_t line=0, bint skipping=False, bint keep=True):
         self.kind = (JSONL, CSV, TEXT).index(format)
         self.columns = list(columns)
         self.delimiter = ord(delimiter)
         self.required = tuple(sorted(required))
         self.breakless = ("email", *sorted(set(breakless) - {"email"}))
-        self.line = line
+        self.number, self.line, self.skipping = number, line, skipping
+        self.keep = keep
+        self.flat = not keep and self.kind == 0 and len(self.required) < MAX_NAMES
+        if self.flat:
+            self.hold_names()
 
-    def take(self, bytes data not None, Py_ssize_t pos, int64_t base, bint final, batch, Py_ssize_t limit):
+    cdef int hold_names(self) except -1:
+        others = [name for name in self.required if name != "email"]
+        self.name_bytes = [name.encode("utf-8", "surrogatepass") for name in ("email", *others)]
+        return name_fields(&self.names, self.name_bytes)
+
+    def take(self, bytes data not None, Py_ssize_t pos, int64_t base, bint final, batch, Py_ssize_t limit,
+             Cutter cutter=None):
         """Parse rows from data[pos:] into the batch until it has `limit` rows (bad ones too) or data runs out.
 
         base     offset of data[0] in the file
         final    data ends where the file ends
-        batch    has lists: numbers, offsets, rows, problems, failed
+        batch    has lists: numbers, offsets, addresses, rows, problems, failed; and cut
+        cutter   takes rows that are good and whose recipient does not fail; they are in no list, and `cut` counts them
         returns  where to go on. Short of len(data) with room in the batch: a row is cut, give more.
         """
         cdef const char *p = PyBytes_AS_STRING(data)
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(data), size
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(data), size, length
         cdef const char *hit
-        cdef list numbers = batch.numbers, offsets = batch.offsets, rows = batch.rows
+        cdef Field fields[MAX_NAMES]
+        cdef list addresses = batch.addresses, numbers = batch.numbers, offsets = batch.offsets, rows = batch.rows
         cdef list problems = batch.problems, failed = batch.failed
+        cdef Py_ssize_t cut = batch.cut
         cdef dict row
-        while pos < n and len(numbers) + len(problems) < limit:
+        if cutter is not None and cutter.only is None:
+            raise ValueError("rows of several routes cannot go straight to their cutter")
+        while pos < n and len(numbers) + len(problems) + cut < limit:
             if self.skipping:
                 hit = <const char *>memchr(p + pos, c"\n", n - pos)
                 if hit == NULL:
-                    return n
+                    pos = n
+                    break
                 pos = hit - p + 1
                 self.skipping = False
                 self.line += 1
                 continue
             size = self.record_end(p + pos, n - pos)
             if size < 0 and not final and n - pos <= ROW_BOUND:
-                return pos
+                break
             if size > ROW_BOUND or size < 0 and (self.unclosed or n - pos > ROW_BOUND):
                 self.number += 1
                 problems.append(RowProblem(self.number, self.line + 1, self.unreadable(n - pos)))
@@ -261,6 +232,20 @@ cdef class RowParser:
                 continue
             if size < 0:
                 size = n - pos
+            if self.flat:
+                length = size - 1 if size and p[pos + size - 1] == c"\r" else size
+                if flat_fields(p + pos, length, &self.names, fields) and all_there(&self.names, fields):
+                    self.number += 1
+                    self.line += 1
+                    if cutter is not None:
+                        cutter.straight(self.number, base + pos)
+                        cut += 1
+                    else:
+                        numbers.append(self.number)
+                        offsets.append(base + pos)
+                        addresses.append(PyUnicode_DecodeASCII(fields[0].text, fields[0].size, NULL))
+                    pos += size + 1
+                    continue
             row = self.row(p + pos, size)
             if row is not None:
                 self.settle(row)
@@ -270,12 +255,19 @@ cdef class RowParser:
             elif row is not None:
                 self.number += 1
                 if self.failure is not None:
-                    failed.append((len(rows), self.failure))
-                numbers.append(self.number)
-                offsets.append(base + pos)
-                rows.append(row)
+                    failed.append((len(numbers), self.failure))
+                if cutter is not None and self.failure is None:
+                    cutter.straight(self.number, base + pos)
+                    cut += 1
+                else:
+                    numbers.append(self.number)
+                    offsets.append(base + pos)
+                    addresses.append(row["email"])
+                    if self.keep:
+                        rows.append(row)
             self.line += self.lines(p + pos, size)
             pos += size + 1
+        batch.cut = cut
         return min(pos, n)
 
     def parse_at(self, bytes data not None, int64_t base, list offsets not None, Py_ssize_t i, bint final,
@@ -306,6 +298,42 @@ cdef class RowParser:
             rows.append(row)
             i += 1
         return i
+
+    def parse_far(self, int fd, list offsets not None, Py_ssize_t i, list rows not None, Blocks blocks not None):
+        """As parse_at for rows that lie FAR from each other: each is read by itself, or in a block. Stops where one is long.
+
+        Nothing is done on systems that have no pread().
+        """
+        cdef char data[FAR_ROW]
+        cdef const char *block
+        cdef Py_ssize_t n = 0, count = len(offsets)
+        cdef int64_t pos
+        if i < count and <int64_t>offsets[count - 1] - <int64_t>offsets[i] < (count - i) * FAR:
+            return i
+        while i < count:
+            pos = offsets[i]
+            block = blocks.find(fd, pos, &n)
+            if block != NULL and self.parse_far_row(block, n, pos, rows) >= 0:
+                i += 1
+                continue
+            n = bm_pread(fd, data, FAR_ROW, pos)
+            if n <= 0 or self.parse_far_row(data, n, pos, rows) < 0:
+                break
+            i += 1
+        return i
+
+    cdef Py_ssize_t parse_far_row(self, const char *p, Py_ssize_t n, int64_t at, list rows) except -2:
+        cdef dict row
+        cdef Py_ssize_t size = self.record_end(p, n)
+        if size < 0:
+            return -1
+        row = self.row(p, size)
+        if row is not None and self.reason is None:
+            self.settle_address(row)
+        if row is None or self.reason is not None:
+            raise ValueError(f"byte {at}: {self.reason or 'nothing there'}")
+        rows.append(row)
+        return size
 
     # -- where a row ends
 
@@ -430,7 +458,7 @@ cdef class RowParser:
             return 0
         for name in self.required:
             if name not in row:
-                self.reason = f"no {_shown(name)}, which the message uses; add it, or give it in `defaults`"
+                self.reason = lacking(name)
                 return 0
         if self.flags & LINE_BREAK and self.failure is None:
             for name in self.breakless:

@@ -29,7 +29,6 @@ _EXPECTED = {
     "model_attributes_type": "an object",
 }
 _TOO_SHORT = {
-    "too_short": "an empty list, expected at least one entry",
     "string_too_short": "an empty string, expected a name",
 }
 
@@ -59,7 +58,15 @@ def _sentence(found: Mapping[str, Any], steps: Sequence[int | str], root: type[S
         return f"{kind(found['input'])}, expected {found['msg']}"
     if kind_of_error in _EXPECTED:
         return f"{kind(found['input'])}, expected {_EXPECTED[kind_of_error]}"
+    if kind_of_error in ("too_short", "too_long"):
+        return _length(context)
     return _TOO_SHORT.get(kind_of_error) or str(found["msg"])
+
+
+def _length(context: Mapping[str, Any]) -> str:
+    found = f"a list of {context['actual_length']}" if context["actual_length"] else "an empty list"
+    bound = f"at least {context['min_length']}" if "min_length" in context else f"at most {context['max_length']}"
+    return f"{found}, expected {bound}".replace("at least 1", "at least one entry")
 
 
 def _unknown_key(key: str, model: type[Strict] | None) -> str:
@@ -70,9 +77,10 @@ def _unknown_key(key: str, model: type[Strict] | None) -> str:
         return f"{key!r} is not in this version yet"
     if key in model.refused:
         return f"{key!r} cannot be given here: {model.refused[key]}"
-    if "url" in model.model_fields:
-        return unknown_option(key, "key")
     known = list(_keys(model))
+    if "url" in model.model_fields:
+        said = unknown_option(key, "key")
+        return said if "?" in said or ":" in said else said + nearest(key, known)
     return f"unknown key {shown}" + (nearest(key, known) or f", expected {listed(known)}")
 
 
@@ -91,16 +99,24 @@ def _keys(model: type[Strict]) -> Iterator[str]:
 def _model_at(root: type[Strict], steps: Sequence[int | str]) -> type[Strict] | None:
     """The model of the object at a location."""
     model: type[Strict] | None = root
+    by_name = False  # the next step is the key of one of several objects
     for part in steps:
-        if isinstance(part, str) and model is not None:
-            model = next((_inside(f.annotation) for n, f in model.model_fields.items() if (f.alias or n) == part), None)
+        if by_name:
+            by_name = False
+        elif isinstance(part, str) and model is not None:
+            found = next((f.annotation for name, f in model.model_fields.items() if (f.alias or name) == part), None)
+            model, by_name = _inside(found), _is_dict(found)
     return model
+
+
+def _is_dict(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(map(_is_dict, get_args(annotation)))
 
 
 def _inside(annotation: Any) -> type[Strict] | None:
     """The model that a field's type is, or holds."""
     if isinstance(annotation, type) and issubclass(annotation, Strict):
         return annotation
-    if get_origin(annotation) in (Union, types.UnionType, list, tuple) or hasattr(annotation, "__metadata__"):
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict) or hasattr(annotation, "__metadata__"):
         return next((model for part in get_args(annotation) if (model := _inside(part)) is not None), None)
     return None

@@ -1,25 +1,23 @@
-"""Recipients that are no plain file (standard input, gzip, the manifest's own list) become one beside the journal.
+"""Recipients that are no plain file (compressed, standard input, a query, the manifest's list) become one.
 
-A chunk of the journal names rows by their place in a file, so there has to be a file for as long as the journal lives.
-It is written under another name and renamed when whole; it is readable by its owner only.
+A chunk of the journal names rows by their place in a file, so there has to be a file for as long as the journal lives:
+beside the journal. It is written under another name and renamed when whole; it is readable by its owner only.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from bulkmail.errors import ManifestError
+from bulkmail.job.compressed import BLOCK
+from bulkmail.job.disk import DISK_ERRNOS, sync_folder
 from bulkmail.job.ledger import JournalFault
 
-BLOCK = 1 << 20  # bytes held in memory at a time; larger ones copy no faster
-GZIP_MAGIC = b"\x1f\x8b"
 DIGEST_SIZE = 32
 
 
@@ -28,34 +26,25 @@ def new_digest() -> Any:
     return blake2b(digest_size=DIGEST_SIZE)
 
 
-def blocks(read: Callable[[int], bytes], name: str) -> Iterator[bytes]:
-    """The content of a stream, decompressed if its first bytes are gzip's. `read(n)` gives n bytes, less at the end."""
-    first = read(BLOCK)
-    plain = iter(lambda: read(BLOCK), b"")
-    if first.startswith(GZIP_MAGIC):
-        yield from _gunzip(_chain(first, plain), name)
-    elif name.lower().endswith(".gz"):
-        raise ManifestError(f"{name} is not a gzip file, as its name says", path="$.recipients")
-    elif first:
-        yield from _chain(first, plain)
-
-
 def inline_blocks(items: Sequence[str | dict[str, Any]]) -> Iterator[bytes]:
     """The manifest's own list as JSON lines."""
     for item in items:
         yield json.dumps({"email": item} if isinstance(item, str) else item).encode() + b"\n"
 
 
-def write_spool(content: Iterable[bytes], target: Path, *, keep: bool) -> Path:
+def write_spool(content: Iterable[bytes], target: Path, *, keep: bool, time_ns: int | None = None) -> Path:
     """Write the content to `target` and return it.
 
     keep     a spool of an earlier run is there: it stays, and content that differs from it is refused
+    time_ns  the time that a new file gets as its own, by which is_of knows what it was made of
     raises   ManifestError  the content cannot be read, or differs; the folder is missing
              JournalFault   the disk is full or fails
     """
     part = target.with_name(target.name + ".part")
     try:
         digest = _write(content, part)
+        if time_ns is not None:
+            os.utime(part, ns=(time_ns, time_ns))
         if keep and target.exists():
             if digest != file_digest(target):
                 raise ManifestError(
@@ -65,11 +54,20 @@ def write_spool(content: Iterable[bytes], target: Path, *, keep: bool) -> Path:
                 )
         else:
             os.replace(part, target)
+            sync_folder(target.parent)
     except OSError as error:
         raise _refused(error, target) from error
     finally:
         part.unlink(missing_ok=True)
     return target
+
+
+def is_of(target: Path, origin: os.stat_result) -> bool:
+    """Whether a spool was made of this file, as it is now: to unpack ten million rows to compare them takes long."""
+    try:
+        return target.stat().st_mtime_ns == origin.st_mtime_ns
+    except OSError:
+        return False
 
 
 def file_digest(path: Path) -> str:
@@ -98,35 +96,10 @@ def _write(content: Iterable[bytes], part: Path) -> str:
 
 
 def _refused(error: OSError, target: Path) -> ManifestError | JournalFault:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+    if error.errno in DISK_ERRNOS:
         return JournalFault(f"cannot write {target}: {error.strerror}")
     if not target.parent.is_dir():
         return ManifestError(
             f"the folder {target.parent} for the journal does not exist; it is not made for you", path="$.journal"
         )
     return ManifestError(f"cannot keep the recipients in {target}: {error.strerror}", path="$.journal")
-
-
-def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _gunzip(content: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """At most BLOCK bytes at a time, however well they were compressed. A file may have several members (RFC 1952)."""
-    inflate = zlib.decompressobj(wbits=31)
-    begun = False
-    try:
-        for data in content:
-            while data:
-                begun = True
-                yield inflate.decompress(data, BLOCK)
-                data = inflate.unconsumed_tail
-                if inflate.eof:
-                    data = inflate.unused_data.lstrip(b"\0")  # tapes and some tools pad with zeros
-                    inflate = zlib.decompressobj(wbits=31)
-                    begun = False
-    except zlib.error as error:
-        raise ManifestError(f"{name} is damaged: {error}", path="$.recipients") from error
-    if begun:
-        raise ManifestError(f"{name} is cut off: its gzip data ends too early", path="$.recipients")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,11 @@ class RelayTally:
 
 @dataclass
 class Tally:
-    """Recipients by state; every move is from one state to another, so the sum never changes."""
+    """Recipients by state; every move is from one state to another, so the sum changes only by what is added.
+
+    waiting  what the whole job waits for: {"until": Unix seconds or None, "why"}
+    kept     more that the journal keeps for the next run
+    """
 
     job: str
     journal: str
@@ -72,11 +77,28 @@ class Tally:
     sent: int = 0  # delivered in this run, for the rate
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
+    paused: bool = False
+    waiting: dict[str, Any] | None = None
+    kept: Callable[[], dict[str, Any]] = dict
 
     def move(self, before: str, after: str, count: int = 1) -> None:
         if before != after:
             setattr(self.counts, before, getattr(self.counts, before) - count)
             setattr(self.counts, after, getattr(self.counts, after) + count)
+
+    def add(self, state: str, count: int) -> None:
+        """Recipients that were not there before."""
+        setattr(self.counts, state, getattr(self.counts, state) + count)
+
+    def delivered(self, first: int, again: int, size: int) -> None:
+        """So many recipients, of whom `again` had been deferred; size: bytes."""
+        counts, every = self.counts, first + again
+        counts.pending -= first
+        counts.deferred -= again
+        counts.delivered += every
+        counts.attempts += every
+        counts.bytes += size
+        self.sent += every
 
     def end(self, state: str) -> None:
         self.state, self.ended = state, time.monotonic()
@@ -87,7 +109,14 @@ class Tally:
             "attempts": self.counts.attempts,
             "bytes": self.counts.bytes,
             "relays": {name: relay.as_dict() for name, relay in self.relays.items()},
+            **self._standing_still(),
+            **self.kept(),
         }
+
+    def _standing_still(self) -> dict[str, Any]:
+        """Why nothing is begun, if so."""
+        paused: dict[str, Any] = {"paused": True} if self.paused else {}
+        return paused | ({"waiting": self.waiting} if self.waiting is not None else {})
 
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -96,6 +125,7 @@ class Tally:
         return {
             "job": self.job,
             "state": self.state,
+            **(self._standing_still() if self.state == "running" else {}),
             "recipients": counts.recipients,
             **{name: getattr(counts, name) for name in STATES},
             "attempts": counts.attempts,

@@ -12,14 +12,15 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from bulkmail.job.ledger import Advance, Chunk, Ledger, merge
 
 T = TypeVar("T")
 Done = Callable[[BaseException | None], None]
-Leased = Callable[[list[Chunk], float | None, BaseException | None], None]
+Lease = tuple[list[Chunk], float | None]
+LeasedEach = Callable[[list[Lease], BaseException | None], None]
 
 Answer = tuple[Callable[[Any, BaseException | None], None], Any, BaseException | None]  # callback, its arguments
 
@@ -27,8 +28,19 @@ Answer = tuple[Callable[[Any, BaseException | None], None], Any, BaseException |
 MAX_MERGED = 64
 
 
+class Asked(Protocol):
+    """What a scheduler asks of its ledger, which answers on the loop: a Writer, or a line to one in another process."""
+
+    def submit(self, batch: Advance, done: Done) -> None: ...
+
+    def lease_each(self, routes: list[str], chunks: int, now: float, done: LeasedEach) -> None: ...
+
+
 class Writer:
-    """submit(advance, done), lease(limit, now, done): for the scheduler, no future or task each. call: for the rest."""
+    """submit(advance, done), lease_each(routes, chunks, now, done): for the scheduler, no future or task each.
+
+    call: for the rest.
+    """
 
     def __init__(self, ledger: Ledger, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """loop: where callbacks run; the running one by default."""
@@ -47,16 +59,17 @@ class Writer:
         """Commit; then done(None), or done(error) and nothing was changed. The batch is the writer's from here on."""
         self._put((batch, done))
 
-    def lease(self, limit: int, now: float, done: Leased, routes: Iterable[str] | None = None) -> None:
-        """done(chunks, next_due, None) or done([], None, error); next_due is asked after the lease."""
+    def lease_each(self, routes: list[str], chunks: int, now: float, done: LeasedEach) -> None:
+        """Up to so many chunks of each route: done([(chunks, next_due)], None), one for each, or done([], error).
 
-        def work() -> tuple[list[Chunk], float | None]:
-            return self._ledger.lease(limit, now, routes), self._ledger.next_due(now, routes)
+        next_due is asked where there are no chunks, and None otherwise.
+        """
 
-        def answer(result: tuple[list[Chunk], float | None] | None, error: BaseException | None) -> None:
-            done(*(result or ([], None)), error)
+        def work() -> list[Lease]:
+            found = ((route, self._ledger.lease(chunks, now, [route])) for route in routes)
+            return [(leased, None if leased else self._ledger.next_due(now, [route])) for route, leased in found]
 
-        self._put((work, answer))
+        self._put((work, lambda result, error: done(result or [], error)))
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> asyncio.Future[T]:
         """Any method of the ledger, in the writer's thread: `await writer.call(ledger.counts)`."""

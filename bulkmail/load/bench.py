@@ -138,7 +138,7 @@ class Bench:
         if self._stops:
             self._end()
         self._alarm = Alarm(loop, self._wake)
-        self._pool = pool = Pool(self.endpoint, self, paced=self._limit.rate is not None, precise=True, eager=True)
+        self._pool = pool = Pool(self.endpoint, self, paced=self._limit.rate is not None, eager=True)
         self._opened = time.monotonic()
         self._timers.append(loop.call_later(OPENING_SECONDS, self._begin))
         try:

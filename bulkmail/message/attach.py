@@ -9,17 +9,13 @@ import hashlib
 import mimetypes
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from email import message_from_bytes
-from functools import cached_property
 
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, raw
 from bulkmail.message.base64_lines import encode_base64
 from bulkmail.message.encodings import check_lines
-from bulkmail.message.fetch import fetch
 from bulkmail.message.parameters import check_value, content_type, disposition, split_type
-from bulkmail.message.spec import Access, AttachmentSpec, Encoding, HeaderValue
+from bulkmail.message.spec import Access, Attached, AttachmentSpec, Encoding, HeaderValue
 from bulkmail.urlparts import quoted
 
 NO_URLS = Access()
@@ -29,35 +25,6 @@ _MORE_CHARSETS = frozenset({"iso-8859-6-i", "iso-8859-8-i", "windows-874", "x-ma
 
 _cid = re.compile(r"[!-;=?-~]{1,500}").fullmatch
 _field_line = re.compile(rb"(?:[!-9;-~]+[ \t]*:|[ \t]+[^ \t\r\n])").match
-
-
-@dataclass(frozen=True)
-class Attached:
-    """An attachment with everything decided.
-
-    head      its header fields, lines with CRLF; b"" for a ready part, whose `body` is all of it
-    body      its content as it goes out, newlines CRLF, dots not escaped
-    digest    of the bytes that were given
-    """
-
-    type: str
-    parameters: dict[str, str]
-    name: str
-    cid: str | None
-    inline: bool
-    encoding: Encoding
-    head: bytes
-    body: bytes
-    digest: str
-
-    @property
-    def ready(self) -> bool:
-        return not self.head
-
-    @cached_property
-    def data(self) -> bytes:
-        """The bytes that a reader gets."""
-        return base64.b64decode(self.body) if self.encoding == "base64" else self.body
 
 
 def load_attachment(spec: AttachmentSpec, what: str = "attachments", access: Access = NO_URLS) -> Attached:
@@ -111,6 +78,8 @@ def _content(spec: AttachmentSpec, what: str, access: Access) -> tuple[bytes, st
             raise MessageError(f"{what}: {spec.file} cannot be read: {reason}") from None
     if spec.url is not None:
         access.check_url(what)
+        from bulkmail.message.fetch import fetch
+
         fetched = fetch(spec.url, what)
         return fetched.data, fetched.type, fetched.name
     if isinstance(spec.content, bytes):
@@ -181,6 +150,8 @@ def _custom(pairs: Iterable[tuple[str, HeaderValue]], what: str) -> list[bytes]:
 
 
 def _ready_part(spec: AttachmentSpec, part: bytes, what: str) -> Attached:
+    from email import message_from_bytes
+
     for key in ("name", "type", "cid", "headers"):
         if getattr(spec, key):
             raise MessageError(f"{what}: a 'part' is complete, expected no {key!r} beside it")

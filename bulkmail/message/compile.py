@@ -14,9 +14,7 @@ from typing import Any
 from bulkmail.address import domain_of, parse_mailbox
 from bulkmail.errors import MessageError
 from bulkmail.message import headers, mime, raw
-from bulkmail.message.attach import Attached, load_attachment
 from bulkmail.message.compiled import Compiled, in_pieces
-from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, encode_whole
 from bulkmail.message.fieldplan import (
     HeaderPlan,
@@ -31,8 +29,7 @@ from bulkmail.message.listplan import OWN_URL, ListFields, OwnUrl, with_constant
 from bulkmail.message.localised import check_locale
 from bulkmail.message.plan import Piece, Plan, Text, Value, make_plan
 from bulkmail.message.reference import Reference, Texts
-from bulkmail.message.rework import Work
-from bulkmail.message.spec import AttachmentSpec, MessageSpec, PreparedValue
+from bulkmail.message.spec import Attached, AttachmentSpec, MessageSpec, PreparedValue
 from bulkmail.message.template import Row, Source, make_environment
 from bulkmail.message.textparts import Form, forms_of, part_of, template_encoding
 from bulkmail.wire.transaction import Body
@@ -61,21 +58,25 @@ def compile_message(
     variables: Mapping[str, Any] | None = None,
     folder: Path | None = None,
     personal: bool = False,
+    copy: int = 0,
 ) -> Compiled:
     """The message for any number of recipients.
 
     job       its name: part of the Message-IDs
     folder    where templates may be included from; None: nowhere
+    copy      which of several messages of the job it is
     personal  each recipient gets a copy of their own even if the message is the same for everybody
     raises    CompileError (a MessageError) with every problem of the message at once
     """
     base = {**(defaults or {}), **(variables or {})}
-    return _Compiler(spec, job, base, folder, personal).compiled()
+    return _Compiler(spec, job, base, folder, personal, copy).compiled()
 
 
 class _Compiler:
-    def __init__(self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool) -> None:
-        self._spec, self._job, self._base, self._personal = spec, job, base, personal
+    def __init__(
+        self, spec: MessageSpec, job: str, base: dict[str, Any], folder: Path | None, personal: bool, copy: int
+    ) -> None:
+        self._spec, self._job, self._base, self._personal, self._copy = spec, job, base, personal, copy
         folder = self._folder = folder if spec.access.files else None
         self._problems: list[tuple[str, str]] = []
         locale = None
@@ -152,6 +153,7 @@ class _Compiler:
             names=names,
             places=places,
             signer=signer,
+            copy=self._copy,
             own_url=(OWN_URL, own_url.pieces, own_url.finish) if own_url is not None else None,
         )
 
@@ -226,6 +228,8 @@ class _Compiler:
         spec = self._spec
         if not spec.embed_images or spec.html is None:
             return spec
+        from bulkmail.message.embed import embed_images
+
         html, images = embed_images(spec.html, "html", [self._folder or Path()], spec.access)
         parts = [AttachmentSpec(name=image.name, cid=image.cid, loaded=image) for image in images]
         return replace(spec, html=html, attachments=(*spec.attachments, *parts), embed_images=False)
@@ -253,17 +257,22 @@ class _Compiler:
 
     def _html_plans(self, form: Form) -> tuple[Plan, Plan | None]:
         """That of the HTML part, and that of the text that is made of it, where one is wanted."""
-        spec = self._spec
+        spec, source = self._spec, Source(form.key, form.source, form.file, html=True)
+        text = spec.text_from_html and spec.text is None
+        if not (text or spec.inline_css or spec.link_parameters):
+            return self._noted(make_plan(self._marked_up, source), body=True), None
+        from bulkmail.message.rework import Work
+
         work = Work(
             self._marked_up,
             self._plain,
-            text=spec.text_from_html and spec.text is None,
+            text=text,
             inlined=spec.inline_css,
             link_parameters=spec.link_parameters,
             unsubscribe=spec.list_unsubscribe.url if spec.list_unsubscribe is not None else None,
         )
-        html, text = work.plans(Source(form.key, form.source, form.file, html=True))
-        return self._noted(html, body=True), self._noted(text, body=True) if text is not None else None
+        html, made = work.plans(source)
+        return self._noted(html, body=True), self._noted(made, body=True) if made is not None else None
 
     def _header(self) -> list[HeaderPlan]:
         spec = self._spec
@@ -328,6 +337,8 @@ class _Compiler:
     def _attached(self) -> list[Attached]:
         out = []
         for number, attachment in enumerate(self._spec.attachments):
+            from bulkmail.message.attach import load_attachment
+
             with self._at(f"attachments[{number}]"):
                 out.append(load_attachment(attachment, f"attachments[{number}]", self._spec.access))
         return out

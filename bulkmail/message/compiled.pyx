@@ -17,7 +17,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
-from libc.string cimport memchr
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.string cimport memchr, memcmp
 
 import hashlib
 import re
@@ -33,6 +35,7 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** bytes_, Py_ssize_t size) except -1
     PyObject* PyBytes_FromStringAndSize_ "PyBytes_FromStringAndSize"(const char* text, Py_ssize_t size) except NULL
     char* PyBytes_AS_STRING_ "PyBytes_AS_STRING"(PyObject* bytes_) noexcept
+    void Py_CLEAR(PyObject* o)
     void Py_XDECREF(PyObject* o)
 
 cdef enum:
@@ -40,12 +43,16 @@ cdef enum:
     MAX_LINE = 998          # bytes of a line without CRLF (RFC 5322 section 2.1.1)
     MAX_URI = 980           # with brackets and comma its line stays below 998 bytes (RFC 5322 section 2.1.1)
     HEADER_LINE = 78        # RFC 5322 section 2.1.1, without CRLF
-    MAX_SPARE = 1 << 20     # bytes that one large message may make us set aside for the next
-    MIN_SHARED = 32 << 10   # bytes of a constant part that messages share instead of copying: below, a copy is cheaper
+    MAX_COPIED = 4096       # bytes of a body that are copied to where it stays; where they were written is used again,
+    MAX_SPARE = 1 << 20     # unless one large message has made it larger than this
+    MIN_SHARED = 1536       # bytes of a constant part that messages share instead of copying: below, a copy is cheaper
+    LARGE = 8 << 10         # ... and of one that they share in any case,
+    MOST_SMALL = 24         # while of smaller ones only so many are: with what is between them one sendmsg takes them;
+                            # and none of a message that is signed, where hashing a piece costs more than copying it
     MAX_GROWTH = 1 << 27    # bytes that values may add to a message: no server takes a quarter of it
 
 cdef enum OpCode:
-    OP_TEXT, OP_DOTS, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
+    OP_TEXT, OP_SHARED, OP_DOTS, OP_VALUE, OP_RENDER, OP_TRUE, OP_DEFINED, OP_EQUAL, OP_TEST_SLOT, OP_JUMP
 
 cdef enum:
     ESCAPE = 1          # OP_VALUE: into HTML text
@@ -57,8 +64,10 @@ cdef struct Op:
     OpCode code
     int flags
     int target
+    int slot                # of a value or test: the place of its name in Compiled.slots
     PyObject* name          # of a value or test
-    PyObject* other         # value: what stands in for a missing one, or NULL; equal: the constant; slots: the callable
+    PyObject* other         # value: what stands in for a missing one, or NULL; equal: the constant; slots: the callable;
+                            # shared: whole lines, encoded for their place (bytes)
     PyObject* second        # value: the replacement of an empty one
     PyObject* where         # for errors
     const uint8_t* p        # text: encoded for its place
@@ -129,10 +138,13 @@ cdef class Compiled:
     places         of each of them (where it is used, whether that fails without it)
     domain         of the Message-IDs
     eight_bit      bodies may have bytes beyond ASCII
+    slots          names that are taken from a row, "email" first
+    plain          a row may be given as values (Making.of_values): no slot is rendered, only strings are compared with
     signer         dkim_sign.Signer, or None; compose() leaves signing to who sends, who can do it beside the loop
     """
 
-    cdef readonly bint shared, eight_bit
+    cdef readonly bint shared, eight_bit, plain
+    cdef readonly list slots
     cdef readonly frozenset fields
     cdef readonly frozenset header_fields
     cdef readonly frozenset names
@@ -156,14 +168,15 @@ cdef class Compiled:
     cdef uint64_t _id_seed
     cdef str _own_id                # the one Message-ID of a shared or ready message, else None
     cdef readonly str domain
-    cdef Py_ssize_t _most           # bytes that a body may have
+    cdef Py_ssize_t _copied         # bytes of the constant parts that each message has a copy of
+    cdef int _sharing, _small       # constant parts that messages share; those of them that are not LARGE
     cdef str _own_url_name          # a name that each recipient's row gets a value for, or None
     cdef Range _own_url_range
+    cdef int _own_url_slot
     cdef object _finish_own_url
-    cdef Py_ssize_t _typical        # about the size of a body: what the next one is given
 
     def __cinit__(self):
-        self._keep = []
+        self._keep, self.slots, self.plain = [], ["email"], True
 
     def __dealloc__(self):
         PyMem_Free(self._ops)
@@ -172,12 +185,13 @@ cdef class Compiled:
 
     def __init__(self, *, list fields, sender, check_sender, str job, str domain, dict base, row_class, reference,
                  shared_body, str own_id, frozenset required, frozenset header_fields, frozenset names, dict places,
-                 signer=None, tuple own_url=None):
+                 signer=None, tuple own_url=None, int copy=0):
         """fields: (kind, prefix or bytes, list of plans' pieces, fallback, label) in wire order.
 
         sender       bytes, or the pieces of a plan that check_sender (text -> bytes) looks at where it is no plain address
         shared_body  date, Message-ID -> the one body; None: not a shared message
         own_id       Message-ID of a ready message ("" if it has none); None: ours
+        copy         number in the Message-ID of a shared message: variants of one job are told apart by it
         own_url      name, pieces, text -> URL: what the name means in all templates but this one
         base         what stands in for names that a row lacks; row_class, reference: see template.Row and reference.Reference
         """
@@ -187,8 +201,7 @@ cdef class Compiled:
         self._id_seed, self._id_head, self._id_tail = id_parts(job, domain)
         self.domain, self._own_id, self.signer = domain, own_id, signer
         if own_id is None and self.shared:
-            self._own_id = make_message_id(job, 0, "", domain)
-        self._typical = 1024
+            self._own_id = make_message_id(job, copy, "", domain)
         if isinstance(sender, bytes):
             self._sender = sender
         else:
@@ -196,9 +209,9 @@ cdef class Compiled:
         if own_url is not None:
             self._own_url_name, pieces, self._finish_own_url = own_url
             self._own_url_range = self._add_range(pieces, HEADER)
+            self._own_url_slot = self._slot(self._own_url_name)
         for field in fields:
             self._add_field(*field)
-        self._most = self._typical + MAX_GROWTH
 
     # ---- building
 
@@ -217,7 +230,7 @@ cdef class Compiled:
         field.p, field.n = self._own(text), PyBytes_GET_SIZE(text)
         # Pieces begin lines, and Composer.share knows that of the next one only where this one ends with a line.
         field.shared = NULL
-        if field.kind == CONST and field.n >= MIN_SHARED and text.endswith(b"\r\n"):
+        if field.kind == CONST and text.endswith(b"\r\n") and self._shares(field.n):
             field.shared = <PyObject*>text
         field.range, field.ranges = self._range_count, len(plans)
         field.fallback, field.label = self._own_object(fallback), self._own_object(label)
@@ -227,7 +240,16 @@ cdef class Compiled:
         self._fields[self._field_count] = field
         self._field_count += 1
         if field.shared is NULL:
-            self._typical += field.n
+            self._copied += field.n
+
+    cdef bint _shares(self, Py_ssize_t size):
+        """Whether another constant part, of whole lines, is one that messages share."""
+        cdef bint small = size < LARGE
+        if size < MIN_SHARED or (small and (self._small == MOST_SMALL or self.signer is not None)):
+            return False
+        self._sharing += 1
+        self._small += small
+        return True
 
     cdef Range _add_range(self, list pieces, Mode mode) except *:
         cdef Range r
@@ -247,13 +269,14 @@ cdef class Compiled:
             elif kind == "value":
                 self._add_value(piece)
             elif kind == "rendered":
+                self.plain = False
                 self._new(OP_RENDER).other = self._own_object(piece.slot)
             else:
                 self._add_branch(piece, mode)
         return 0
 
     cdef int _add_text(self, bytes text, Mode mode) except -1:
-        cdef Py_ssize_t at
+        cdef Py_ssize_t first, last
         cdef Op* op
         if mode == QUOTED and text.startswith(b"."):
             # Whether these begin a line, and so must be encoded, depends on what stands before them.
@@ -265,19 +288,27 @@ cdef class Compiled:
             text = encode_text(text)
         elif mode == LINES:
             text = text.replace(b"\n", b"\r\n")     # templates have no other newlines
-        at = text.find(b"\r\n")
-        op = self._new(OP_TEXT)
+        first, last = text.find(b"\r\n") + 2, text.rfind(b"\r\n") + 2
+        if mode == QUOTED and self._shares(last - first):
+            self._add_encoded(text[:first])
+            self._new(OP_SHARED).other = self._own_object(text[first:last])
+            text = text[last:]
+        return self._add_encoded(text)
+
+    cdef int _add_encoded(self, bytes text) except -1:
+        cdef Py_ssize_t at = text.find(b"\r\n")
+        cdef Op* op = self._new(OP_TEXT)
         op.p, op.n = self._own(text), PyBytes_GET_SIZE(text)
         op.first = at if at >= 0 else op.n
         op.last = op.n - text.rfind(b"\r\n") - 2 if at >= 0 else -1
         op.bits = header_class(op.p, op.n)
-        self._typical += op.n
+        self._copied += op.n
         return 0
 
     cdef int _add_value(self, piece) except -1:
         cdef Op* op = self._new(OP_VALUE)
         op.flags = (ESCAPE if piece.escape else 0) | (FALSY if piece.falsy else 0)
-        op.name, op.where = self._own_object(piece.name), self._own_object(piece.where)
+        op.name, op.where, op.slot = self._own_object(piece.name), self._own_object(piece.where), self._slot(piece.name)
         if piece.name in self._base:
             op.other = self._own_object(self._base[piece.name])
         elif piece.has_default:
@@ -302,16 +333,25 @@ cdef class Compiled:
                                 {"true": OP_TRUE, "defined": OP_DEFINED, "equal": OP_EQUAL}[test.kind])
         op.flags = NEGATE if test.negate else 0
         op.name, op.where = self._own_object(test.name), self._own_object(test.where)
+        if test.slot is not None or (test.kind == "equal" and not isinstance(test.other, str)):
+            self.plain = False
+        elif test.name is not None:
+            op.slot = self._slot(test.name)
         op.other = self._own_object(test.slot if test.slot is not None else test.other)
         if test.name in self._base:
             op.second = self._own_object(self._base[test.name])
         return 0
 
+    cdef int _slot(self, str name) except -1:
+        if name not in self.slots:
+            self.slots.append(name)
+        return self.slots.index(name)
+
     cdef Op* _new(self, OpCode code) except NULL:
         self._ops = <Op*>grown(self._ops, self._op_count, sizeof(Op))
         cdef Op* op = &self._ops[self._op_count]
         op.code = code
-        op.flags = op.target = op.bits = 0
+        op.flags = op.target = op.bits = op.slot = 0
         op.name = op.other = op.second = op.where = NULL
         op.p, op.n, op.first, op.last = NULL, 0, 0, -1
         self._op_count += 1
@@ -329,17 +369,15 @@ cdef class Compiled:
         cdef Py_ssize_t i
         for i in range(len(rows)):
             try:
-                out.append(composer.one(rows[i], numbers[i]))
-            except MemoryError:
-                raise
-            except MessageError as error:
-                # Frames would keep each failed row alive for as long as its error is kept.
-                error.scope = RECIPIENT
-                error.__traceback__ = error.__cause__ = error.__context__ = None
-                out.append(error)
-            except Exception as error:  # a value that has no text form, such as a lone surrogate
-                out.append(MessageError(f"the message cannot be composed: {error}", scope=RECIPIENT))
+                body = composer.of_row(rows[i], numbers[i])
+                out.append((composer.sender(), rows[i]["email"].encode(), body))
+            except Exception as error:
+                out.append(not_composed(error))
         return out
+
+    def making(self, bytes date not None):
+        """The same, for who asks for one message after another: `Making`. Not for several threads at once."""
+        return Composer(self, date)
 
     def compose_shared(self, bytes date not None):
         """(sender, body) of a shared message, signed. raises  MessageError  for one that has per-recipient content."""
@@ -374,6 +412,18 @@ cdef class Compiled:
         return (self._id_head + base36(h) + b"." + base36(number) + self._id_tail).decode()
 
 
+def not_composed(error):
+    """The MessageError for a recipient of whom composing raised this. raises  MemoryError, as it is"""
+    if isinstance(error, MemoryError):
+        raise error
+    if not isinstance(error, MessageError):  # a value that has no text form, such as a lone surrogate
+        return MessageError(f"the message cannot be composed: {error}", scope=RECIPIENT)
+    # Frames would keep each failed row alive for as long as its error is kept.
+    error.scope = RECIPIENT
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
 def with_fields(bytes fields not None, body not None):
     """A body with header fields (whole lines) before it: a tuple of pieces, the body itself is not copied."""
     return (fields, *body) if type(body) is tuple else (fields, body)
@@ -384,7 +434,7 @@ def in_pieces(list parts not None):
     cdef list pieces = [], small = []
     cdef bint begins_line = True
     for part in parts:
-        if begins_line and len(<bytes?>part) >= MIN_SHARED and part.endswith(b"\r\n"):
+        if begins_line and len(<bytes?>part) >= LARGE and part.endswith(b"\r\n"):
             pieces += [b"".join(small), part] if small else [part]
             small = []
         else:
@@ -424,6 +474,23 @@ cdef void* grown(void* array, int count, size_t size) except NULL:
     if more is NULL:
         raise MemoryError
     return more
+
+
+cdef class Making:
+    """of_row, of_values   the body for one recipient: bytes, or a tuple of them where pieces are shared; not signed
+
+    values  of Compiled.slots, in their order, for one that is `plain`
+    sender  of the message that was made last
+    """
+
+    cdef object of_row(self, dict row, uint64_t number):
+        raise NotImplementedError
+
+    cdef object of_values(self, Value* values, uint64_t number):
+        raise NotImplementedError
+
+    cdef bytes sender(self):
+        raise NotImplementedError
 
 
 include "composer.pxi"

@@ -20,6 +20,7 @@ from bulkmail.message.dkim_keys import (
     open_to_others,
     read_key_file,
 )
+from bulkmail.records import Record
 
 # What is signed where it is present: RFC 6376 section 5.4.1, RFC 8058 section 4 (List-Unsubscribe and its Post), what
 # decides how the content is shown, and Feedback-ID, which Gmail reads only if it is signed.
@@ -106,8 +107,8 @@ def checked_expires(seconds: float) -> float:
     return seconds
 
 
-@dataclass(frozen=True)
-class Dkim:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dkim(Record):
     """One DKIM signature for every message: exactly one of `key`, `key_file` and `sign`.
 
     domain, selector  the public key stands in DNS at SELECTOR._domainkey.DOMAIN

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bulkmail.errors import MessageError
+from bulkmail.records import Record
 
 RSA, ED25519 = "rsa-sha256", "ed25519-sha256"  # RFC 6376 section 3.3.1, RFC 8463 section 3
 # RFC 8301 section 3.2: signers use at least 1024 bits and SHOULD use 2048; receivers refuse what is shorter.
@@ -31,8 +32,8 @@ ENCRYPTED = (
 DIGEST = 32  # bytes of a SHA-256
 
 
-@dataclass(frozen=True)
-class Key:
+@dataclass(frozen=True, eq=False, repr=False)
+class Key(Record):
     """A key that is ready to sign.
 
     algorithm  "rsa-sha256" or "ed25519-sha256"; bits: of an RSA modulus, 256 for Ed25519

@@ -1,46 +1,19 @@
-"""DKIM signatures: what is to be signed of a message, and the fields that result (RFC 6376 sections 3.5 and 3.7)."""
+"""DKIM signatures of messages: keys, what is kept between messages, and the last step (RFC 6376)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import threading
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
 from bulkmail.errors import JOB, MessageError
-from bulkmail.message.canon import BodyHash, HeaderPicker, header_size, relaxed_field
+from bulkmail.message.canon import BodyHash, HeaderPicker
 from bulkmail.message.dkim import Dkim
+from bulkmail.message.dkim_field import Line, Unsigned, unsigned
 from bulkmail.message.dkim_keys import ED25519, Key
 
 Body: TypeAlias = bytes | Sequence[bytes]
-
-LINE = 78  # RFC 5322 section 2.1.1, without CRLF
-FINAL_DOT = b".\r\n"
-# Field names and times repeat from message to message; a list of differing messages does not fill the memory with them.
-MAX_HEADS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Unsigned:
-    """A signature that lacks its last part.
-
-    head  the field up to "b="
-    data  what is signed: the SHA-256 digest for a key that takes it, else all that is covered
-    """
-
-    head: bytes
-    data: bytes
-
-    def field(self, signature: bytes) -> bytes:
-        """The whole field, CRLF included."""
-        text = base64.b64encode(signature)
-        room = LINE - 3  # behind " b="
-        lines = [text[:room], *(text[at : at + LINE - 1] for at in range(room, len(text), LINE - 1))]
-        return self.head + b"\r\n ".join(lines) + b"\r\n"
 
 
 class Signer:
@@ -53,10 +26,8 @@ class Signer:
     def __init__(self, specs: Iterable[Dkim], what: str = "dkim") -> None:
         specs = tuple(specs)
         self.keys: list[Key] = [spec.load(f"{what}[{n}]") for n, spec in enumerate(specs)]
-        self._lines = [_Line(spec, key) for spec, key in zip(specs, self.keys, strict=True)]
         pickers: dict[object, HeaderPicker] = {}
-        for line in self._lines:  # what several specs take of the header alike is taken once
-            line.picker = pickers.setdefault(line.picks, line.picker)
+        self._lines = [_line(spec, key, pickers) for spec, key in zip(specs, self.keys, strict=True)]
         self._desks = (_Desk(), _Desk())
 
     def sign(self, bodies: Iterable[Body], now: float | None = None) -> list[bytes]:
@@ -76,20 +47,9 @@ class Signer:
         dotted  False for a message that is not in wire form
         large   waits for other large ones only, and they for it
         """
-        header, size, pieces = _parts(body, dotted)
-        hashes: dict[bool, bytes] = {}
-        fields: dict[HeaderPicker, tuple[bytes, bytes]] = {}
-        out = []
         desk = self._desks[large]
         with desk.lock:
-            for line in self._lines:
-                relaxed, picker = line.relaxed_body, line.picker
-                if relaxed not in hashes:
-                    hashes[relaxed] = base64.b64encode(desk.hasher(relaxed, dotted).digest(pieces))
-                if picker not in fields:
-                    fields[picker] = _picked(picker, header, size, dotted)
-                out.append(line.unsigned(hashes[relaxed], fields[picker], now))
-        return out
+            return unsigned(self._lines, desk.hasher, body, now, dotted)
 
     def signed(self, unsigned: Sequence[Unsigned]) -> bytes:
         """The last step: the fields, by `Key.sign`."""
@@ -144,85 +104,26 @@ class _Desk:
         return found
 
 
-class _Line:
-    """One spec, ready for use."""
-
-    def __init__(self, spec: Dkim, key: Key) -> None:
-        self._spec, self._key = spec, key
-        self._relaxed, self.relaxed_body = (part == "relaxed" for part in spec.canonicalization.split("/"))
-        wanted = spec.wanted()
-        self._names = [name for name, _ in wanted]
-        self.picks = (self._relaxed, tuple(wanted))
-        self.picker = HeaderPicker([(name.lower().encode(), more) for name, more in wanted], relaxed=self._relaxed)
-        self._heads: dict[tuple[int, bytes], tuple[bytes, bytes]] = {}
-
-    def unsigned(self, body_hash: bytes, picked: tuple[bytes, bytes], now: float | None) -> Unsigned:
-        counts, fields = picked
-        head, canonical = self._head(int(time.time() if now is None else now), counts)
-        head += body_hash + b";\r\n b="
-        data = fields + (canonical + body_hash + b"; b=" if self._relaxed else head)
-        if self._key.takes_digest:
-            data = hashlib.sha256(data).digest()
-        return Unsigned(head, data)
-
-    def _head(self, now: int, counts: bytes) -> tuple[bytes, bytes]:
-        """The field up to "bh=", and the same canonicalized."""
-        found = self._heads.get((now, counts))
-        if found is None:
-            if len(self._heads) >= MAX_HEADS:
-                self._heads.clear()
-            head = self._folded(now, counts)
-            found = self._heads[now, counts] = head, relaxed_field(head)
-        return found
-
-    def _folded(self, now: int, counts: bytes) -> bytes:
-        spec = self._spec
-        tags = ["v=1", f"a={self._key.algorithm}", f"c={spec.canonicalization}", f"d={spec.domain}"]
-        tags += [f"s={spec.selector}", *([f"i={_quoted(spec.identity)}"] if spec.identity else []), f"t={now}"]
-        if spec.expires is not None:
-            tags.append(f"x={now + int(spec.expires)}")
-        times = [counts[2 * n] | counts[2 * n + 1] << 8 for n in range(len(self._names))]
-        listed = [name for name, count in zip(self._names, times, strict=True) for _ in range(count)]
-        # What may stand on one line or two: tags apart by a space, names by nothing.
-        words = [f" {tag};" for tag in tags]
-        words += [
-            f"{' h=' if not n else ''}{name}{':' if n + 1 < len(listed) else ';'}" for n, name in enumerate(listed)
-        ]
-        lines = ["DKIM-Signature:"]
-        for word in words:
-            if len(lines[-1]) + len(word) <= LINE:
-                lines[-1] += word
-            else:
-                lines.append(" " + word.lstrip())
-        return "\r\n".join([*lines, " bh="]).encode()
+def _line(spec: Dkim, key: Key, pickers: dict[object, HeaderPicker]) -> Line:
+    """pickers: those so far, by what they take; what several specs take of the header alike is taken once."""
+    relaxed, relaxed_body = (part == "relaxed" for part in spec.canonicalization.split("/"))
+    wanted = spec.wanted()
+    tags = ["v=1", f"a={key.algorithm}", f"c={spec.canonicalization}", f"d={spec.domain}", f"s={spec.selector}"]
+    tags += [f"i={_quoted(spec.identity)}"] if spec.identity else []
+    picks = (relaxed, tuple(wanted))
+    if picks not in pickers:
+        pickers[picks] = HeaderPicker([(name.lower().encode(), more) for name, more in wanted], relaxed=relaxed)
+    return Line(
+        tags,
+        spec.expires,
+        [name for name, _ in wanted],
+        pickers[picks],
+        relaxed=relaxed,
+        relaxed_body=relaxed_body,
+        takes_digest=key.takes_digest,
+    )
 
 
 def _quoted(identity: str) -> str:
     """dkim-quoted-printable (RFC 6376 section 2.11)."""
     return "".join(c if c not in ";=" else f"={ord(c):02X}" for c in identity)
-
-
-def _parts(body: Body, dotted: bool) -> tuple[bytes, int, list[bytes | memoryview]]:
-    """The bytes that begin with the header section, its size, and the pieces of the body."""
-    pieces = [body] if isinstance(body, bytes) else list(body)
-    if not pieces or (
-        len(pieces) > 1 and (b"\r\n\r\n" not in pieces[0] or (dotted and not pieces[-1].endswith(FINAL_DOT)))
-    ):
-        pieces = [b"".join(pieces)]
-    header = pieces[0]
-    size = header_size(header)
-    views: list[bytes | memoryview] = [memoryview(header)[size + 2 :], *pieces[1:]]
-    if dotted:
-        if not pieces[-1].endswith(FINAL_DOT):
-            raise MessageError("dkim: the message does not end with the final dot, so it is not in wire form")
-        views[-1] = memoryview(views[-1])[: -len(FINAL_DOT)]
-        if size == len(header):  # no body, not even an empty line
-            size, views = size - len(FINAL_DOT), []
-    return header, size, views
-
-
-def _picked(picker: HeaderPicker, header: bytes, size: int, dotted: bool) -> tuple[bytes, bytes]:
-    try:
-        return picker.pick(header, size, dotted)
-    except ValueError as error:
-        raise MessageError(f"dkim: {error}") from None

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from bulkmail.errors import MessageError
-from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.fetch import fetch, masked
-from bulkmail.message.spec import Access, AttachmentSpec
+from bulkmail.message.spec import Access, Attached, AttachmentSpec
 
 MAX_IMAGES = 200  # of one message: mail clients take seconds for as many
 

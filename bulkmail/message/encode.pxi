@@ -250,3 +250,22 @@ cdef inline Py_ssize_t put_base36(uint8_t* out, uint64_t value) noexcept nogil:
     for i in range(n):
         out[i] = digits[n - 1 - i]
     return n
+
+
+cdef inline bint looks_like_word(int bits, const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    """Whether readers might take part of it for an encoded-word."""
+    cdef Py_ssize_t i
+    if not (bits & EQUALS and bits & QUESTION):
+        return False
+    for i in range(n - 1):
+        if p[i] == c'=' and p[i + 1] == c'?':
+            return True
+    return False
+
+
+cdef inline bint has_double_blank(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n - 1):
+        if p[i] == c' ' and p[i + 1] == c' ':
+            return True
+    return False

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bulkmail.records import Record
 
-@dataclass(frozen=True)
-class Finding:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Finding(Record):
     """One thing that check() or lint() has to say.
 
     severity  "error": it cannot be sent or breaks a standard; "warning": big receivers ask otherwise; "note"

@@ -17,6 +17,7 @@ from bulkmail.message import headers, listmail
 from bulkmail.message.fieldplan import HeaderPlan, check_pieces, text_header, text_of, uri_header
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Text, Value, merged
 from bulkmail.message.spec import ListLink, ListUnsubscribe, MessageSpec
+from bulkmail.records import Record
 
 # What templates call the recipient's own List-Unsubscribe URL.
 OWN_URL = "unsubscribe_url"
@@ -26,8 +27,8 @@ class Planner(Protocol):
     def __call__(self, key: str, text: str) -> Plan: ...
 
 
-@dataclass(frozen=True, slots=True)
-class OwnUrl:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class OwnUrl(Record):
     """The List-Unsubscribe URL as a name for templates: `finish` makes it of the text of `pieces`.
 
     finish  raises MessageError (scope recipient)

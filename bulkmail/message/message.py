@@ -20,13 +20,13 @@ from bulkmail.address import domain_of
 from bulkmail.errors import ConfigError, MessageError
 from bulkmail.message import headers as fields
 from bulkmail.message import items, listmail, mime, raw
-from bulkmail.message.attach import Attached, load_attachment
+from bulkmail.message.attach import load_attachment
 from bulkmail.message.dkim import Dkim, dkim_specs
 from bulkmail.message.embed import embed_images
 from bulkmail.message.encodings import check_encoding, choose_whole, encode_whole
 from bulkmail.message.finding import Finding
 from bulkmail.message.items import Attachment, Calendar, TextSource
-from bulkmail.message.spec import Access, Encoding, ListLink, ListUnsubscribe, MessageSpec, Priority
+from bulkmail.message.spec import Access, Attached, Encoding, ListLink, ListUnsubscribe, MessageSpec, Priority
 from bulkmail.message.textparts import forms_of, part_of
 
 __all__ = ["Attachment", "Calendar", "Message", "to_wire"]

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from bulkmail.message.attach import Attached
 from bulkmail.message.parameters import content_type, disposition
-from bulkmail.message.spec import Encoding
+from bulkmail.message.spec import Attached, Encoding
 
 # Bytes from which on a piece of a message is kept by itself: it is then shared by all copies, and never copied.
 LARGE = 1 << 15
@@ -93,7 +92,7 @@ def _tree(texts: Sequence[TextPart], attached: Sequence[Attached]) -> _Node:
     html = next((place for place, text in enumerate(texts) if is_html(text)), None)
     related = [item for item in attached if item.cid is not None and html is not None]
     if related:
-        forms = [_Multi("related", [html, *related]) if form == html else form for form in forms]
+        forms = [_Multi("related", [form, *related]) if form == html else form for form in forms]
     top = forms[0] if len(forms) == 1 else _Multi("alternative", forms)
     beside = [*files, *(item for item in attached if item not in related)]
     return _Multi("mixed", [top, *beside]) if beside else top

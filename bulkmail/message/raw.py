@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from email.message import Message
-from email.parser import HeaderParser
-from email.policy import SMTPUTF8
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import MessageError
 from bulkmail.message.headers import checked_address, is_message_id
-from bulkmail.wire.body import encode_body, encode_message
+from bulkmail.wire.body import encode_body, encode_message, end_body, undotted
 from bulkmail.wire.transaction import Body
 
-_line_end = re.compile(rb"\r\n|\r|\n")
+if TYPE_CHECKING:
+    from email.message import Message
+
 # A field with its continuation lines (RFC 5322 section 2.2.3).
 _bcc = re.compile(rb"^(?:resent-)?bcc[ \t]*:[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*", re.IGNORECASE | re.MULTILINE)
 _field = re.compile(rb"[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
@@ -24,13 +23,11 @@ _first_line = re.compile(rb"[!-9;-~]+[ \t]*:").match
 
 def crlf(data: bytes) -> bytes:
     """Every CRLF, CR and LF as CRLF, and one at the end. The same bytes if that is so already."""
-    same, carry = encode_body(data, 0)
-    if same is data and carry == 0:  # most are, and this is the fastest look at every byte
+    encoded, carry = encode_body(data, 0)
+    if encoded is data and carry == 0:  # most are, and this is the fastest look at every byte
         return data
-    pairs = data.count(b"\r\n")
-    if data.count(b"\n") != pairs or data.count(b"\r") != pairs:
-        data = _line_end.sub(b"\r\n", data)
-    return data if data.endswith(b"\r\n") or not data else data + b"\r\n"
+    lines = bytes(undotted(encoded, 0)) + end_body(carry).removesuffix(b".\r\n")
+    return data if len(lines) == len(data) or not data else lines
 
 
 def prepare(data: bytes, what: str = "raw") -> bytes:
@@ -102,6 +99,9 @@ def message_id_of(data: bytes) -> str:
 
 
 def _fields(data: bytes) -> Message:
+    from email.parser import HeaderParser
+    from email.policy import SMTPUTF8
+
     head = split(crlf(data))[0].decode("utf-8", "surrogateescape")
     return HeaderParser(policy=SMTPUTF8).parsestr(head)
 

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email import message_from_bytes
-from email.headerregistry import Address
-from email.message import EmailMessage, MIMEPart
-from email.policy import SMTP
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import MessageError
 from bulkmail.message import limits
-from bulkmail.message.attach import Attached
 from bulkmail.message.fieldplan import HeaderPlan
 from bulkmail.message.headers import check_value, checked_address, legal_uri, parse_one
 from bulkmail.message.listplan import OWN_URL, OwnUrl
-from bulkmail.message.mime import TextPart, is_html
+from bulkmail.message.mime import TextPart
 from bulkmail.message.plan import Branch, Piece, Plan, Rendered, Test, Text, Value
+from bulkmail.message.spec import Attached
 from bulkmail.message.template import Row, Scope
+from bulkmail.records import Record
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedMessage:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RenderedMessage(Record):
     """eml: the message, CRLF newlines; html, text: the parts as rendered, None where there is none."""
 
     eml: bytes
@@ -33,8 +33,8 @@ class RenderedMessage:
     text: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Texts(Record):
     """The text parts of a message, each with its plan, and its attachments."""
 
     parts: Sequence[tuple[TextPart, Plan]] = ()
@@ -62,6 +62,8 @@ class Reference:
         """raises  MessageError"""
         if self._raw is not None:
             return RenderedMessage(self._raw, None, None)
+        from bulkmail.message.by_email import build  # a job that composes all its messages never comes here
+
         one = self._row(row)
         rendered = self._rendered(one)
         message = build([(part, rendered[part.key]) for part, _ in self._content.parts], self._content.attached)
@@ -97,6 +99,8 @@ class Reference:
             boxes = (
                 [parse_one(texts[1], plan.what)] if plan.kind == "whole" else zip(texts[::2], texts[1::2], strict=True)
             )
+            from email.headerregistry import Address
+
             message[plan.name] = [
                 Address(name, addr_spec=checked_address(address, plan.what, plan.utf8 or row.values["email"]))
                 for name, address in boxes
@@ -108,59 +112,6 @@ def _rendered(plan: Plan, row: Row) -> str:
     if plan.whole:
         return made if made.endswith("\n") else made + "\n"
     return made + plan.tail
-
-
-def build(texts: Sequence[tuple[TextPart, str]], attached: Sequence[Attached]) -> EmailMessage:
-    """The whole message but for its own headers, by the standard library, its parts as `mime.frame` has them."""
-    forms = [_text(part, text) for part, text in texts if part.file is None]
-    beside = [_text(part, text) for part, text in texts if part.file is not None]
-    html = next((place for place, (part, _) in enumerate(texts) if is_html(part)), None)
-    related = [item for item in attached if item.cid is not None and html is not None]
-    if html is not None and related:
-        forms[html] = _multipart("related", [forms[html], *map(_attachment, related)])
-    beside += [_attachment(item) for item in attached if item not in related]
-    top = forms[0] if len(forms) == 1 else _multipart("alternative", forms)
-    top = _multipart("mixed", [top, *beside]) if beside else top
-    message = EmailMessage(policy=SMTP)
-    message["MIME-Version"] = "1.0"
-    for name, value in top.items():
-        message[name] = value
-    message.set_payload(top.get_payload())
-    return message
-
-
-def _multipart(subtype: str, parts: list[MIMEPart]) -> MIMEPart:
-    whole = MIMEPart(policy=SMTP)
-    whole["Content-Type"] = f"multipart/{subtype}"
-    whole.set_payload(list[Any](parts))
-    return whole
-
-
-def _text(part: TextPart, text: str) -> MIMEPart:
-    made = MIMEPart(policy=SMTP)
-    maintype, _, subtype = part.type.partition("/")
-    options: dict[str, Any] = {} if part.file is None else {"disposition": "attachment", "filename": part.file}
-    parameters = {key: value for key, value in part.parameters.items() if key != "charset"}
-    if maintype == "text":
-        made.set_content(text, subtype=subtype, cte="base64", params=parameters, **options)
-    else:
-        made.set_content(text.replace("\n", "\r\n").encode(), maintype, subtype, params=parameters, **options)
-    return made
-
-
-def _attachment(item: Attached) -> MIMEPart:
-    if item.ready:
-        return message_from_bytes(item.body, _class=MIMEPart, policy=SMTP)
-    made = MIMEPart(policy=SMTP)
-    maintype, _, subtype = item.type.partition("/")
-    options: dict[str, Any] = {"disposition": "inline" if item.inline else "attachment", "filename": item.name}
-    if item.cid is not None:
-        options["cid"] = f"<{item.cid}>"
-    if item.type == "message/rfc822":
-        made.set_content(message_from_bytes(item.data, policy=SMTP), **options)
-    else:
-        made.set_content(item.data, maintype, subtype, params=item.parameters, **options)
-    return made
 
 
 def evaluate(pieces: Sequence[Piece], row: Row) -> str:

@@ -49,8 +49,6 @@ class Work:
 
     def plans(self, source: Source) -> tuple[Plan, Plan | None]:
         """(html, text). raises  MessageError"""
-        if not (self._text or self._inlined or self._parameters):
-            return make_plan(self._marked_up, source), None
         keys = {"link_parameters": self._parameters, "inline_css": self._inlined, "a text made from html": self._text}
         flat = flat_tree(self._marked_up, source, next(key for key, wanted in keys.items() if wanted))
         if self._parameters:

@@ -15,24 +15,30 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bulkmail.errors import MessageError
+from bulkmail.message.dkim_field import Unsigned
 from bulkmail.message.dkim_keys import RSA, Key
-from bulkmail.message.dkim_sign import Body, Signer, Unsigned, signed
+from bulkmail.message.dkim_sign import Body, Signer, signed
 from bulkmail.message.signing_worker import COUNT, READY, REQUEST
 
 logger = logging.getLogger("bulkmail.dkim")
 
-# Signatures in one request to a process: about 4 ms of RSA-2048, 1 of Ed25519. A process has DEPTH of them in hand: it
-# does not run dry while the loop is busy, and nobody waits long behind them.
-RSA_2048_REQUEST, ED25519_REQUEST = 16, 32
+# Signatures in one request to a process: at most 8 ms of RSA-2048, 1 of Ed25519. A process has DEPTH of them in hand:
+# it does not run dry while the loop is busy, and nobody waits long behind them. Of RSA many processes have smaller
+# ones, so that who waits for a signature stays within what may be claimed ahead (docs/architecture.md).
+RSA_2048_REQUEST, ED25519_REQUEST = 32, 32
+RSA_2048_REQUESTS, LEAST_REQUEST = 128, 8  # of one size for each process
 DEPTH = 3
 # Bytes submitted at once that are hashed on the loop, in a millisecond. More is hashed in a thread.
 LARGE = 1 << 20
 # Messages that wait in the pool at most; of each some 1.5 KB are held.
 MAX_WAITING = 4096
+# Messages that are handed back at a time, while others are being signed, and how long the first of them waits for that.
+# One by one each would cost its sender and the server a wake-up, on cores that are busy with signatures (docs/dkim.md).
+TOGETHER, TOGETHER_SECONDS = 128, 0.02
 MAX_DEATHS = 3  # processes that ended by themselves, with nothing signed in between: then threads have to do
 THREADS = 8  # for keys that are functions: what they wait for is an HSM or a network
 END_SECONDS = 5.0  # a process that was told to end is killed after that
@@ -41,17 +47,26 @@ END_SECONDS = 5.0  # a process that was told to end is killed after that
 class _Batch:
     """What was submitted together: signatures come in one by one, in any order."""
 
-    def __init__(self, messages: list[list[Unsigned]], future: asyncio.Future[list[bytes]]) -> None:
-        self.messages, self.future = messages, future
+    def __init__(
+        self, messages: list[list[Unsigned]], future: asyncio.Future[list[bytes]], done: Callable[[_Batch], None]
+    ) -> None:
+        self.messages, self.future, self._done = messages, future, done
         self.missing = sum(map(len, messages))
         self.fields: list[list[bytes]] = [[b""] * len(specs) for specs in messages]
 
-    def put(self, place: int, spec: int, signature: bytes) -> None:
-        self.fields[place][spec] = self.messages[place][spec].field(signature)
-        self.missing -= 1
+    def put(self, spec: int, first: int, signatures: Sequence[bytes]) -> None:
+        """Those of a range of its messages."""
+        last = first + len(signatures)
+        for fields, specs, signature in zip(
+            self.fields[first:last], self.messages[first:last], signatures, strict=True
+        ):
+            fields[spec] = specs[spec].field(signature)
+        self.missing -= len(signatures)
+        if self.missing == 0:
+            self._done(self)
 
-    def finish(self) -> None:
-        if self.missing == 0 and not self.future.done():
+    def hand_back(self) -> None:
+        if not self.future.done():
             self.future.set_result([b"".join(fields) for fields in self.fields])
 
 
@@ -67,9 +82,7 @@ class _Request:
         return [specs[self.spec].data for specs in self.batch.messages[self.first : self.last]]
 
     def answer(self, signatures: Sequence[bytes]) -> None:
-        for place, signature in zip(range(self.first, self.last), signatures, strict=True):
-            self.batch.put(place, self.spec, signature)
-        self.batch.finish()
+        self.batch.put(self.spec, self.first, signatures)
 
     def fail(self, error: BaseException) -> None:
         if not self.batch.future.done():
@@ -91,18 +104,20 @@ class SigningPool:
     def __init__(self, signer: Signer, workers: int | None = None) -> None:
         self._signer = signer
         self._most = max(1, workers or _cores())
-        self._sizes = [_request_size(key) for key in signer.keys]
+        self._sizes = [_request_size(key, self._most) for key in signer.keys]
         self.batch = max(self._sizes, default=1)
         self._local = [key.der is not None for key in signer.keys]
         self.ahead = self._most * DEPTH * self.batch
-        if not all(self._local):
-            self.ahead = max(self.ahead, 2 * THREADS)
+        self.ahead = self.ahead + 2 * TOGETHER if all(self._local) else max(self.ahead, 2 * THREADS)
         self._workers: list[_Worker] = []
         self._starting = 0
         self._queue: deque[_Request] = deque()
         self._threads: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self._waiting = 0
+        self._finished: list[_Batch] = []
+        self._held = 0  # messages of these
+        self._timer: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._deaths = 0
         self._closed = False
@@ -128,12 +143,13 @@ class SigningPool:
             raise RuntimeError("the SigningPool is closed")
         future: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         count = len(bodies)
-        if sum(map(_size, bodies)) <= LARGE:
-            self._begin(_Batch([self._signer.prepare(body, now) for body in bodies], future))
+        messages = [self._signer.prepare(body, now) for body in bodies] if sum(map(_size, bodies)) <= LARGE else None
+        self._waiting += count
+        future.add_done_callback(lambda _: self._left(count))
+        if messages is not None:
+            self._begin(_Batch(messages, future, self._signed))
         else:
             self._keep(self._prepare_aside(list(bodies), now, future))
-        self._waiting += count
-        future.add_done_callback(lambda _: self._finished(count))
         return future
 
     async def _prepare_aside(self, bodies: list[Body], now: float | None, future: asyncio.Future[list[bytes]]) -> None:
@@ -146,14 +162,15 @@ class SigningPool:
             if not future.done():
                 future.set_exception(error)
         else:
-            self._begin(_Batch(messages, future))
+            self._begin(_Batch(messages, future, self._signed))
 
     def _begin(self, batch: _Batch) -> None:
         count = len(batch.messages)
         for spec, size in enumerate(self._sizes):
             for first in range(0, count, size):
                 self._add(_Request(batch, spec, first, min(first + size, count)))
-        batch.finish()  # nothing to sign
+        if batch.missing == 0:
+            self._signed(batch)
         self._deal()
 
     async def sign(self, bodies: Sequence[Body], now: float | None = None) -> list[bytes]:
@@ -166,6 +183,7 @@ class SigningPool:
     async def close(self) -> None:
         """End the processes. What has not been signed is cancelled."""
         self._closed = True
+        self._hand_back()
         workers, self._workers = self._workers, []
         for request in [*self._queue, *(request for worker in workers for request in worker.asked)]:
             request.batch.future.cancel()
@@ -181,10 +199,27 @@ class SigningPool:
 
     # ---- dealing out
 
-    def _finished(self, count: int) -> None:
+    def _left(self, count: int) -> None:
         self._waiting -= count
         if self._waiting < MAX_WAITING:
             self._room.set()
+
+    def _signed(self, batch: _Batch) -> None:
+        """Hand it back together with others, if some are being signed."""
+        self._finished.append(batch)
+        self._held += len(batch.messages)
+        if self._held >= min(TOGETHER, self._waiting):
+            self._hand_back()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._hand_back)
+
+    def _hand_back(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        finished, self._finished, self._held = self._finished, [], 0
+        for batch in finished:
+            batch.hand_back()
 
     def _add(self, request: _Request) -> None:
         if self._local[request.spec] and self._deaths < MAX_DEATHS:
@@ -201,9 +236,12 @@ class SigningPool:
             request = self._queue.popleft()
             if not request.batch.future.done():
                 worker.ask(request)
-        if self._queue and not self._starting:
-            # twice as many each time: a short job is not kept by the start of what it does not need
-            more = min(max(1, len(self._workers)), self._most - len(self._workers), len(self._queue))
+        if self._queue:
+            # Twice as many each time: a short job is not kept by the start of what it does not need. What waits may be
+            # enough to keep more of them busy for longer than they take to start.
+            have = len(self._workers) + self._starting
+            wanted = max(0 if self._starting else max(1, have), len(self._queue) // (2 * DEPTH) - have)
+            more = min(wanted, self._most - have, len(self._queue))
             for _ in range(more):
                 self._starting += 1
                 self._keep(self._start())
@@ -330,7 +368,8 @@ class _Worker(asyncio.Protocol):
             count = request.last - request.first
             if len(self._got) < count * size:
                 break
-            signatures = [bytes(self._got[at : at + size]) for at in range(0, count * size, size)]
+            got = bytes(memoryview(self._got)[: count * size])
+            signatures = [got[at : at + size] for at in range(0, count * size, size)]
             del self._got[: count * size]
             self.asked.popleft()
             self.useful = True
@@ -366,8 +405,11 @@ def _size(body: Body) -> int:
     return len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
-def _request_size(key: Key) -> int:
+def _request_size(key: Key, processes: int) -> int:
     """By the time they take: that of RSA grows with the third power of the bits."""
     if key.der is None:
         return 1
-    return max(1, RSA_2048_REQUEST * 2048**3 // key.bits**3) if key.algorithm == RSA else ED25519_REQUEST
+    if key.algorithm != RSA:
+        return ED25519_REQUEST
+    size = min(RSA_2048_REQUEST, max(LEAST_REQUEST, RSA_2048_REQUESTS // processes))
+    return max(1, size * 2048**3 // key.bits**3)

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from bulkmail.errors import MessageError
-
-if TYPE_CHECKING:
-    from bulkmail.message.attach import Attached
+from bulkmail.records import Record
 
 Priority: TypeAlias = Literal["high", "normal", "low"]
 Encoding: TypeAlias = Literal["7bit", "8bit", "quoted-printable", "base64"]
 ENCODINGS: tuple[Encoding, ...] = ("7bit", "8bit", "quoted-printable", "base64")
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Access(Record):
     """What the content of a message may be read from: files of this machine, URLs (http, https, data:)."""
 
     files: bool = True
@@ -39,8 +38,39 @@ class Access:
             raise MessageError(f"{what}: URLs, data: included, are off unless allow_urls is true")
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedValue:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attached(Record):
+    """An attachment with everything decided.
+
+    head      its header fields, lines with CRLF; b"" for a ready part, whose `body` is all of it
+    body      its content as it goes out, newlines CRLF, dots not escaped
+    digest    of the bytes that were given
+    """
+
+    type: str
+    parameters: dict[str, str]
+    name: str
+    cid: str | None
+    inline: bool
+    encoding: Encoding
+    head: bytes
+    body: bytes
+    digest: str
+
+    @property
+    def ready(self) -> bool:
+        return not self.head
+
+    @cached_property
+    def data(self) -> bytes:
+        """The bytes that a reader gets."""
+        import base64  # what sends it has no use for that
+
+        return base64.b64decode(self.body) if self.encoding == "base64" else self.body
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PreparedValue(Record):
     """The value of a custom header that is encoded and folded already: checked, and sent as it is."""
 
     value: str
@@ -49,8 +79,8 @@ class PreparedValue:
 HeaderValue: TypeAlias = str | PreparedValue
 
 
-@dataclass(frozen=True, slots=True)
-class AttachmentSpec:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AttachmentSpec(Record):
     """One attachment: exactly one of `file`, `content`, `base64`, `url`, `part`.
 
     content  its text; or bytes, from a caller that has them
@@ -77,8 +107,8 @@ class AttachmentSpec:
     loaded: Attached | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class CalendarSpec:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CalendarSpec(Record):
     """An event (RFC 5545, RFC 6047) as a text/calendar alternative.
 
     text     a template; file: where it was read from
@@ -92,8 +122,8 @@ class CalendarSpec:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AlternativeSpec:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AlternativeSpec(Record):
     """One more form of the message: a template, and the content type that it has."""
 
     type: str
@@ -101,8 +131,8 @@ class AlternativeSpec:
     file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ListUnsubscribe:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ListUnsubscribe(Record):
     """RFC 2369 and RFC 8058: `url`, `mailto` (with or without "mailto:") or both; `one_click` needs an https url.
 
     key   signs each recipient's url, so that it cannot be guessed (never shown)
@@ -114,16 +144,16 @@ class ListUnsubscribe:
     key: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ListLink:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ListLink(Record):
     """An entry of List-Help and the like (RFC 2369): a URL or an address, and a word on it for people."""
 
     url: str
     comment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSpec:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MessageSpec(Record):
     """The `message` of a manifest.
 
     text, html, amp, watch   template sources; `..._file` name where they were read from (for error messages)

@@ -26,18 +26,20 @@ from jinja2 import (
 from jinja2 import TemplateSyntaxError as SyntaxProblem
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.loaders import split_template_path
+from jinja2.parser import Parser
 from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bulkmail.errors import RECIPIENT, MessageError
 from bulkmail.message import limits, localised
+from bulkmail.records import Record
 
 # Bytes of an included template or parent, as of those that a manifest names.
 MAX_INCLUDED = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Source(Record):
     """One template: the manifest's key under `message`, its text, the file it came from, whether it is HTML."""
 
     key: str
@@ -231,6 +233,28 @@ def parse(environment: Environment, source: Source) -> nodes.Template:
     """raises  MessageError  naming file and line"""
     with _compiling(source):
         return environment.parse(source.text, source.key, source.file)
+
+
+def parse_condition(environment: Environment, source: Source) -> nodes.Template:
+    """An expression as a template, which writes something where it is true. raises  MessageError"""
+    with _compiling(source):
+        parser = Parser(environment, source.text, source.key, state="variable")
+        test = parser.parse_expression()
+        if not parser.stream.eos:
+            parser.fail(f"one expression is expected, {parser.stream.current.value!r} is too much")
+        _check_names(environment, parser, test)
+        yes = nodes.Output([nodes.TemplateData("1")], lineno=test.lineno)
+        tree = nodes.Template([nodes.If(test, [yes], [], [], lineno=test.lineno)], lineno=1)
+    tree.set_environment(environment)
+    return tree
+
+
+def _check_names(environment: Environment, parser: Parser, test: nodes.Expr) -> None:
+    """Jinja2 itself looks for the filters and tests of a condition only when it gets there."""
+    for kind, known in ((nodes.Filter, environment.filters), (nodes.Test, environment.tests)):
+        for node in (test, *test.find_all(kind)):
+            if isinstance(node, kind) and node.name not in known:
+                parser.fail(f"no {kind.__name__.lower()} named {node.name!r}", node.lineno)
 
 
 def load(environment: Environment, source: Source | nodes.Template, label: Source) -> Template:

@@ -11,6 +11,7 @@ from bulkmail.message.encodings import choose_encoding, choose_whole
 from bulkmail.message.mime import TextPart
 from bulkmail.message.parameters import check_value, split_type
 from bulkmail.message.spec import Encoding, MessageSpec
+from bulkmail.records import Record
 from bulkmail.urlparts import quoted
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER",
 _stated_method = re.compile(r"^METHOD:[ \t]*([A-Za-z-]+)[ \t]*\r?$", re.MULTILINE | re.IGNORECASE).search
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Form(Record):
     """key: the manifest's; source: a template, read from `file`; html: its values are escaped.
 
     name, method   of a calendar

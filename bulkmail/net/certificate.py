@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from bulkmail.records import Record
+
 _SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
 
 
-@dataclass(frozen=True)
-class Certificate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate(Record):
     """A server's certificate. Names beyond ASCII are A-labels ("xn--...").
 
     names     what it is for: DNS names and addresses of its subjectAltName, or its common name where it has none

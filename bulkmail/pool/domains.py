@@ -1,4 +1,4 @@
-"""Rules by the domain of a recipient: which egresses may carry mail to it."""
+"""Rules by the domain of a recipient: which egresses may carry mail to it, which limits hold for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bulkmail.errors import ConfigError
 from bulkmail.urlparts import listed, nearest, quoted
 
 ELSEWHERE: Final = "*"  # the route of every domain that no rule names
+MX: Final = "mx:"  # before the name of a host that takes a domain's mail
 MAX_PATTERNS: Final = 1000  # each may become a queue and chunks of its own; lists of domains are not what this is for
 REMEMBERED: Final = 4096  # domains whose route is kept at hand; the big receivers are few
 
@@ -37,7 +38,7 @@ class DomainMap:
 
     def covering(self, pattern: str) -> str:
         """The pattern here that holds for all that another pattern matches, or ELSEWHERE."""
-        if pattern == ELSEWHERE:
+        if pattern == ELSEWHERE or pattern in self.patterns:
             return pattern
         below = pattern.startswith("*.")
         return self._above(pattern.removeprefix("*.")) if below else self.route(pattern)
@@ -57,6 +58,49 @@ class DomainMap:
         return name if name in self.patterns else self._above(name.partition(".")[2])
 
 
+class LimitMap:
+    """Patterns of limits: those of DomainMap, and "mx:example.com" for domains whose mail goes to that host or below.
+
+    A domain's own pattern comes first, then that of its MX, then "*". A route may name both (`joined`).
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        patterns = list(patterns)
+        self.patterns = frozenset(patterns)
+        self.by_domain = DomainMap(pattern for pattern in patterns if not is_mx(pattern))
+        hosts = [pattern.removeprefix(MX) for pattern in patterns if is_mx(pattern)]
+        self._hosts = DomainMap(name for host in hosts for name in (host, f"*.{host}"))
+
+    def covering(self, route: str) -> str:
+        """The pattern that holds for a route, or ELSEWHERE."""
+        mx, pattern = parted(route)
+        found = self.by_domain.covering(pattern)
+        return found if found != ELSEWHERE or mx is None else self.of_host(mx.removeprefix(MX)) or ELSEWHERE
+
+    def of_host(self, host: str) -> str | None:
+        """The most specific pattern "mx:..." that an MX host matches."""
+        found = self._hosts.route(host)
+        return None if found == ELSEWHERE else MX + found.removeprefix("*.")
+
+
+def is_mx(pattern: str) -> bool:
+    return pattern.startswith(MX)
+
+
+def joined(mx: str, pattern: str) -> str:
+    """The route of domains with a limit by their MX: "mx:google.com", or "mx:google.com/example.com" if a relay's
+    rules name them too."""
+    return mx if pattern == ELSEWHERE else f"{mx}/{pattern}"
+
+
+def parted(route: str) -> tuple[str | None, str]:
+    """("mx:..." or None, pattern of domains) of a route."""
+    if not is_mx(route):
+        return None, route
+    mx, _, pattern = route.partition("/")
+    return mx, pattern or ELSEWHERE
+
+
 class Pins:
     """Recipients' domains that only some egresses may carry mail to.
 
@@ -73,7 +117,7 @@ class Pins:
 
     def allows(self, route: str, egress: str | None) -> bool:
         """Whether this egress may carry mail of a route. It may be a pattern of other rules: what covers it counts."""
-        names = self.rules.get(self._map.covering(route))
+        names = self.rules.get(self._map.covering(parted(route)[1]))
         return names is None or egress in names
 
 
@@ -96,12 +140,15 @@ def parse_pins(value: object, what: str, egresses: Iterable[str]) -> Pins:
     return Pins(rules)
 
 
-def parse_patterns(key: object, what: str) -> list[str]:
-    """The patterns of a key such as "gmail.com,googlemail.com"."""
+def parse_patterns(key: object, what: str, *, mx: bool = False) -> list[str]:
+    """The patterns of a key such as "gmail.com,googlemail.com". mx: "mx:google.com" may be one of them.
+
+    raises  ConfigError
+    """
     patterns = [part.strip() for part in key.split(",")] if isinstance(key, str) else []
     if not patterns:
         raise ConfigError(f"{what} has the key {quoted(key)}, expected domains such as 'gmail.com' or '*.example.com'")
-    return [_pattern(pattern, what) for pattern in patterns]
+    return [_mx(pattern, what) if mx and is_mx(pattern.lower()) else _pattern(pattern, what) for pattern in patterns]
 
 
 def _pattern(text: str, what: str) -> str:
@@ -109,10 +156,26 @@ def _pattern(text: str, what: str) -> str:
         return text
     below = text.startswith("*.")
     try:
-        domain = domain_of(check_address(f"x@{text.removeprefix('*.').removesuffix('.')}"))
+        domain = _domain(text.removeprefix("*."))
     except ValueError:
         raise ConfigError(f"{what}: {quoted(text)}, expected a domain, '*.example.com' or '*'") from None
     return f"*.{domain}" if below else domain
+
+
+def _mx(text: str, what: str) -> str:
+    try:
+        name = _domain(text[len(MX) :].strip())
+    except ValueError:
+        name = "["
+    if name.startswith("["):
+        raise ConfigError(
+            f"{what}: {quoted(text)}, expected a mail server's name or what is above it: 'mx:example.com'"
+        )
+    return MX + name
+
+
+def _domain(text: str) -> str:
+    return domain_of(check_address(f"x@{text.removesuffix('.')}"))
 
 
 def _names(value: object, what: str, known: list[str]) -> tuple[str, ...]:

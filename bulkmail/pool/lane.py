@@ -13,6 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 from bulkmail.errors import AuthError, BulkmailError, ConnectionLost, ProtocolError, TimedOut
+from bulkmail.pool.handing import Idle
 from bulkmail.pool.limits import Limit
 from bulkmail.smtp.open import close_politely, open_session
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
@@ -30,21 +31,16 @@ SLOW_OPENING = 3.0  # seconds: a connection that takes longer is not waited for 
 KEEP_ALIVE_SECONDS = 60.0  # an idle connection is used so often: servers wait five minutes (RFC 5321 section 4.5.3.2.7)
 
 
-def shares(rooms: list[int], count: int) -> list[int]:
-    """`count` things (at most the sum of `rooms`) dealt out as evenly as the rooms allow."""
-    dealt = [0] * len(rooms)
-    for done, place in enumerate(sorted(range(len(rooms)), key=rooms.__getitem__)):
-        dealt[place] = min(rooms[place], count // (len(rooms) - done))
-        count -= dealt[place]
-    return dealt
-
-
 class Lane:
     """pool: whose it is; egress: None for the relay as its options reach it.
 
     pace        the egress's own rate
     paced       the source grants by a rate: a session is then given one transaction at a time, and only when its MAIL
                 would be written at once, so that what the limit granted is what the wire carries
+    counted     in its place: the source hands out what its limits count when it is written (wire.limit); sessions hold
+                what these allow to wait
+    at_once     for the source while it is asked: of what it gives, so many, the first, are written at once
+    under_way   transactions that its sessions hold, or that have ended and are not handed over yet
     failures    in a row: connections that could not be opened, or that ended before they carried anything
     last_error  of a connection, or None
     out_since   when the first of these failures was (the loop's time), or None
@@ -56,22 +52,22 @@ class Lane:
         proxy = self.endpoint.options.proxy
         self.name = egress.name if egress is not None else str(proxy) if proxy else None
         self.weight = egress.weight if egress is not None else 1
-        self.limit = pool.limit
-        if egress is not None and egress.max_connections is not None:
-            self.limit = min(self.limit, egress.max_connections)
+        self.most = egress.max_connections if egress is not None else None  # connections, of the egress itself
+        self.limit = pool.limit if self.most is None else min(pool.limit, self.most)
         rate = egress.rate if egress is not None else None
         self.pace = Limit(rate.per_second if rate else None)
+        self.counted, self.at_once, self.under_way = False, 0, 0
         self.sessions: set[Session] = set()
         self.failures = 0
         self.last_error: BaseException | None = None
         self.out_since: float | None = None
         self.opening: dict[asyncio.Task[None], float] = {}  # when each was begun
         self.leaving = 0  # sessions that say goodbye: the relay still counts them
-        self.idle: dict[Session, None] = {}  # have room and were given nothing
+        self.idle = Idle()  # have room and were given nothing
         self.spent: set[Session] = set()  # have had all the messages that one connection may carry
         self.proved = False  # a connection was opened since the last failure
         self._loop = asyncio.get_running_loop()
-        self._turn = Turn(self._loop, self._take_turn, TURN_SECONDS, pool.precise)
+        self._turn = Turn(self._loop, pool.take_turn, TURN_SECONDS)
         self._asked: dict[Session, float] = {}  # when they were last sent a NOOP
         # begun since the last failure, which ends an era: once one of these has carried something, all is well
         self._newer: set[Session] = set()
@@ -109,57 +105,49 @@ class Lane:
 
     def ready(self) -> bool:
         """Whether a session would take work this moment."""
-        return any(session.ready() for session in self.idle)
-
-    def busy(self) -> int:
-        """Transactions that its sessions hold."""
-        return sum(session.wire.load() for session in self.sessions)
+        return self.idle.ready > 0
 
     # -- the turn
 
-    def _take_turn(self) -> None:
-        """Hand over what finished, note what ended and what has room; the pool does the rest."""
-        finished, ended = self._turn.take_done(), self._turn.take_ended()
+    def collect(self) -> None:
+        """Hand over what finished, note what ended and what has room."""
+        turn = self._turn
+        if not (turn.done or turn.hungry or turn.ended):
+            return
+        finished, ended = turn.take_done(), turn.take_ended()
         if finished:
+            self.under_way -= len(finished)
             if self.failures and any(session.wire.completed for session in self._newer):
                 self.failures, self.out_since = 0, None
                 self.pool.source.event(self, "resumed", None, None)
             self.pool.source.settle(self, finished)
+        for session in ended:  # all of them first: to forget one may lead to handing out
+            self.idle.discard(session)
         for session in ended:
             self._forget(session)
-        for session in self._turn.take_hungry():
-            if session in self.sessions:  # and not retired or ended since it asked
-                self.idle[session] = None
-        self.pool.note()
+        self.idle.note_all(turn.take_hungry(), self.sessions)  # those not retired or ended since they asked
 
     def room(self) -> int:
         """Transactions that its idle sessions would take."""
-        if self.paced:
-            return sum(session.ready() for session in self.idle)
-        return sum(session.room() for session in self.idle)
+        return self.idle.ready if self.paced and not self.counted else self.idle.room
 
     def fill(self, most: int = NO_LIMIT) -> int:
         """Give idle sessions as many transactions of the source's as they take, at most `most`; how many there were."""
-        if self.paced:
-            wanting = [session for session in self.idle if session.ready()]
-            rooms = [1] * len(wanting)
-        else:
-            wanting = list(self.idle)
-            rooms = [session.room() for session in wanting]
-        room = min(most, sum(rooms))
-        taken = self.pool.source.take(self, room) if room else []
-        self._push(wanting, rooms, taken)
+        room = self.room()
+        if not room:
+            return 0
+        self.at_once = self.idle.ready
+        taken = self.pool.source.take(self, room if room < most else most)
+        if taken:
+            self.under_way += len(taken)
+            self.idle.hand_out(taken, self.spent)
         return len(taken)
 
-    def _push(self, wanting: list[Session], rooms: list[int], taken: list[Transaction]) -> None:
-        place = 0
-        for session, share in zip(wanting, shares(rooms, len(taken)), strict=True):
-            if share:
-                self.idle.pop(session)
-                session.push(taken[place : place + share])
-                place += share
-                if session.left <= 0:
-                    self.spent.add(session)
+    def recall(self) -> list[Transaction]:
+        """Take back every transaction of which nothing was written."""
+        taken = [tx for session in self.sessions for tx in session.wire.take_back()]
+        self.under_way -= len(taken)
+        return taken
 
     def let_go(self) -> None:
         """One session is given no more, and ends when it is done: its place is wanted elsewhere."""
@@ -167,8 +155,15 @@ class Lane:
         if staying:
             session = min(staying, key=lambda one: one.wire.load())
             session.left = 0
-            self.idle.pop(session, None)
+            self.idle.discard(session)
             self.spent.add(session)
+
+    def rest(self) -> None:
+        """No session is given more."""
+        for session in self.sessions:
+            session.left = 0
+        self.spent |= self.sessions
+        self.idle.clear()
 
     def retire_spent(self) -> None:
         for session in [session for session in self.spent if session.wire.load() == 0]:
@@ -189,7 +184,7 @@ class Lane:
 
     def places(self) -> int:
         """Connections that it may have and has not."""
-        return self.limit - self.connections - self.leaving
+        return self.limit - len(self.sessions) - len(self.opening) - self.leaving
 
     def on_the_way(self, now: float) -> int:
         """Connections being opened, without those that take long: nobody counts on them."""
@@ -219,7 +214,7 @@ class Lane:
         if self.egress is None and session.label is not None:
             self.name = session.label.egress  # None where the host is one that goes by no proxy
         self.sessions.add(session)
-        self.idle[session] = None
+        self.idle.note(session)
         self.pool.source.event(self, "connected", session, None)
         if self.pool.closing:
             self._retire(session)
@@ -243,7 +238,7 @@ class Lane:
                 self._on_failure(session.error)
 
     def _drop(self, session: Session) -> None:
-        self.idle.pop(session, None)
+        self.idle.discard(session)
         self._asked.pop(session, None)
         self.spent.discard(session)
         self._newer.discard(session)
@@ -334,6 +329,7 @@ class Lane:
                 self.wake()
 
         session.call(b"NOOP\r\n", "NOOP").add_done_callback(answered)
+        self.idle.note(session)  # it is not ready meanwhile
 
     # -- the end
 
@@ -349,7 +345,7 @@ class Lane:
                 session.abort(ConnectionLost(CLOSED_BY_US))
             else:
                 self._retire(session)
-        self._take_turn()
+        self.pool.take_turn()
 
 
 def _as_ours(error: Exception) -> BulkmailError:

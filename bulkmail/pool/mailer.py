@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from bulkmail.egress import Egress, check_ways, is_egress, parse_egresses
@@ -22,11 +22,13 @@ from bulkmail.pool.limits import Alarm, Limit, grant_all
 from bulkmail.pool.outbox import Outbox
 from bulkmail.pool.parcel import MAX_TRIES, Parcel, Ticket, part_of, refused_receipt, tear_up
 from bulkmail.pool.pool import Pool
+from bulkmail.pool.posting import Clerk, Said, Stream, give_receipts, hand_out
 from bulkmail.pool.signing import SigningStage
 from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope, Receipt, ServerInfo
 from bulkmail.smtp.outcome import fitting, over_the_limit, receipt
 from bulkmail.smtp.session import Session
+from bulkmail.smtp.wirelog import LOGGER
 from bulkmail.url import parse_endpoint
 from bulkmail.wire.transaction import NOT_TAKEN, Transaction
 
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
     from bulkmail.message.spec import Access
 
 CLOSED = "the Mailer is closed"
-# What send_many composes ahead keeps the connections busy and bounds the memory: for each connection as many messages
-# as a long line takes (smtp.session: MAX_LONG_WINDOW) and some more, and so many bytes of all together.
+# What send_many takes from its input ahead keeps the connections busy and bounds the memory: for each connection as
+# many messages as it asks for, FIRST_AHEAD at least and at most what a long line takes (smtp.session: MAX_LONG_WINDOW)
+# and some more; and so many bytes in all. No more than that: what waits should be in the processor's cache when it is
+# sent.
+FIRST_AHEAD = 32
 AHEAD = 160
 AHEAD_BYTES = 32 << 20
 PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
@@ -83,6 +88,10 @@ class Mailer:
         rates = [one for one in (rate, *(way.rate for way in self._egresses)) if one]
         # a transaction is granted whole, so it is no larger than what may leave at once
         self._batch = min([self._endpoint.options.batch, *(Limit(one.per_second).burst for one in rates)])
+        # what has to be signed, or has a route of its own, is not plain
+        self._clerk = Clerk(self._batch if not self._dkim and not self._pins.rules else 0)
+        self._streams: set[Stream] = set()
+        self._said: dict[Session | None, Said] = {}
         self._pool: Pool | None = None
         self._alarm: Alarm | None = None
         self._closed = False
@@ -163,7 +172,9 @@ class Mailer:
             if not future.done():
                 future.set_result(result)
 
-        ticket = self._submit(0, await self._ready(message), envelope, finish, to)
+        ticket = self._submit_plain(message, envelope, finish) if to is None else None
+        if ticket is None:
+            ticket = self._submit(0, await self._ready(message), envelope, finish, to)
         try:
             if timeout is None:
                 result = await future
@@ -186,55 +197,70 @@ class Mailer:
                   held, and about AHEAD_BYTES.
         Raises only when the run cannot go on: the login was refused, or the input itself failed.
         """
-        most = AHEAD * self._endpoint.options.connections
-        finished: deque[Receipt] = deque()
-        news, room = asyncio.Event(), asyncio.Event()
-        held = size = 0  # taken from the input and not yet yielded; bytes of them that are not sent
-        sizes: dict[int, int] = {}  # by index: a signature makes a message longer
-
-        def finish(result: Receipt) -> None:
-            nonlocal size
-            size -= sizes.pop(result.index, 0)
-            finished.append(result)
-            news.set()
-
-        async def feed() -> None:
-            nonlocal held, size
-            index = 0
-            async for item in _each(messages):
-                while held >= most or size >= AHEAD_BYTES:
-                    room.clear()
-                    await room.wait()
-                envelope, message = item if isinstance(item, tuple) else (None, item)
-                try:
-                    ticket = self._submit(index, await self._ready(message), envelope, finish)
-                    sizes[index] = ticket.result.bytes
-                    size += sizes[index]
-                except (MessageError, EnvelopeRefused) as error:
-                    finish(Receipt(index=index, error=error))
-                held += 1
-                index += 1
-
-        feeder = asyncio.ensure_future(feed())
-
-        def over(task: asyncio.Task[None]) -> None:
-            news.set()
-            if not task.cancelled():
-                task.exception()  # looked at, should the caller not stay for it
-
-        feeder.add_done_callback(over)
+        each = self._endpoint.options.connections
+        stream = Stream(asyncio.get_running_loop(), FIRST_AHEAD * each, AHEAD * each, AHEAD_BYTES)
+        self._streams.add(stream)
+        feeder = asyncio.ensure_future(self._feed(messages, stream))
+        feeder.add_done_callback(stream.fed)
         try:
-            while held or not feeder.done():
-                while finished:
-                    held -= 1
-                    room.set()
-                    yield finished.popleft()
-                if held or not feeder.done():
-                    news.clear()
-                    await news.wait()
+            while not stream.over:
+                await stream.news()
+                for receipt in stream:
+                    yield receipt
             await feeder
         finally:
             feeder.cancel()
+            self._streams.discard(stream)
+
+    async def _feed(self, messages: Iterable[Any] | AsyncIterable[Any], stream: Stream) -> None:
+        if not isinstance(messages, AsyncIterable):
+            await self._feed_by_batch(iter(messages), stream)
+            return
+        async for message in messages:
+            while stream.full():
+                await stream.room()
+            left = self._post_plain(iter((message,)), stream)
+            if left:
+                await self._post_other(left[0], stream)
+
+    async def _feed_by_batch(self, source: Iterator[Any], stream: Stream) -> None:
+        left: tuple[Any, ...] | None = None
+        while left != ():
+            if left is None:
+                await asyncio.sleep(0)  # an input that never blocks must not keep the loop from sending
+            while stream.full():
+                await stream.room()
+            left = self._post_plain(source, stream)
+            if left:
+                await self._post_other(left[0], stream)
+
+    def _post_plain(self, source: Iterator[Any], stream: Stream) -> tuple[Any, ...] | None:
+        """As Clerk.take(), and off they go."""
+        pool = self._started()
+        made: list[Transaction] = []
+        try:
+            return self._clerk.take(source, stream, made)
+        finally:
+            self._send_off(pool, made)  # also when the input failed behind them
+
+    def _send_off(self, pool: Pool, made: list[Transaction]) -> None:
+        if pool is self._pool and pool.dead is None:
+            self._outbox.extend(made)
+            pool.wake()
+            return
+        error = pool.dead if isinstance(pool.dead, BulkmailError) else ConnectionLost(CLOSED)
+        for tx in made:
+            tear_up(tx.tag, tx.positions, error)
+
+    async def _post_other(self, item: Any, stream: Stream) -> None:
+        envelope, message = item if isinstance(item, tuple) else (None, item)
+        try:
+            ticket = self._submit(stream.index, await self._ready(message), envelope, stream)
+        except (MessageError, EnvelopeRefused) as error:
+            stream.add(Receipt(index=stream.index, error=error))
+        else:
+            stream.count(ticket)
+        stream.take_in()
 
     def _access(self) -> Access:
         from bulkmail.message.spec import Access
@@ -254,12 +280,23 @@ class Mailer:
             return await asyncio.to_thread(message.fetched, self._access())
         return message
 
+    def _submit_plain(
+        self, message: Any, envelope: Envelope | None, finish: Callable[[Receipt], None]
+    ) -> Ticket | None:
+        pool = self._started()
+        tx = self._clerk.one(0, (envelope, message), finish)
+        if tx is None:
+            return None
+        self._send_off(pool, [tx])
+        ticket: Ticket = tx.tag
+        return ticket
+
     def _submit(
         self,
         index: int,
         message: Any,
         envelope: Envelope | None,
-        finish: Callable[[Receipt], None],
+        finish: Callable[[Receipt], None] | Stream,
         to: list[str] | str | None = None,
     ) -> Ticket:
         pool = self._started()
@@ -308,12 +345,12 @@ class Mailer:
         if ticket in self._unsigned:
             unsent, ticket.parts = ticket.parts, 0
             return unsent
-        return self._outbox.drop(lambda tx: tx.tag[0] is ticket)
+        return self._outbox.drop(lambda tx: tx.tag is ticket)
 
     def _late(self, ticket: Ticket, timeout: float) -> BulkmailError:
         late = TimedOut(f"the message was not sent within {timeout:g} s", phase="command")
         parts = ticket.parts
-        if self._withdraw(ticket) == parts and not ticket.result.accepted:
+        if self._withdraw(ticket) == parts and not ticket.accepted:
             return late
         doubt = InDoubt(f"{late}: it is under way", command="end of data")
         doubt.__cause__ = late
@@ -336,12 +373,16 @@ class Mailer:
         taken: list[Transaction] = []
         now = asyncio.get_running_loop().time()
         for queue in self._outbox.turn(lane.name):
+            if self._limit.rate is None and lane.pace.rate is None:
+                hand_out(queue, taken, room)
             while queue and len(taken) < room:
                 wanted = len(queue[0].rcpts)
                 if not grant_all((self._limit, lane.pace), wanted, now):
                     self._wait_for(lane, wanted, now)
                     return taken
                 taken.append(queue.popleft())
+        for stream in self._streams:
+            stream.widen(2 * room)  # what is taken now, and what comes while that is sent
         return taken
 
     def _wait_for(self, lane: Lane, count: int, now: float) -> None:
@@ -353,9 +394,11 @@ class Mailer:
             self._pool.wake()
 
     def settle(self, lane: Lane, finished: list[Transaction]) -> None:
+        if not LOGGER.isEnabledFor(logging.INFO):
+            finished = give_receipts(finished, self._said)
         again: list[Transaction] = []
         for tx in finished:
-            ticket, addresses = tx.tag
+            ticket, addresses = tx.tag, tx.positions
             left = tx.at - bool(tx.mail_at)  # one that was never begun has not been tried
             alive = lane.pool is self._pool and lane.pool.dead is None
             elsewhere = over_the_limit(tx) if alive else []
@@ -370,8 +413,9 @@ class Mailer:
     def _regroup(self, tx: Transaction, places: list[int]) -> list[Transaction]:
         """Further transactions for the recipients that did not fit into this one. Smaller ones are made from now on."""
         self._batch = min(self._batch, fitting(tx))
+        self._clerk.batch = min(self._clerk.batch, self._batch)  # 0 stays: nothing is plain
         groups = [places[at : at + self._batch] for at in range(0, len(places), self._batch)]
-        tx.tag[0].parts += len(groups) - (len(places) == len(tx.rcpts))
+        tx.tag.parts += len(groups) - (len(places) == len(tx.rcpts))
         return [part_of(tx, group, tx.at) for group in groups]
 
     def failed(self, lane: Lane, error: BulkmailError, failures: int) -> float | None:
@@ -385,6 +429,10 @@ class Mailer:
         return None if hopeless else PAUSES[min(failures, len(PAUSES)) - 1]
 
     def event(self, lane: Lane, name: str, session: Session | None, error: BaseException | None) -> None:
+        if name == "connected" and session is not None:
+            self._said[session] = Said(session.label)
+        elif name == "disconnected":
+            self._said.pop(session, None)
         # a Mailer's user is told by receipts
         if isinstance(lane.pool.dead, BulkmailError) and not lane.pool.connected:
             self._fail_queue(lane.pool.dead)
@@ -397,8 +445,7 @@ class Mailer:
 
     def _fail_queue(self, error: BulkmailError, route: str | None = None) -> None:
         for tx in self._outbox.empty(route):
-            ticket, addresses = tx.tag
-            ticket.add(refused_receipt(addresses, error))
+            tx.tag.add(refused_receipt(tx.positions, error))
 
 
 def _ready_to_sign(dkim: Any) -> tuple[Dkim, ...]:
@@ -411,17 +458,6 @@ def _ready_to_sign(dkim: Any) -> tuple[Dkim, ...]:
     specs = dkim_specs(dkim)
     signer_of(specs)
     return specs
-
-
-async def _each(messages: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(messages, AsyncIterable):
-        async for message in messages:
-            yield message
-    else:
-        for number, message in enumerate(messages):
-            if number % 16 == 0:
-                await asyncio.sleep(0)  # an input that never blocks must not keep the loop from sending
-            yield message
 
 
 def send(

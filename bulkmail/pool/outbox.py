@@ -34,13 +34,22 @@ class Outbox:
     def add(self, tx: Transaction) -> None:
         self._queue(tx).append(tx)
 
+    def extend(self, transactions: Iterable[Transaction]) -> None:
+        if self._pins.rules:
+            for tx in transactions:
+                self.add(tx)
+        else:
+            self._of_route(ELSEWHERE).extend(transactions)
+
     def put_back(self, transactions: Iterable[Transaction]) -> None:
         """They go first again, in this order."""
         for tx in reversed(list(transactions)):
             self._queue(tx).appendleft(tx)
 
     def _queue(self, tx: Transaction) -> deque[Transaction]:
-        route = self._pins.route(tx.rcpts[0]) if self._pins.rules else ELSEWHERE
+        return self._of_route(self._pins.route(tx.rcpts[0]) if self._pins.rules else ELSEWHERE)
+
+    def _of_route(self, route: str) -> deque[Transaction]:
         queue = self._queues.get(route)
         if queue is None:
             queue = self._queues[route] = deque()

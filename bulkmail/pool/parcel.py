@@ -1,4 +1,4 @@
-"""One message of a Mailer: the transactions that carry it, and the receipt that they have in common."""
+"""One message of a Mailer, whatever it is: checked, composed, and the transactions that carry it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import BulkmailError, EnvelopeRefused, MessageError
+from bulkmail.pool.posting import MAX_TRIES, Stream, Ticket
 from bulkmail.smtp.envelope import Envelope, Receipt, Rejected, transaction_flags, wire_content, wire_envelope
 from bulkmail.smtp.outcome import message_id
 from bulkmail.smtp.parameters import mail_asks, rcpt_parameters
@@ -15,34 +16,7 @@ if TYPE_CHECKING:
     from bulkmail.message.dkim import Dkim
     from bulkmail.message.spec import Access
 
-MAX_TRIES = 3  # a transaction that no server took is tried on another connection this often
-
-
-class Ticket:
-    """The transactions that a message's recipients were split into, as far as they have no end, and their receipt."""
-
-    def __init__(self, index: int, parts: int, size: int, finish: Callable[[Receipt], None]) -> None:
-        self.parts, self.finish = parts, finish
-        self.result = Receipt(index=index, bytes=size)
-
-    def add(self, part: Receipt) -> None:
-        whole = self.result
-        if self.parts == 1 and whole.reply is None and not whole.rejected:  # it is all of it
-            part.index, part.bytes, part.message_id = whole.index, whole.bytes, whole.message_id
-            self.parts, self.result = 0, part
-            self.finish(part)
-            return
-        whole.accepted += part.accepted
-        whole.rejected += part.rejected
-        if part.accepted or whole.reply is None:
-            whole.reply = part.reply
-            whole.tls, whole.relay, whole.egress = part.tls, part.relay, part.egress
-        whole.error = None if whole.accepted else part.error
-        whole.envelope_seconds += part.envelope_seconds
-        whole.data_seconds += part.data_seconds
-        self.parts -= 1
-        if self.parts == 0:
-            self.finish(whole)
+__all__ = ["MAX_TRIES", "Parcel", "Ticket", "part_of", "refused_receipt", "tear_up"]
 
 
 class Parcel:
@@ -86,15 +60,13 @@ class Parcel:
         self.sender, self.addresses = wire_envelope(sender, rcpts)
         self.specs = () if at_once else specs
 
-    def ticket(self, index: int, groups: list[list[int]], finish: Callable[[Receipt], None]) -> Ticket:
-        ticket = Ticket(index, len(groups) or 1, len(self.content), finish)
-        ticket.result.message_id = message_id(self.content)
-        return ticket
+    def ticket(self, index: int, groups: list[list[int]], finish: Callable[[Receipt], None] | Stream) -> Ticket:
+        return Ticket(index, len(groups) or 1, len(self.content), message_id(self.content), finish)
 
     def transactions(self, ticket: Ticket, groups: list[list[int]], fields: bytes = b"") -> list[Transaction]:
         """One for each group of recipients, or one for all. fields: the signatures, to go before it."""
         body = (fields, self.body) if fields else self.body
-        ticket.result.bytes += len(fields)
+        ticket.size += len(fields)
         asks, behind = mail_asks(self.envelope), rcpt_parameters(self.envelope)
         made = []
         for group in groups or [[]]:
@@ -103,14 +75,16 @@ class Parcel:
                 part, named = [self.addresses[place] for place in group], [self.named[place] for place in group]
                 params = [behind[place] for place in group] if behind is not None else None
             flags = transaction_flags(self.envelope, self.content, [self.sender, *part])
-            made.append(Transaction(self.sender, part, body, flags, (ticket, named), MAX_TRIES, asks, params))
+            tx = Transaction(self.sender, part, body, flags, ticket, MAX_TRIES, asks, params)
+            tx.positions = named
+            made.append(tx)
         return made
 
 
 def part_of(tx: Transaction, places: list[int], tries: int) -> Transaction:
     """One like `tx`, for the recipients at `places`, which may be tried so often."""
-    part, (ticket, addresses) = tx.part(places), tx.tag
-    part.tag, part.at = (ticket, [addresses[place] for place in places]), tries
+    part = tx.part(places)
+    part.tag, part.at, part.positions = tx.tag, tries, [tx.positions[place] for place in places]
     return part
 
 

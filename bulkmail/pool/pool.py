@@ -19,7 +19,7 @@ from bulkmail.errors import JOB, AuthError, BulkmailError, TlsError
 from bulkmail.pool.lane import SLOW_OPENING, Lane
 from bulkmail.pool.limits import Alarm
 from bulkmail.pool.weights import Weights
-from bulkmail.smtp.auth.tokens import token_source
+from bulkmail.smtp.open import tokens_of
 from bulkmail.smtp.session import Session
 from bulkmail.url import Endpoint
 from bulkmail.wire.transaction import Transaction
@@ -54,7 +54,6 @@ class Pool:
 
     egresses  the ways to it; none: the one that its options say
     paced     the source grants by a rate (see Lane)
-    precise   times of transactions are precise (see smtp.session.Turn)
     eager     (of one egress) open all connections that the work could use, also while there are idle ones
     """
 
@@ -67,10 +66,9 @@ class Pool:
         limit: int = 0,
         paced: bool = False,
         egresses: Iterable[Egress] = (),
-        precise: bool = False,
         eager: bool = False,
     ) -> None:
-        self.endpoint, self.source, self.precise, self.eager = endpoint, source, precise, eager
+        self.endpoint, self.source, self.eager = endpoint, source, eager
         self.name = name or endpoint.host
         self.limit = limit or endpoint.options.connections
         self.dead: BaseException | None = None  # why it gave up
@@ -78,10 +76,11 @@ class Pool:
         # there is no login, or one has worked (and, of a single egress, since its last failure): only then are several
         # connections opened at once
         self.proved = not endpoint.logs_in
-        self.tokens = token_source(endpoint.options)  # fetched once for all sessions
+        self.tokens = tokens_of(endpoint.options)  # fetched once for all sessions
         self._loop = asyncio.get_running_loop()
         ways: list[Egress | None] = list(egresses) or [None]
         self.lanes = [Lane(self, way, paced or (way is not None and way.rate is not None)) for way in ways]
+        self._only = self.lanes[0] if len(self.lanes) == 1 else None
         weights = [lane.weight for lane in self.lanes]
         self._doors, self._dealt = Weights(weights), Weights(weights)  # of connections, of transactions
         self._noted = False
@@ -95,9 +94,15 @@ class Pool:
         """There is new work: look for it on the next turn."""
         self.lanes[0].wake()
 
+    def take_turn(self) -> None:
+        """A lane has news: then so may others have, which are not called for theirs."""
+        for lane in self.lanes:
+            lane.collect()
+        self.note()
+
     def note(self) -> None:
-        """A lane has news. Of several lanes that have some in one turn of the loop, the last one's is enough."""
-        if len(self.lanes) == 1:
+        """There is something to be done. Of several who say so in one turn of the loop the last is enough."""
+        if self._only is not None:
             self.pump()
         elif not self._noted:
             self._noted = True
@@ -108,7 +113,8 @@ class Pool:
         self._noted = False
         given = 0 if self.closing else self._fill()
         for lane in self.lanes:
-            lane.retire_spent()
+            if lane.spent:
+                lane.retire_spent()
         if not self.closing and self.dead is None:
             self._open_more(given)
         if self._quiet is not None and not self._quiet.done() and not self.busy():
@@ -116,10 +122,9 @@ class Pool:
 
     def _fill(self) -> int:
         """Share what the source has among the sessions with room; how much that was."""
-        if len(self.lanes) == 1:
-            lane = self.lanes[0]
-            return lane.fill() if lane.idle else 0
-        rooms = [lane.room() if lane.idle else 0 for lane in self.lanes]
+        if self._only is not None:
+            return self._only.fill()
+        rooms = [lane.room() for lane in self.lanes]
         room = sum(rooms)
         if not room:
             return 0
@@ -128,13 +133,16 @@ class Pool:
             if some and waiting < room:
                 waiting = max(waiting, self.source.backlog(lane))
         usable = [not lane.pausing for lane in self.lanes]
-        planned, given = self._dealt.plan(min(room, waiting), rooms, usable), [0] * len(self.lanes)
+        # enough for everybody: nothing is to be shared out
+        planned = rooms if waiting >= room else self._dealt.plan(waiting, rooms, usable)
+        given = [0] * len(self.lanes)
         order = self._dealt.order(usable)  # where a rate grants less than planned, whoever asks first has it
         for place in order:
             if planned[place]:
                 given[place] = self.lanes[place].fill(planned[place])
-        for place in order:  # what one may not take (its rate, its recipients) may be another's
-            if self.lanes[place].idle:
+        # What one may not take (rate, recipients) may be another's; who got less than planned would get no more.
+        for place in order:
+            if self.lanes[place].idle and given[place] == planned[place]:
                 given[place] += self.lanes[place].fill()
         self._dealt.charge(given, usable)
         return sum(given)
@@ -142,18 +150,22 @@ class Pool:
     # -- connections
 
     def _open_more(self, given: int) -> None:
-        at_once = OPENING_AT_ONCE if self.proved else 1
-        if len(self.lanes) == 1:
-            lane = self.lanes[0]
-            free = min(at_once - len(lane.opening), lane.places())
-            if free > 0 and not lane.pausing and (self.eager or not lane.ready()):
-                taken_care_of = len(lane.opening) + (len(lane.idle) if self.eager else 0)
-                for _ in range(min(free, self.source.backlog(lane) - taken_care_of)):
-                    lane.open()
-            return
+        if self._only is None:
+            self._open_by_several(given)
+        elif self._only.places() > 0 and not self._only.pausing and (self.eager or not self._only.ready()):
+            self._open_by_one(self._only)
+
+    def _open_by_one(self, lane: Lane) -> None:
+        free = min((OPENING_AT_ONCE if self.proved else 1) - len(lane.opening), lane.places())
+        if free > 0:
+            taken_care_of = len(lane.opening) + (len(lane.idle) if self.eager else 0)
+            for _ in range(min(free, self.source.backlog(lane) - taken_care_of)):
+                lane.open()
+
+    def _open_by_several(self, given: int) -> None:
         opening = self._on_the_way()
         places = self.limit - self.connections - len(self._goodbyes)
-        free = min(at_once - opening, places)
+        free = min((OPENING_AT_ONCE if self.proved else 1) - opening, places)
         if free > 0:
             wanted = self._wanted(opening, given)
             if any(wanted):
@@ -167,7 +179,7 @@ class Pool:
 
     def _on_the_way(self) -> int:
         """Connections being opened; those that hang hold up nobody, once a login has worked."""
-        if not self.proved:
+        if not self.proved or not any(lane.opening for lane in self.lanes):
             return sum(len(lane.opening) for lane in self.lanes)
         now = self._loop.time()
         return sum(lane.on_the_way(now) for lane in self.lanes)
@@ -175,6 +187,8 @@ class Pool:
     def _look_again(self) -> None:
         """When a connection on the way has taken too long."""
         begun = [time for lane in self.lanes for time in lane.opening.values()]
+        if not begun:
+            return
         now = self._loop.time()
         soonest = min((time for time in begun if time > now - SLOW_OPENING), default=None)
         if soonest is not None:
@@ -218,6 +232,8 @@ class Pool:
             return  # there will be room
         fair, now = self._fair(), self._loop.time()
         short = [lane for lane, share in fair.items() if lane.connections < int(share) and lane.may_open(1, now) > 0]
+        if not short:
+            return
         over = [lane for lane in self.lanes if lane.sessions and lane.connections > math.ceil(fair.get(lane, 0))]
         if over and any(self.source.backlog(lane) or (given and self._owed(lane)) for lane in short):
             max(over, key=lambda lane: lane.connections / lane.weight).let_go()
@@ -252,6 +268,23 @@ class Pool:
         lane.leaving -= 1
         self.wake()
 
+    def resize(self, limit: int) -> None:
+        """So many connections at most from now on; those that are too many end when they have sent what they hold."""
+        self.limit = limit
+        for lane in self.lanes:
+            lane.limit = limit if lane.most is None else min(limit, lane.most)
+            for _ in range(lane.connections - len(lane.spent) - lane.limit):
+                lane.let_go()
+        for _ in range(self.connections - sum(len(lane.spent) for lane in self.lanes) - limit):
+            max(self.lanes, key=lambda lane: lane.connections - len(lane.spent)).let_go()
+        self.wake()
+
+    def rest(self) -> None:
+        """There is nothing to do for a while: idle sessions end, and the others when they have sent what they hold."""
+        for lane in self.lanes:
+            lane.rest()
+        self.wake()
+
     # -- how it is
 
     @property
@@ -277,13 +310,13 @@ class Pool:
 
     def busy(self) -> int:
         """Transactions that the sessions hold."""
-        return sum(lane.busy() for lane in self.lanes)
+        return sum(lane.under_way for lane in self.lanes)
 
     # -- the end
 
     def recall(self) -> list[Transaction]:
         """Take back every transaction of which nothing was written."""
-        return [tx for session in self.sessions for tx in session.wire.take_back()]
+        return [tx for lane in self.lanes for tx in lane.recall()]
 
     async def finished(self) -> None:
         """Return when nothing is under way on any session; their deadlines see to it that this is not never."""

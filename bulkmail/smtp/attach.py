@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 from bulkmail.errors import BulkmailError, ConfigError, ConnectionLost, TimedOut
 from bulkmail.net import dial as net_dial
 from bulkmail.net import tls as net_tls
+from bulkmail.net.hub import hub_of
 from bulkmail.net.line import Line, SocketLine, TlsLine, encrypted, identity, let_go, tls_failure
 from bulkmail.net.steps import OnStep
+from bulkmail.net.stream import Stream
 from bulkmail.net.tls_socket import TlsSocketTransport
+from bulkmail.net.tls_stream import shake_hands
 from bulkmail.smtp.introduce import introduce, refuse_encrypted
 from bulkmail.smtp.session import Session
 from bulkmail.url import Endpoint
@@ -91,12 +94,20 @@ async def _over_socket(session: Session, endpoint: Endpoint, line: SocketLine, o
     loop, seconds = asyncio.get_running_loop(), endpoint.options.connect_timeout
     if line.secured or not endpoint.implicit_tls:
         try:
-            await loop.create_connection(lambda: session, sock=line.sock)
+            hub = hub_of(loop)
+            if hub is not None:
+                Stream(hub, line.sock, session)
+            else:
+                await loop.create_connection(lambda: session, sock=line.sock)
         except OSError as error:
             raise ConnectionLost(f"the connection was lost: {error}") from error
         return
 
     async def shake(context: ssl.SSLContext, name: str) -> None:
+        hub = hub_of(loop)
+        if hub is not None:
+            await shake_hands(hub, line.sock, session, context, name)
+            return
         await loop.create_connection(
             lambda: session,
             sock=line.sock,

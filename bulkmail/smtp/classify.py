@@ -97,11 +97,21 @@ class Rule:
 
 
 @cache
-def rules() -> tuple[Rule, ...]:
-    """All rules, in the order in which they are asked."""
+def _tables() -> dict[str, Any]:
     import tomllib  # only a run that meets a refusal pays for it
 
-    tables = tomllib.loads(RULES.read_text("utf-8"))
+    return tomllib.loads(RULES.read_text("utf-8"))
+
+
+def kinds() -> tuple[str, ...]:
+    """The words that a refusal can mean."""
+    return tuple(_tables()["kinds"])
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """All rules, in the order in which they are asked."""
+    tables = _tables()
     return tuple(Rule(table, tables["kinds"]) for table in tables["rules"])
 
 
@@ -110,6 +120,18 @@ def classify(reply: Reply, command: str | None) -> Meaning | None:
     if reply.code < 400:
         return None
     return _meaning(reply.code, *_plain(reply.lines), command or "")
+
+
+def retry_after(reply: Reply, command: str | None) -> float | None:
+    """Seconds before which another attempt is of no use: the server's own words ("try again in 5 minutes") or what
+    experience with it says; SHORTEST_WAIT to LONGEST_WAIT. None: not known, or the refusal is for good."""
+    meaning = classify(reply, command)
+    return meaning.retry_after if meaning is not None else None
+
+
+def named_wait(reply: Reply) -> float | None:
+    """The seconds that the server's own words ask to wait, SHORTEST_WAIT to LONGEST_WAIT, or None."""
+    return _wait(_plain(reply.lines)[1])
 
 
 def refused(error: type[E], said: str, reply: Reply, command: str | None, *, message: str = MESSAGE) -> E:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bulkmail.address import address_bytes, check_address
 from bulkmail.errors import BulkmailError, ConfigError, EnvelopeRefused
 from bulkmail.net.certificate import Certificate
+from bulkmail.records import Record
+from bulkmail.smtp.records import Envelope, Receipt
 from bulkmail.smtp.xtext import MAX_ENVID, MAX_ORCPT, envelope_id, original_recipient
 from bulkmail.wire.body import encode_message
 from bulkmail.wire.reply import Reply
+
+__all__ = ["DeliverBy", "Dsn", "Envelope", "Receipt", "Recipient", "Rejected", "ServerInfo"]
 
 MAX_SECONDS = 999_999_999  # nine digits, RFC 2852 section 4 and RFC 4865 section 4
 MAX_PRIORITY = 9  # RFC 6710 section 4
@@ -26,8 +30,8 @@ NOTIFICATIONS = frozenset({"never", "success", "failure", "delay"})
 POSTMASTER = "postmaster"  # the one recipient without a domain, RFC 5321 section 4.1.1.3
 
 
-@dataclass(frozen=True)
-class Recipient:
+@dataclass(frozen=True, eq=False, repr=False)
+class Recipient(Record):
     """A recipient with delivery notifications of its own (RFC 3461 sections 4.1 and 4.2).
 
     address
@@ -50,8 +54,8 @@ class Recipient:
             _check_text("orcpt", self.orcpt, original_recipient, f"an address of at most {MAX_ORCPT} bytes")
 
 
-@dataclass(frozen=True)
-class Dsn:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dsn(Record):
     """What delivery notifications of a message hold (RFC 3461 sections 4.3 and 4.4); who gets one: `Recipient.notify`.
 
     ret     "full" (the whole message), "hdrs" (its header), or None: the server's choice
@@ -70,8 +74,8 @@ class Dsn:
             _check_text("envid", self.envid, envelope_id, f"1 to {MAX_ENVID} printable ASCII characters")
 
 
-@dataclass(frozen=True)
-class DeliverBy:
+@dataclass(frozen=True, eq=False, repr=False)
+class DeliverBy(Record):
     """By when a message has to be delivered (RFC 2852).
 
     seconds  from now; with mode "notify" also 0 or less, for what is late already
@@ -92,69 +96,34 @@ class DeliverBy:
         _check_flag("trace", self.trace)
 
 
-@dataclass(frozen=True)
-class Envelope:
-    """Sender and recipients of one transaction (RFC 5321 section 2.3.1), and what it asks of the server.
+def checked(envelope: Envelope) -> tuple[tuple[str | Recipient, ...], int | None, datetime | None]:
+    """(recipients, hold_for, hold_until) of an envelope that is being made, as it keeps them. Raises ConfigError."""
+    if not isinstance(envelope.sender, str):
+        raise _wrong("sender", envelope.sender, "an address, or '' for the null sender")
+    recipients = _recipients(envelope.recipients)
+    if envelope.size is not None and not (_is_int(envelope.size) and envelope.size >= 0):
+        raise _wrong("size", envelope.size, "a number of bytes, 0 or more")
+    if envelope.body is not None and envelope.body not in BODIES:
+        raise _wrong("body", envelope.body, "'7bit', '8bitmime' or 'binarymime'")
+    _check_flag("smtputf8", envelope.smtputf8)
+    _check_flag("require_tls", envelope.require_tls)
+    if not isinstance(envelope.dsn, Dsn | None):
+        raise _wrong("dsn", envelope.dsn, "a Dsn")
+    if not isinstance(envelope.deliver_by, DeliverBy | None):
+        raise _wrong("deliver_by", envelope.deliver_by, "a DeliverBy")
+    priority = envelope.mt_priority
+    if priority is not None and not (_is_int(priority) and abs(priority) <= MAX_PRIORITY):
+        raise _wrong("mt_priority", priority, f"an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+    return recipients, *_hold(envelope)
 
-    sender       address, or "" for the null sender
-    recipients   addresses or `Recipient`s
-    size         bytes, declared for data that is streamed; what is at hand is measured
-    body         None (what the data needs); "7bit" (declares nothing); "8bitmime" and "binarymime" insist, and
-                 binarymime leaves the newlines as they are
-    smtputf8     insists on SMTPUTF8 (RFC 6531), as for a header in UTF-8. Addresses that need it ask by themselves
-    dsn          `Dsn`; left out where the server does not offer it
-    require_tls  only over TLS from here to the mailbox (RFC 8689); refused where the server does not offer REQUIRETLS
-    deliver_by   `DeliverBy`
-    mt_priority  -9 to 9 (RFC 6710); left out where the server does not offer it
-    hold_for     seconds that the server is to hold the message (RFC 4865); refused where it does not offer
-                 FUTURERELEASE, or holds messages for a shorter time
-    hold_until   the same as a datetime with a time zone, or its ISO 8601 text
 
-    Times are rounded up to whole seconds.
-    """
-
-    sender: str
-    recipients: Sequence[str | Recipient]
-    size: int | None = None
-    body: str | None = None
-    smtputf8: bool = False
-    dsn: Dsn | None = None
-    require_tls: bool = False
-    deliver_by: DeliverBy | None = None
-    mt_priority: int | None = None
-    hold_for: float | None = None
-    hold_until: datetime | str | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.sender, str):
-            raise _wrong("sender", self.sender, "an address, or '' for the null sender")
-        object.__setattr__(self, "recipients", _recipients(self.recipients))
-        if self.size is not None and not (_is_int(self.size) and self.size >= 0):
-            raise _wrong("size", self.size, "a number of bytes, 0 or more")
-        if self.body is not None and self.body not in BODIES:
-            raise _wrong("body", self.body, "'7bit', '8bitmime' or 'binarymime'")
-        _check_flag("smtputf8", self.smtputf8)
-        _check_flag("require_tls", self.require_tls)
-        if not isinstance(self.dsn, Dsn | None):
-            raise _wrong("dsn", self.dsn, "a Dsn")
-        if not isinstance(self.deliver_by, DeliverBy | None):
-            raise _wrong("deliver_by", self.deliver_by, "a DeliverBy")
-        if self.mt_priority is not None and not (_is_int(self.mt_priority) and abs(self.mt_priority) <= MAX_PRIORITY):
-            raise _wrong("mt_priority", self.mt_priority, f"an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
-        self._check_hold()
-
-    def _check_hold(self) -> None:
-        if self.hold_for is not None:
-            object.__setattr__(self, "hold_for", _whole_seconds("hold_for", self.hold_for, 1))
-        if self.hold_until is not None:
-            if self.hold_for is not None:
-                raise ConfigError("hold_for and hold_until are both given, expected one of them")
-            object.__setattr__(self, "hold_until", _utc("hold_until", self.hold_until))
-
-    @property
-    def addresses(self) -> list[str]:
-        """The recipients' addresses, as given."""
-        return [r if isinstance(r, str) else r.address for r in self.recipients]
+def _hold(envelope: Envelope) -> tuple[int | None, datetime | None]:
+    seconds = None if envelope.hold_for is None else _whole_seconds("hold_for", envelope.hold_for, 1)
+    if envelope.hold_until is None:
+        return seconds, None
+    if seconds is not None:
+        raise ConfigError("hold_for and hold_until are both given, expected one of them")
+    return None, _utc("hold_until", envelope.hold_until)
 
 
 def _wrong(name: str, found: Any, expected: str) -> ConfigError:
@@ -271,8 +240,8 @@ def wire_address(address: str) -> bytes:
         raise EnvelopeRefused(str(error), permanent=True) from None
 
 
-@dataclass(frozen=True)
-class Rejected:
+@dataclass(frozen=True, eq=False, repr=False)
+class Rejected(Record):
     """A recipient that the server refused."""
 
     address: str
@@ -280,32 +249,8 @@ class Rejected:
     error: BulkmailError
 
 
-@dataclass
-class Receipt:
-    """What became of one message.
-
-    accepted, rejected  recipients; reply: the server's last word; tls: "TLSv1.3" or None
-    bytes               size of the content
-    envelope_seconds, data_seconds   from MAIL to DATA's reply, and from there to the end
-    index, error        of Mailer.send_many: place in the input, and why nobody was accepted (or None)
-    """
-
-    accepted: list[str] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    reply: Reply | None = None
-    message_id: str | None = None
-    relay: str | None = None
-    egress: str | None = None
-    tls: str | None = None
-    bytes: int = 0
-    envelope_seconds: float = 0.0
-    data_seconds: float = 0.0
-    index: int = 0
-    error: BulkmailError | None = None
-
-
-@dataclass(frozen=True)
-class ServerInfo:
+@dataclass(frozen=True, eq=False, repr=False)
+class ServerInfo(Record):
     """What a server said of itself.
 
     extensions           EHLO keywords with parameters

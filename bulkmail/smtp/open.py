@@ -9,7 +9,7 @@ import logging
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bulkmail.errors import (
     BulkmailError,
@@ -25,14 +25,15 @@ from bulkmail.net.line import Line
 from bulkmail.net.resolve import ehlo_name
 from bulkmail.net.steps import OnStep, unwatched
 from bulkmail.smtp.attach import attach, attach_transport, dial, given, handshake
-from bulkmail.smtp.auth.tokens import TokenSource, token_source
 from bulkmail.smtp.classify import refused
 from bulkmail.smtp.envelope import ServerInfo
-from bulkmail.smtp.login import log_in
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.smtp.wirelog import LOGGER, log, make_trace
 from bulkmail.url import Endpoint
 from bulkmail.wire.extensions import parse_extensions
+
+if TYPE_CHECKING:
+    from bulkmail.smtp.auth.tokens import TokenSource
 
 QUIT_SECONDS = 5.0  # politeness; whoever does not answer by then is hung up on
 
@@ -73,7 +74,7 @@ async def open_session(
     """
     if sock is None and transport is None:
         endpoint = await routed(endpoint, on_step)
-    opening = _Opening(endpoint, turn, sock, transport, tokens or token_source(endpoint.options), on_step, egress)
+    opening = _Opening(endpoint, turn, sock, transport, tokens or tokens_of(endpoint.options), on_step, egress)
     try:
         return await opening.run(with_login=endpoint.logs_in)
     except _BrokenHandshake as broken:
@@ -85,6 +86,15 @@ async def open_session(
         options = dataclasses.replace(endpoint.options, tls="never")
         plain = dataclasses.replace(endpoint, user=None, password=None, options=options)
         return await _Opening(plain, turn, None, None, None, on_step, egress).run(with_login=False)
+
+
+def tokens_of(options: Any) -> TokenSource | None:
+    """Where the tokens come from that the options name; None: they name none, and nothing of logins is loaded."""
+    if options.token is None and options.token_command is None and options.oauth2 is None:
+        return None
+    from bulkmail.smtp.auth.tokens import token_source
+
+    return token_source(options)
 
 
 class _BrokenHandshake(Exception):
@@ -166,6 +176,8 @@ async def _negotiate(
         await _start_tls(session, endpoint, on_step)
     used = None
     if with_login:
+        from bulkmail.smtp.login import log_in  # with all mechanisms, and what they are made of
+
         on_step("login", None)
         used = await log_in(session, endpoint, endpoint.user, endpoint.password, tokens)
         on_step("login", {"mechanism": used})

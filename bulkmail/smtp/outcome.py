@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection
 
 from bulkmail.errors import RECIPIENT, BulkmailError, EnvelopeRefused, MessageRefused
@@ -11,12 +10,11 @@ from bulkmail.smtp.classify import classify, refused
 from bulkmail.smtp.envelope import Receipt, Rejected
 from bulkmail.smtp.wirelog import LOGGER, log
 from bulkmail.url import Endpoint
+from bulkmail.wire.header import message_id
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
 
-HEADER_SEARCHED = 64 * 1024  # bytes of a message that are searched for its Message-ID; no header is longer
-HEADER_END = re.compile(rb"\n\r?\n")
-MESSAGE_ID = re.compile(rb"\nmessage-id:\s*(<[^<>\r\n]*>)", re.IGNORECASE)
+__all__ = ["fitting", "in_doubt", "message_id", "over_the_limit", "receipt", "refusal"]
 
 
 def over_the_limit(tx: Transaction) -> list[int]:
@@ -65,16 +63,6 @@ def refusal(tx: Transaction) -> BulkmailError | None:
     if tx.command == "MAIL":
         return refused(EnvelopeRefused, f"the server refused the sender: {reply}", reply, "MAIL")
     return refused(MessageRefused, f"the server refused the message: {reply}", reply, tx.command)
-
-
-def message_id(content: bytes) -> str | None:
-    """The Message-ID that a composed message has, or None."""
-    head = b"\n" + content[:HEADER_SEARCHED]
-    if end := HEADER_END.search(head):
-        head = head[: end.start()]
-    place = head.lower().find(b"\nmessage-id:")  # the expression alone would look at each byte, in either case
-    found = MESSAGE_ID.match(head, place) if place >= 0 else None
-    return found[1].decode("ascii", "replace") if found else None
 
 
 def receipt(tx: Transaction, addresses: list[str], elsewhere: Collection[int] = ()) -> Receipt:

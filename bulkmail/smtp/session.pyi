@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Callable
 from ssl import SSLContext
 from typing import Any
 
+from bulkmail.net.stream import Receiver
 from bulkmail.wire.client import Client
 from bulkmail.wire.reply import Reply
 from bulkmail.wire.transaction import Transaction
@@ -14,16 +15,13 @@ class Turn:
     hungry: list[Session]
     ended: list[Session]
     crossing: bool
-    precise: bool
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object], delay: float, precise: bool = False
-    ) -> None: ...
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object], delay: float) -> None: ...
     def note(self, soon: bool) -> None: ...
     def take_done(self) -> list[Transaction]: ...
     def take_hungry(self) -> list[Session]: ...
     def take_ended(self) -> list[Session]: ...
 
-class Session(asyncio.Protocol):
+class Session(Receiver):
     wire: Client
     turn: Turn
     transport: Any

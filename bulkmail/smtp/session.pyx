@@ -5,12 +5,14 @@
 #           the Turn that all sessions of a pool share, whose owner is called once a turn of the loop at most.
 # Errors    whatever ends the connection is kept as `error` and settles all that was under way (wire.Client.lost).
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from cpython.time cimport monotonic
 
 import asyncio
 
 from bulkmail.errors import BulkmailError, ConnectionLost, ProtocolError, TimedOut
+from bulkmail.net.gather cimport gather
+from bulkmail.net.stream cimport Receiver, Stream
+from bulkmail.net.tls_stream import shake_hands
 from bulkmail.wire.flight cimport AWAIT_NOTHING, AWAIT_VERDICT
 
 # A session that ran dry is given twice as much the next time, up to this many: enough for what a fast server takes
@@ -29,16 +31,13 @@ cdef enum:
     MAX_LONG_WINDOW = 128
     LONG_WINDOW_BYTES = 262144
 cdef double SLOW = 0.02
+# On a line the window widens while messages under way together need less than so much of what each alone would.
+cdef double SHARED = 0.5
 
-# Under TLS each piece that is handed over becomes a record of its own; up to so many bytes a copy is cheaper than that.
+# Under TLS each piece that is handed over becomes a record; up to so many bytes a copy is cheaper than that.
 cdef Py_ssize_t JOINED_BYTES = 262144
 
 CLOSED_BY_US = "closed by us"      # the reason of an end that is no trouble
-
-cdef extern from "gather.h":
-    enum:
-        BM_GATHER_MAX
-    Py_ssize_t bm_gather(int fd, const char** buffers, const size_t* sizes, int count) nogil
 
 
 cdef class Turn:
@@ -47,11 +46,11 @@ cdef class Turn:
     callback  called on the loop, at most once a turn; it empties the three lists
     crossing  no server of theirs has refused an envelope behind a final dot (wire.Client.crossing)
     delay     seconds within which finished transactions are handed over when no session is idle for want of work
-    precise   times of transactions are those of time.monotonic(): the loop's, with uvloop, are whole milliseconds
     """
 
-    def __cinit__(self, loop, callback, double delay, bint precise=False):
-        self._loop, self._callback, self._delay, self.precise = loop, callback, delay, precise
+    def __cinit__(self, loop, callback, double delay):
+        self._loop, self._callback, self._delay = loop, callback, delay
+        self._coarse = type(loop).__module__.startswith("uvloop")
         self.done, self.hungry, self.ended = [], [], []
         self.crossing = True
 
@@ -59,7 +58,10 @@ cdef class Turn:
         if soon:
             if self._scheduled < 2:
                 self._scheduled = 2
-                self._loop.call_soon(self._run)
+                if self.hub is not None:
+                    self.hub.soon(self._run)
+                else:
+                    self._loop.call_soon(self._run)
         elif self._scheduled == 0:
             self._scheduled = 1
             self._loop.call_later(self._delay, self._run)
@@ -89,8 +91,8 @@ cdef class Turn:
         return taken
 
 
-cdef class Session:
-    """asyncio protocol of one connection. Negotiation is by call(); then push() transactions.
+cdef class Session(Receiver):
+    """Protocol of one connection, over a Stream or any transport. Negotiation is by call(); then push() transactions.
 
     turn             the owner's Turn
     command_timeout  seconds for the reply to a command
@@ -116,25 +118,31 @@ cdef class Session:
         # none, _gather() may write past it. TLS transports pause at their high-water mark, the others above it: with a mark
         # of 0 the former would pause when they are empty, and not come back.
         transport.set_write_buffer_limits(high=0 if tls is None else 1)
-        if tls is None:
+        if isinstance(transport, Stream):
+            self._stream = transport
+            self.turn.hub = self._stream.hub
+        elif tls is None:
             self._fd = transport.get_extra_info("socket").fileno()
-        elif not self.tunnelled:
+        if not self.tunnelled:
             self.tls = tls
 
-    def data_received(self, bytes data):
-        cdef double now = self._loop.time()
+    def data_received(self, bytes data not None):
+        self.received(<const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), self._loop.time())
+
+    cdef int received(self, const unsigned char* data, Py_ssize_t size, double now) except -1:
         if self.error is not None:
-            return
+            return 0
         try:
-            self.wire.feed(data, self._stamp(now))
+            self.wire.read(data, size, self._stamp(now))
         except BulkmailError as error:
             self._fail(error, self._unsent())
-            return
+            return 0
         self._received(now)
+        return 0
 
     cdef double _stamp(self, double now):
-        """What the transactions are told for the loop's time `now`; deadlines are always the loop's."""
-        return monotonic() if self.turn.precise else now
+        """What the transactions are told for the loop's time `now`: uvloop's are whole milliseconds of the same clock."""
+        return monotonic() if self.turn._coarse else now
 
     @property
     def encrypted(self):
@@ -147,7 +155,8 @@ cdef class Session:
     def connection_lost(self, exc):
         lost = self._loss("the connection was closed" if exc is None else f"the connection was lost: {exc}")
         lost.__cause__ = exc
-        self._fail(lost, self._low_water + 1 if self._paused else 0)
+        # a stream tells still what was unsent, other transports do not
+        self._fail(lost, self._unsent() if self._stream is not None else self._low_water + 1 if self._paused else 0)
 
     cdef _loss(self, str what):
         return ConnectionLost(what + self._waiting_for(), command=self.wire.awaited())
@@ -175,7 +184,7 @@ cdef class Session:
 
     # -- transactions
 
-    def ready(self):
+    cpdef bint ready(self):
         """Whether a transaction pushed now would have its MAIL written at once."""
         return self.error is None and self.left > 0 and self.wire.begins_at_once()
 
@@ -243,13 +252,22 @@ cdef class Session:
         return self.wire.chunking and self.wire.took > SLOW
 
     cdef _widen(self):
-        cdef bint slow = self._far()
-        if (self.window < (MAX_LONG_WINDOW if slow else MAX_WINDOW) and self.window * self._rcpts < WINDOW_RCPTS
-                and self.window * self._size < (LONG_WINDOW_BYTES if slow else WINDOW_BYTES)):
-            self.window = min(self.window * 4, MAX_LONG_WINDOW) if slow else self.window * 2
+        cdef bint far = self._far()
+        if self.wire.took > SLOW and not (far and self._side_by_side()) and self.window > 1:
+            return          # more would only wait here, where another connection could send it
+        if (self.window < (MAX_LONG_WINDOW if far else MAX_WINDOW) and self.window * self._rcpts < WINDOW_RCPTS
+                and self.window * self._size < (LONG_WINDOW_BYTES if far else WINDOW_BYTES)):
+            self.window = min(self.window * 4, MAX_LONG_WINDOW) if far else self.window * 2
             self._round = self.wire.begun
 
-    def room(self):
+    cdef bint _side_by_side(self):
+        """Whether messages since the last call shared their time, as they do a line's length and not a server's work."""
+        cdef double now = self._loop.time(), passed = now - self._round_at
+        cdef long long done = self.wire.completed - self._round_done
+        self._round, self._round_at, self._round_done = self.wire.begun, now, self.wire.completed
+        return passed < SHARED * done * self.wire.took
+
+    cpdef Py_ssize_t room(self):
         """How many transactions it wants now."""
         cdef Py_ssize_t room = min(self.window - self.wire.ahead(), self.left)
         if self.error is not None or self.wire.closing:
@@ -258,10 +276,15 @@ cdef class Session:
 
     cdef _flush(self):
         cdef object out = self.wire.take_output()
+        cdef Py_ssize_t taken
+        cdef int error
         if out is None or self.transport is None:
             return
+        if self._stream is not None:
+            self._stream.send(out)
+            return
         if self._fd >= 0 and not self._paused:
-            out = self._gather(out)
+            out = gather(self._fd, out, &taken, &error)      # an error is for the transport to find
             if out is None:
                 return
         if type(out) is bytes:
@@ -270,35 +293,6 @@ cdef class Session:
             self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
-
-    cdef object _gather(self, object out):
-        """Write with few system calls and without copying; what the kernel did not take, for the transport to write."""
-        cdef list pieces = [out] if type(out) is bytes else out
-        cdef Py_ssize_t first = 0, count, taken, place
-        while first < len(pieces):
-            count = min(<Py_ssize_t>len(pieces) - first, BM_GATHER_MAX)
-            taken = self._send(pieces, first, count)
-            for place in range(first, first + count):
-                if taken < <Py_ssize_t>len(pieces[place]):
-                    return [memoryview(pieces[place])[max(taken, 0):], *pieces[place + 1:]]
-                taken -= len(pieces[place])
-            first += count
-        return None
-
-    cdef Py_ssize_t _send(self, list pieces, Py_ssize_t first, Py_ssize_t count):
-        """How many bytes of pieces[first:first + count] the kernel took; -1: none, for whatever reason."""
-        cdef const char* buffers[BM_GATHER_MAX]
-        cdef size_t sizes[BM_GATHER_MAX]
-        cdef Py_buffer* view
-        cdef Py_ssize_t place
-        for place in range(count):
-            piece = pieces[first + place]
-            if type(piece) is bytes:
-                buffers[place], sizes[place] = PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)
-            else:
-                view = PyMemoryView_GET_BUFFER(piece)
-                buffers[place], sizes[place] = <const char*>view.buf, view.len
-        return bm_gather(self._fd, buffers, sizes, <int>count)
 
     # -- single commands
 
@@ -479,20 +473,27 @@ cdef class Session:
         if self.wire.reader.pending():
             # RFC 3207 section 6: text behind the 220 would be taken for a reply under TLS
             raise ProtocolError("the server sent text between its 220 to STARTTLS and the TLS handshake", command="STARTTLS")
-        self.transport.pause_reading()
         self._fd = -1
         try:
             # not wait_for(), which in Python 3.11 swallows a cancellation that comes with the result
             async with asyncio.timeout(seconds):
-                # the loop has a deadline of its own, 60 seconds, which must not come first
-                transport = await self._loop.start_tls(
-                    self.transport, self, context, server_hostname=server_hostname, ssl_handshake_timeout=2 * seconds)
+                if self._stream is not None:
+                    hub, sock = self._stream.hub, self._stream.detach()
+                    transport = await shake_hands(hub, sock, self, context, server_hostname)
+                else:
+                    self.transport.pause_reading()
+                    # the loop has a deadline of its own, 60 seconds, which must not come first
+                    transport = await self._loop.start_tls(
+                        self.transport, self, context, server_hostname=server_hostname, ssl_handshake_timeout=2 * seconds)
         except TimeoutError:
             raise TimedOut("timed out in the TLS handshake", phase="connect") from None
         if transport is None:
             # asyncio, when the connection is lost in the very moment that the handshake is done
             raise ConnectionResetError("the connection was lost")
         self.transport, self.tls = transport, transport.get_extra_info("ssl_object")
+        if self.error is not None:
+            transport.abort()
+            raise self.error
         if self.wire.reader.pending() or self.wire.replies:
             raise ProtocolError("the server sent text before the TLS handshake was done", command="STARTTLS")
         self.wire.extensions = {}

@@ -3,7 +3,7 @@ from bulkmail.wire.transaction cimport Transaction
 
 cdef class Client(Flight):
     cpdef push(self, Transaction tx, double now)
-    cpdef feed(self, bytes data, double now)
+    cdef read(self, const unsigned char* data, Py_ssize_t size, double now)
     cpdef bint begins_at_once(self)
     cpdef lost(self, object why, Py_ssize_t unsent, double now)
     cpdef command(self, bytes line, str name)
@@ -26,6 +26,7 @@ cdef class Client(Flight):
     cdef _settle_mail_refusal(self, Transaction tx, double now)
     cdef _advance(self, double now)
     cdef _begin(self, double now)
+    cdef _note_mail(self, Transaction tx, double now)
     cdef int _manner(self, Transaction tx)
     cdef _step(self, Transaction tx, double now)
     cdef _envelope_done(self, Transaction tx, double now)

@@ -5,7 +5,7 @@
 # group (RFC 2920 section 3.1: DATA must end a group), and since a body may open one, the body of message n, its dot and
 # the group of n+1 are one write: a steady connection makes one write and one read a message. Where the server offers
 # CHUNKING nothing has to be waited for: MAIL, RCPTs, BDAT LAST and the content are one group, and the groups of many
-# messages follow each other. So the transactions under way stand in a row, `_flight`; replies come in the order of the
+# messages follow each other. So the transactions under way stand in a row (wire.flight); replies come in the order of the
 # commands, which is all the matching there is: each belongs to the first of the row, `_head`, until that one is settled.
 # A server that did not announce PIPELINING gets the same steps one command at a time.
 #
@@ -30,7 +30,10 @@
 #                                       and LMTP the connection ends if the last chunk was sent
 #   LMTP                                one verdict for each accepted recipient; those that came before a loss count
 #   anything else                       ProtocolError; what was in flight is settled as if the connection was lost
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
 from bulkmail.wire.body cimport bare_content, undotted
+from bulkmail.wire.limit cimport note_left
 from bulkmail.wire.transaction cimport (
     BINARY, BY_BDAT, BY_DATA, BY_PIECES, TX_DONE, TX_IN_DOUBT, TX_NOT_TAKEN)
 
@@ -69,7 +72,7 @@ cdef class Client(Flight):
 
     cpdef command(self, bytes line, str name):
         """Send one command line (with its CRLF) and await its reply in `replies`. Nothing else may be under way."""
-        if self._head is not None or self._queue:
+        if self._head is not None or self._queued:
             raise RuntimeError(f"{name} while a message is being sent")
         self._commands.append(name)
         self._write(line)
@@ -81,12 +84,12 @@ cdef class Client(Flight):
         if self.offer.refuses(tx):
             self._finish(tx, TX_DONE, now)
             return
-        self._queue.append(tx)
+        self._enqueue(tx)
         self._advance(now)
 
     cpdef bint begins_at_once(self):
         """Whether the MAIL of a transaction pushed now would be written now."""
-        return not self._queue and self._free()
+        return self._queued == 0 and self._free()
 
     cdef bint _free(self):
         # the next envelope may be written: nothing of ours is before it that has no end yet
@@ -146,18 +149,25 @@ cdef class Client(Flight):
 
     # -- what comes, and the end
 
-    cpdef feed(self, bytes data, double now):
+    def feed(self, bytes data not None, double now):
         """Take in what the server sent; then look at `done`, `replies`, `streaming`, take_output(), `closing`."""
+        self.read(<const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), now)
+
+    cdef read(self, const unsigned char* data, Py_ssize_t size, double now):
+        """The same; nothing of `data` is kept."""
         cdef int code
-        self.reader.feed(data)
-        while not self.closing:
-            code = self.reader.next_reply()
-            if code == 0:
-                break
-            self.answered += 1
-            if self.trace is not None:
-                self.trace("S", self.reader.raw())
-            self._on_reply(code, now)
+        self.reader.begin(data, size)
+        try:
+            while not self.closing:
+                code = self.reader.next_reply()
+                if code == 0:
+                    break
+                self.answered += 1
+                if self.trace is not None:
+                    self.trace("S", self.reader.raw())
+                self._on_reply(code, now)
+        finally:
+            self.reader.keep()
         self._advance(now)
 
     cpdef lost(self, object why, Py_ssize_t unsent, double now):
@@ -173,7 +183,7 @@ cdef class Client(Flight):
         self.streaming = None
         if tx is not None and tx.end and self._got == self._sent and self._nobody(tx):
             self._settle_nobody(tx, now)
-        while self._flight:
+        while self._head is not None:
             tx = self._head
             if not tx.end or tx.end > sent or self.farewell is not None:
                 self._drop_head(tx, why, now)
@@ -181,8 +191,7 @@ cdef class Client(Flight):
             tx.error = InDoubt(f"the message may have been taken: {why}", command="end of data")
             tx.error.__cause__ = why
             self._end_head(tx, TX_IN_DOUBT, now)
-        while self._queue:
-            tx = self._queue.popleft()
+        for tx in self.take_back():
             tx.error, tx.reply = why, self.farewell
             self._finish(tx, TX_NOT_TAKEN, now)
 
@@ -200,7 +209,7 @@ cdef class Client(Flight):
         elif self._head is not None:
             self._on_head_reply(self._head, code, now)
         elif self._commands:
-            name = self._commands.popleft()
+            name = self._commands.pop(0)
             self.replies.append(self.reader.take())
             if code == 421:
                 self._hang_up(name)
@@ -368,16 +377,16 @@ cdef class Client(Flight):
                 self._step(tx, now)
             elif self._got == self._sent:
                 self._envelope_done(tx, now)
-        while self._queue and self._free():
+        while self._queued and self._free():
             self._begin(now)
 
     cdef _begin(self, double now):
         """Write the next transaction's envelope: all of it where the server pipelines, else its first command."""
-        cdef Transaction tx = self._queue.popleft()
+        cdef Transaction tx = self._take_up()
         cdef object content = None
         cdef Py_ssize_t size = 0
         self.begun += 1
-        tx.mail_at = now
+        tx.mail_at = now                                 # also of one that ends before its MAIL is written
         tx.rejected = None
         tx.end = tx.expected = 0
         tx.manner = self._manner(tx)
@@ -385,11 +394,10 @@ cdef class Client(Flight):
         # sent ahead by BDAT: should the one before fail, Exim keeps it open, and would take this one under its sender
         ahead = self._head is not None and tx.manner != BY_DATA
         tx.clears, self._abandoned = self._abandoned or ahead, False
-        self._flight.append(tx)
-        self._tail = tx
         if tx.clears:
             self._write(b"RSET\r\n")
         if self.pipelining:
+            self._note_mail(tx, now)
             tx.expected = len(tx.rcpts) + (2 if tx.manner == BY_DATA else 1)
             if tx.manner == BY_BDAT:
                 content = self._chunk(tx)
@@ -399,9 +407,16 @@ cdef class Client(Flight):
                 tx.data_at = now
                 self._write_message(tx, content, size)
         if self._head is None:
-            self._adopt()
+            self._adopt(tx)
         if not self.pipelining:
             self._step(tx, now)
+
+    cdef _note_mail(self, Transaction tx, double now):
+        """Its MAIL is written now; where nothing is pipelined, a RSET may have been awaited before."""
+        tx.mail_at = now
+        if tx.limits is not None:
+            note_left(tx.limits, len(tx.rcpts), now)
+            tx.left = True
 
     cdef int _manner(self, Transaction tx):
         if not (self.chunking or tx.flags & BINARY):
@@ -416,6 +431,7 @@ cdef class Client(Flight):
         if tx.clears or self._got < self._sent:
             return
         if self._sent == 0:
+            self._note_mail(tx, now)
             self._write(self.offer.mail(tx))
         elif self._mail_refusal is not None or self._sent == len(tx.rcpts) + 2:
             return self._envelope_done(tx, now)

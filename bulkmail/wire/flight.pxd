@@ -20,15 +20,17 @@ cdef class Flight:
     cdef readonly double took           # seconds from MAIL to the end of the quickest transaction: the length of the line
     cdef readonly Transaction streaming # its envelope was accepted and the caller writes the content
     cdef list _out                      # bytes to write now, in order
-    cdef object _queue                  # transactions not begun
-    cdef object _commands               # names of single commands whose replies are awaited
-    cdef object _flight                 # transactions whose MAIL was written and that are not settled, oldest first
+    cdef list _commands                 # names of single commands whose replies are awaited
     cdef bint _abandoned                # MAIL was accepted and no message followed: RSET before the next one
     cdef int _refused_ahead             # transactions sent by BDAT that got nowhere, on this connection
     cdef long long _written             # bytes written so far
     cdef Py_ssize_t _drain              # replies to chunks of a message that was given up: to be dropped
-    cdef Transaction _tail              # the last of the row, while there is one
-    # of the first of the row
+    # the row: transactions whose MAIL was written and that are not settled, and behind them those that wait
+    cdef Transaction _tail              # the last that is under way, or None
+    cdef Transaction _next              # the first that waits, or None
+    cdef Transaction _last              # the last of all, or None
+    cdef Py_ssize_t _under_way, _queued
+    # of the first that is under way, or None
     cdef Transaction _head
     cdef Py_ssize_t _sent, _got         # commands of its envelope sent, and answered
     cdef Py_ssize_t _accepted           # its recipients accepted
@@ -45,7 +47,9 @@ cdef class Flight:
     cpdef Py_ssize_t ahead(self)
     cdef str _envelope_word(self, Transaction tx)
     cdef _end_head(self, Transaction tx, int state, double now)
-    cdef _adopt(self)
+    cdef _enqueue(self, Transaction tx)
+    cdef Transaction _take_up(self)
+    cdef _adopt(self, Transaction tx)
     cdef _finish(self, Transaction tx, int state, double now)
     cdef _write(self, bytes data)
     cdef _put(self, object piece)

@@ -1,12 +1,12 @@
 # The transactions of one connection in their order, and what is written for them: the state of wire.client.
 #
-# Owns      the queue of what is not begun, the row of what is under way, what the first of the row has been answered,
-#           the bytes to write next and how many were written before.
+# Owns      the row: what is under way, and behind it what is not begun, each holding its follower; what the first of it has
+#           been answered, the bytes to write next and how many were written before.
 # Promises  replies belong to the first of the row, `_head`, until it is settled; the place in the stream at which each
 #           content ends is known, so that a loss can be judged.
-from bulkmail.wire.transaction cimport TX_DONE
+from cpython.bytes cimport PyBytes_GET_SIZE
 
-from collections import deque
+from bulkmail.wire.transaction cimport TX_DONE
 
 from bulkmail.errors import ConnectionLost
 
@@ -20,8 +20,7 @@ cdef class Flight:
     def __cinit__(self):
         self.reader = ReplyReader()
         self.offer = Offer({})
-        self.done, self.replies, self._out = [], [], []
-        self._queue, self._flight, self._commands = deque(), deque(), deque()
+        self.done, self.replies, self._out, self._commands = [], [], [], []
 
     @property
     def extensions(self):
@@ -36,20 +35,28 @@ cdef class Flight:
 
     cpdef Py_ssize_t load(self):
         """Transactions taken on and not finished."""
-        return len(self._queue) + len(self._flight)
+        return self._queued + self._under_way
 
     cpdef Py_ssize_t queued(self):
         """Transactions of which nothing was written yet."""
-        return len(self._queue)
+        return self._queued
 
     cpdef Py_ssize_t ahead(self):
         """Transactions that wait here or, by BDAT, at the server: what a window is counted in."""
-        return self.load() if self.chunking else len(self._queue)
+        return self._queued + (self._under_way if self.chunking else 0)
 
     def take_back(self):
         """The transactions of which nothing was written, for another connection; they leave this one."""
-        waiting = list(self._queue)
-        self._queue.clear()
+        cdef Transaction tx = self._next, following
+        cdef list waiting = []
+        while tx is not None:
+            waiting.append(tx)
+            tx.uncount()
+            tx.follower, following = None, tx.follower
+            tx = following
+        self._next, self._last, self._queued = None, self._tail, 0
+        if self._tail is not None:
+            self._tail.follower = None
         return waiting
 
     cpdef int waiting(self):
@@ -90,23 +97,44 @@ cdef class Flight:
 
     # -- the row
 
+    cdef _enqueue(self, Transaction tx):
+        if self._last is not None:
+            self._last.follower = tx
+        if self._next is None:
+            self._next = tx
+        self._last = tx
+        self._queued += 1
+
+    cdef Transaction _take_up(self):
+        """The first that waits, which is under way from now on."""
+        cdef Transaction tx = self._next
+        self._next, self._tail = tx.follower, tx
+        self._queued -= 1
+        self._under_way += 1
+        return tx
+
     cdef _end_head(self, Transaction tx, int state, double now):
         """The first of the row is settled; the next one has the replies from now on."""
-        self._flight.popleft()
+        cdef Transaction following = tx.follower
+        tx.follower = None
+        if tx is self._last:
+            self._last = None
+        self._under_way -= 1
         self._finish(tx, state, now)
-        self._adopt()
+        self._adopt(following if self._under_way else None)
 
-    cdef _adopt(self):
-        self._head = <Transaction>self._flight[0] if self._flight else None
+    cdef _adopt(self, Transaction tx):
+        self._head = tx
         self._got = self._accepted = self._place = self._verdicts = self._pieces = self._pieces_answered = 0
-        self._sent = 0 if self._head is None else self._head.expected
-        if self._head is None:
+        self._sent = 0 if tx is None else tx.expected
+        if tx is None:
             self._tail = None
         self._mail_refusal = self._data_refusal = None
         self._go = False
 
     cdef _finish(self, Transaction tx, int state, double now):
         tx.state, tx.done_at = state, now
+        tx.uncount()
         if state == TX_DONE:
             self.completed += 1
             if self.completed == 1 or now - tx.mail_at < self.took:
@@ -116,7 +144,8 @@ cdef class Flight:
     # -- what is written
 
     cdef _write(self, bytes data):
-        self._put(data)
+        self._out.append(data)
+        self._written += PyBytes_GET_SIZE(data)
         if self.trace is not None:
             self.trace("C", data)
 

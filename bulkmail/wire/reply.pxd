@@ -17,10 +17,14 @@ cdef class Reply:
 
 @cython.final
 cdef class ReplyReader:
-    cdef bytes _buf              # unread bytes; what lies before _scan.end is consumed
+    cdef const unsigned char* _data   # what is read, _size bytes; what lies before _scan.end is consumed
+    cdef Py_ssize_t _size
+    cdef bytes _tail             # keeps _data between two reads, and while it is more than what came
     cdef bm_reply_scan _scan
     cdef int _code               # of the reply that next_reply() found last
-    cdef int feed(self, bytes data) except -1
+    cdef int begin(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int keep(self) except -1
+    cdef _hold(self, bytes data)
     cdef int next_reply(self) except -1
     cdef Reply take(self)
     cdef bytes raw(self)

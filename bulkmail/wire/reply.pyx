@@ -1,7 +1,7 @@
 # SMTP replies: bytes in, `Reply` objects out. No sockets, no clock, no logging.
 # RFC 5321 section 4.2 (grammar); RFC 3463 and 2034 (enhanced codes, kept as text). The scan is C: csrc/reply.h.
 #
-# Owns      the unread tail of the stream, at most BM_REPLY_MAX bytes and one chunk.
+# Owns      the unread tail of the stream, at most BM_REPLY_MAX bytes and one chunk; what comes is read where it lies.
 # Promises  each byte is scanned once; neither replies nor errors depend on how the
 #           stream was cut into chunks (tests/fuzz cuts everywhere).
 # Errors    ProtocolError; the reader is then dead, since a stream that lost its
@@ -74,17 +74,18 @@ cdef class Reply:
 
 @cython.final
 cdef class ReplyReader:
-    """Cuts a stream into replies. `replies(data)` is the whole face of it for Python; C code uses feed and next_reply."""
-
-    def __cinit__(self):
-        self._buf = b""
+    """Cuts a stream into replies. `replies(data)` is the whole face of it for Python; C code calls begin(), next_reply()
+    as long as it finds one, and keep()."""
 
     def replies(self, bytes data not None):
         """The replies that `data` completes, oldest first. Raises ProtocolError; then the stream cannot be read on."""
         found = []
-        self.feed(data)
-        while self.next_reply():
-            found.append(self.take())
+        self.begin(<const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        try:
+            while self.next_reply():
+                found.append(self.take())
+        finally:
+            self.keep()
         return found
 
     @property
@@ -93,20 +94,33 @@ cdef class ReplyReader:
         return self.pending()
 
     cdef Py_ssize_t pending(self):
-        return PyBytes_GET_SIZE(self._buf) - <Py_ssize_t>self._scan.end
+        return self._size - <Py_ssize_t>self._scan.end
 
-    cdef int feed(self, bytes data) except -1:
-        if <Py_ssize_t>self._scan.end == PyBytes_GET_SIZE(self._buf):
-            self._buf = data
+    cdef int begin(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Read on with `data`, which stays as it is until keep()."""
+        if self._size == 0:
+            self._data, self._size = data, size
         else:
-            self._buf = self._buf[self._scan.end:] + data
+            self._hold(self._tail + data[:size])
+        return 0
+
+    cdef int keep(self) except -1:
+        """The bytes of no complete reply are kept, nothing else is."""
+        cdef Py_ssize_t size = self.pending()
+        if size == 0:
+            self._tail, self._data, self._size = None, NULL, 0
+        else:
+            self._hold(PyBytes_FromStringAndSize(<const char*>self._data + self._scan.end, size))
         bm_reply_dropped(&self._scan)
         return 0
 
+    cdef _hold(self, bytes data):
+        self._tail = data
+        self._data, self._size = <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+
     cdef int next_reply(self) except -1:
         """The code of the next complete reply, which take() then makes an object of; 0 if more bytes are needed."""
-        cdef int code = bm_reply_next(
-            &self._scan, <const unsigned char*>PyBytes_AS_STRING(self._buf), PyBytes_GET_SIZE(self._buf))
+        cdef int code = bm_reply_next(&self._scan, self._data, self._size)
         if code < 0:
             raise ProtocolError(self._problem(code))
         self._code = code
@@ -115,7 +129,7 @@ cdef class ReplyReader:
     cdef str _problem(self, int error):
         if error == BM_REPLY_LONG:
             return f"the server's reply is longer than {BM_REPLY_MAX} bytes"
-        line = bytes(self._buf[self._scan.line:]).partition(b"\n")[0].rstrip(b"\r")
+        line = self._data[self._scan.line:self._size].partition(b"\n")[0].rstrip(b"\r")
         shown = f"not an SMTP reply: {line[:MAX_LINE_SHOWN]!r}"
         if error == BM_REPLY_RANGE:
             return f"{shown}, its code is {line[:3].decode()}, expected 200 to 599"
@@ -124,13 +138,13 @@ cdef class ReplyReader:
         return f"{shown}, expected three digits, then a space or '-'"
 
     cdef bytes raw(self):
-        """The bytes of the reply whose code next_reply() gave, all of them; until feed()."""
-        return self._buf[self._scan.start:self._scan.end]
+        """The bytes of the reply whose code next_reply() gave, all of them; until keep()."""
+        return self._data[self._scan.start:self._scan.end]
 
     cdef Reply take(self):
-        """The reply whose code next_reply() gave; any number of times until feed()."""
+        """The reply whose code next_reply() gave; any number of times until keep()."""
         cdef Reply reply = Reply.__new__(Reply)
-        cdef const unsigned char* start = <const unsigned char*>PyBytes_AS_STRING(self._buf) + self._scan.start
+        cdef const unsigned char* start = self._data + self._scan.start
         cdef size_t size = self._scan.end - self._scan.start
         cdef size_t kept = bm_reply_kept(start, size)
         reply._raw = PyBytes_FromStringAndSize(<const char*>start, kept)

@@ -27,6 +27,8 @@ cdef class Transaction:
     cdef public object positions        # the caller's own, of a transaction with several recipients
     cdef readonly int tries             # how often it was NOT_TAKEN and made ready again
     cdef public object via              # the session that it went by; set by the session
+    cdef tuple limits                   # that count it, or None
+    cdef bint left                      # they count it as having left
     # only wire.client writes these
     cdef public int state
     cdef public Reply reply
@@ -38,6 +40,7 @@ cdef class Transaction:
     cdef public Py_ssize_t fits
     cdef public object error
     cdef public double mail_at, data_at, done_at
+    cdef Transaction follower           # the one behind it in the row of its connection (wire.flight)
     # while it is under way
     cdef Py_ssize_t expected            # replies to its envelope
     cdef int manner                     # BY_DATA, BY_BDAT or BY_PIECES
@@ -46,7 +49,12 @@ cdef class Transaction:
     cdef long long end                  # place in the stream behind its content, 0 while that is not written
     cpdef refuse(self, object error, Py_ssize_t fits=*)
     cpdef Transaction again(self)
+    cdef count(self, tuple limits)
+    cdef uncount(self)
     cdef Py_ssize_t octets(self)
+
+cdef Transaction plain(bytes sender, list rcpts, object body, int flags, object tag, Py_ssize_t at)
+cdef Transaction personal(bytes sender, bytes rcpt, object body, int flags, object tag, Py_ssize_t at)
 
 cdef class Offer:
     cdef readonly bint eight_bit, utf8, binary, dsn, size

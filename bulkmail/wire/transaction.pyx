@@ -2,8 +2,9 @@
 # RFC 5321 section 4.1.1 (commands), 1870 (SIZE), 3030 (BDAT, BINARYMIME), 3461 (DSN), 6152, 6531, 9422 (LIMITS).
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdio cimport snprintf
 from libc.string cimport memcpy
+
+from bulkmail.wire.limit cimport note_end
 
 from bulkmail.errors import EnvelopeRefused, MessageRefused
 from bulkmail.wire.extensions import limits, size_limit
@@ -17,9 +18,7 @@ Body = bytes | tuple
 #           -> IN_DOUBT             may have been taken: `error` is InDoubt
 WAITING, DONE, NOT_TAKEN, IN_DOUBT = TX_WAITING, TX_DONE, TX_NOT_TAKEN, TX_IN_DOUBT
 
-# A number in a command: SIZE and BDAT of what fits into memory.
 cdef enum:
-    NUMBER = 24
     FINAL_DOT = 3            # ".", CR, LF behind a body that is ready for DATA
 
 
@@ -76,6 +75,16 @@ cdef class Transaction:
         self.end = self.decided = self.fits = 0
         return self
 
+    cdef count(self, tuple limits):
+        """These limits have handed it out (wire.limit.reserve)."""
+        self.limits, self.left = limits, False
+
+    cdef uncount(self):
+        """It has its end, or goes back: they count it no longer as under way."""
+        if self.limits is not None:
+            note_end(self.limits, len(self.rcpts), self.left)
+            self.limits = None
+
     def part(self, list places not None):
         """A transaction like this one for the recipients at `places` alone. Its `tag`, `at`, `positions` are not set."""
         params = None if self.rcpt_parameters is None else [self.rcpt_parameters[place] for place in places]
@@ -91,6 +100,20 @@ cdef class Transaction:
     def __repr__(self):
         words = ("waiting", "done", "not taken", "in doubt")[self.state]
         return f"<Transaction {len(self.rcpts)} rcpt, {words}, {self.reply or self.error or 'no reply yet'}>"
+
+
+cdef Transaction personal(bytes sender, bytes rcpt, object body, int flags, object tag, Py_ssize_t at):
+    """A Transaction of one recipient, made without its constructor's arguments."""
+    return plain(sender, [rcpt], body, flags, tag, at)
+
+
+cdef Transaction plain(bytes sender, list rcpts, object body, int flags, object tag, Py_ssize_t at):
+    """The same with some recipients, which are not looked at."""
+    cdef Transaction tx = Transaction.__new__(Transaction)
+    tx.sender, tx.rcpts, tx.body, tx.flags = sender, rcpts, body, flags
+    tx.body_size = PyBytes_GET_SIZE(body) if type(body) is bytes else total_size(body)
+    tx.tag, tx.at, tx.size = tag, at, -1
+    return tx
 
 
 cdef class Offer:
@@ -176,21 +199,15 @@ cdef class Offer:
 
     cdef bytes group(self, Transaction tx, Py_ssize_t chunk):
         """MAIL, every RCPT, and what begins the content, to be written at once (RFC 2920). chunk: its size, by BDAT."""
-        cdef char size[NUMBER]
-        cdef char last[NUMBER]
-        cdef int size_len = 0, last_len = 0
         cdef bytes words = b"" if tx.flags == 0 and tx.asks is None else self.parameters(tx)
         cdef bytes rcpt, behind, out
         cdef bint dsn = self.dsn and tx.rcpt_parameters is not None
-        cdef Py_ssize_t total, place = 0
+        cdef Py_ssize_t octets = tx.octets() if self.size else -1, total, place = 0
+        cdef int size_digits = digits(octets) if octets >= 0 else 0, chunk_digits = digits(chunk)
         cdef char* p
-        if self.size and tx.octets() >= 0:
-            size_len = snprintf(size, NUMBER, " SIZE=%zd", tx.octets())
-        if tx.manner == BY_BDAT:
-            last_len = snprintf(last, NUMBER, "BDAT %zd LAST\r\n", chunk)
-        elif tx.manner == BY_DATA:
-            last_len = snprintf(last, NUMBER, "DATA\r\n")
-        total = 12 + PyBytes_GET_SIZE(tx.sender) + size_len + PyBytes_GET_SIZE(words) + 2 + last_len
+        total = 12 + PyBytes_GET_SIZE(tx.sender) + PyBytes_GET_SIZE(words) + 2
+        total += 6 + size_digits if size_digits else 0
+        total += 12 + chunk_digits if tx.manner == BY_BDAT else 6 if tx.manner == BY_DATA else 0
         for rcpt in tx.rcpts:
             total += 12 + PyBytes_GET_SIZE(rcpt)
         if dsn:
@@ -200,7 +217,8 @@ cdef class Offer:
         p = put(PyBytes_AS_STRING(out), b"MAIL FROM:<", 11)
         p = put(p, PyBytes_AS_STRING(tx.sender), PyBytes_GET_SIZE(tx.sender))
         p = put(p, b">", 1)
-        p = put(p, size, size_len)
+        if size_digits:
+            p = put_number(put(p, b" SIZE=", 6), octets, size_digits)
         p = put(p, PyBytes_AS_STRING(words), PyBytes_GET_SIZE(words))
         for rcpt in tx.rcpts:
             p = put(p, b"\r\nRCPT TO:<", 11)
@@ -211,7 +229,10 @@ cdef class Offer:
                 p = put(p, PyBytes_AS_STRING(behind), PyBytes_GET_SIZE(behind))
                 place += 1
         p = put(p, b"\r\n", 2)
-        put(p, last, last_len)
+        if tx.manner == BY_BDAT:
+            put(put_number(put(p, b"BDAT ", 5), chunk, chunk_digits), b" LAST\r\n", 7)
+        elif tx.manner == BY_DATA:
+            put(p, b"DATA\r\n", 6)
         return out
 
 
@@ -228,3 +249,20 @@ cdef Py_ssize_t total_size(object body) except -1:
 cdef inline char* put(char* out, const char* data, Py_ssize_t size) noexcept:
     memcpy(out, data, size)
     return out + size
+
+
+cdef inline int digits(size_t number) noexcept:
+    cdef int count = 1
+    while number >= 10:
+        number //= 10
+        count += 1
+    return count
+
+
+cdef inline char* put_number(char* out, size_t number, int count) noexcept:
+    """count: its digits."""
+    cdef int place
+    for place in range(count - 1, -1, -1):
+        out[place] = <char>(c"0" + number % 10)
+        number //= 10
+    return out + count

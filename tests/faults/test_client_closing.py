@@ -12,6 +12,8 @@ from bulkmail.pool.mailer import Mailer
 from faults.mails import by_index, mail, message, send_all, serving, subject
 from faults.scripted import always, at, hang, late, scripted
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 SOON = 0.1
 
 
@@ -35,13 +37,20 @@ def test_closing_waits_for_what_is_being_sent_and_fails_what_was_not_begun(run):
     assert kinds["Receipt"] == arrived and goodbye and opened == 1
 
 
+async def all_content_came(server):
+    """The first message's final dot was read."""
+    async with asyncio.timeout(10):
+        while not (server.peers and server.peers[0].times.get("dot")):
+            await asyncio.sleep(0.005)
+
+
 def test_leaving_the_block_by_an_exception_does_not_wait(run):
     async def main():
         async with scripted(serving(always("dot", hang()))) as server:
             with pytest.raises(KeyError):
                 async with Mailer(server.url, connections=1) as mailer:
                     sending = asyncio.ensure_future(send_all(mailer, 3))
-                    await asyncio.sleep(0.05)
+                    await all_content_came(server)
                     raise KeyError
             return [type(result) for result in await asyncio.wait_for(sending, 5)]
 
@@ -53,7 +62,7 @@ def test_closing_may_be_given_up_and_then_ends_at_once(run):
         async with scripted(serving(always("dot", hang()))) as server:
             mailer = Mailer(server.url, connections=1)
             sending = asyncio.ensure_future(send_all(mailer, 2))
-            await asyncio.sleep(0.05)
+            await all_content_came(server)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(mailer.close(), SOON)
             results = await asyncio.wait_for(sending, 5)

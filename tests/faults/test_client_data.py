@@ -22,6 +22,8 @@ from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
 from faults.scripted import always, at, close, expect, hang, hello, reset, scripted, send, serve, skip, take, wait
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 SOON = 0.1
 ANN = Envelope("news@example.test", ["ann@example.test"])
 GO = [

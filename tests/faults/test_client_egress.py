@@ -457,11 +457,11 @@ def test_closed_with_everything_in_every_state(run, abort):
     async def main():
         script, _ = each(b=NO_SERVICE, c=[hang()], a=serving(at("dot", hang(), nth=3)))
         async with scripted(script) as server:
-            mailer = Mailer(server.url, egress=ways(), connections=3, data_timeout=0.3)
+            mailer = Mailer(server.url, egress=ways(), connections=3, data_timeout=2)
             await mailer.__aenter__()
             sending = [asyncio.ensure_future(mailer.send(message(n))) for n in range(30)]
             await server.until(lambda s: len(s.messages) >= 2 and opened(s, "b") and opened(s, "c"))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await mailer._end(abort=abort)
                 results = await asyncio.gather(*sending, return_exceptions=True)
             await nothing_left(server, mailer)
@@ -470,7 +470,7 @@ def test_closed_with_everything_in_every_state(run, abort):
     results, taken = run(main())
     went = [result for result in results if not isinstance(result, BaseException)]
     doubted = [result for result in results if isinstance(result, InDoubt)]
-    assert len(went) <= taken <= len(went) + len(doubted)  # on a busy machine 0.3 s may pass before a reply is read
+    assert len(went) <= taken <= len(went) + len(doubted)  # a machine may be too busy to read a reply in time
     assert {type(one) for one in results if isinstance(one, BaseException)} <= {ConnectionLost, InDoubt}
 
 

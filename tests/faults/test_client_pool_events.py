@@ -69,6 +69,8 @@ async def all_through(url, count, more=0, pause=0.0, **options):
         await asyncio.sleep(pause)
         work.add(pool, more)
         await asyncio.wait_for(work.done.wait(), 10)
+    while any(lane.opening for lane in pool.lanes):  # one that the end of it all cuts off neither comes nor goes
+        await asyncio.sleep(0.001)
     await pool.close()
     await asyncio.sleep(0.01)
     return work, pool

@@ -38,6 +38,8 @@ from faults.scripted import (
     wait,
 )
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 SOON = 0.15
 ANN = Envelope("news@example.test", ["ann@example.test"])
 READY = b"220 2.0.0 go ahead\r\n"

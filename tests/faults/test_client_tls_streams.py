@@ -11,6 +11,8 @@ from bulkmail.smtp.envelope import Envelope
 from faults.mails import WELL
 from faults.scripted import expect, hello, offer, scripted, send, serve, start_tls
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 ANN = Envelope("news@example.test", ["ann@example.test"])
 CONTENT = b"line of a message that is larger than a socket takes at once\r\n" * 10_000
 

@@ -21,6 +21,8 @@ from bulkmail.smtp.connection import Connection
 from bulkmail.smtp.envelope import Envelope
 from faults.scripted import always, at, close, content, expect, hang, hello, reset, scripted, send, serve, take, wait
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 SOON = 0.1
 ANN = Envelope("news@example.test", ["ann@example.test"])
 THREE = Envelope("news@example.test", ["ann@example.test", "bob@example.test", "cy@example.test"])

@@ -259,3 +259,10 @@ def test_a_fast_rate_is_kept_to_the_end(start_smtp_sink, tmp_path):
     summary = summary_of(done)
     assert summary["delivered"] == 4000
     assert summary["seconds"] >= 0.85  # the first tenth of a second's worth may leave at once
+
+
+def test_durability_is_told_on_the_command_line(start_aiosmtpd, tmp_path):
+    write_job(tmp_path, start_aiosmtpd().url, durability="process")
+    done = bulkmail("send", "news.json", "--durability", "power", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    refused(bulkmail("send", "news.json", "--durability", "never", cwd=tmp_path), "--durability", "'never'")

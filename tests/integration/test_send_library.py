@@ -11,6 +11,7 @@ import pytest
 
 from bulkmail.errors import AuthError, ConfigError, ConnectError, JournalError, ManifestError
 from bulkmail.job.job import Job
+from bulkmail.job.journal import Journal
 from bulkmail.job.report import iter_report, status
 from integration.cli_program import write_job
 
@@ -58,6 +59,29 @@ def test_power_level_delivers_the_same(start_aiosmtpd, tmp_path):
     server = start_aiosmtpd()
     assert Job.load(write_job(tmp_path, server.url, 50)).run(power=True).exit_code == 0
     assert addresses(server) == expected(50)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "loaded", "power", "level"),
+    [
+        ({}, None, False, "process"),
+        ({"durability": "power"}, None, False, "power"),
+        ({"durability": "power"}, "process", False, "process"),
+        ({}, "power", False, "power"),
+        ({"durability": "process"}, "process", True, "power"),
+    ],
+)
+def test_the_journal_has_the_durability_that_was_asked_for(
+    start_aiosmtpd, tmp_path, monkeypatch, manifest, loaded, power, level
+):
+    given = []
+    create, resume = Journal.create, Journal.open
+    monkeypatch.setattr(Journal, "create", lambda *args, **more: given.append(more["level"]) or create(*args, **more))
+    monkeypatch.setattr(Journal, "open", lambda *args, **more: given.append(more["level"]) or resume(*args, **more))
+    path = write_job(tmp_path, start_aiosmtpd().url, 2, **manifest)
+    for _ in range(2):
+        assert Job.load(path, durability=loaded).run(auto=True, power=power).exit_code == 0
+    assert given == [level, level]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_further_domains_are_refused_and_nothing_is_sent(stopped, start_aiosmtpd
     job(stopped, server.url, {"gmail.com": ["a"], "x.test": ["b"]})
     found = send(stopped, "--resume")
     assert found.returncode == 2 and found.stdout == "" and addresses(server) == Counter()
-    assert "news.journal: its recipients are not sorted by the domains x.test, which a relay's 'domains' names" in (
+    assert "news.journal: its recipients are not sorted by the domains x.test, which 'domains' of a relay" in (
         found.stderr.replace("\n", " ")
     )
     assert "--fresh" in found.stderr

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bulkmail.errors import ConfigError
+from bulkmail.values import parse_dns_server
 
 QUESTION_SECONDS = 4.0  # for one question, to all servers of the system together
 # The first question shows whether a resolver is there; whoever has none should not wait long.
@@ -53,7 +53,7 @@ class Resolver:
         except (dns.exception.DNSException, OSError) as error:
             raise Unknown(f"this machine names no DNS server: {error}") from None
         if server is not None:
-            host, self._dns.port = _server(server)
+            host, self._dns.port = parse_dns_server(server)
             self._dns.nameservers = [host]
         self._dns.use_edns(0, 0, 1232)
         self._kept: dict[tuple[str, str], asyncio.Future[Answer]] = {}
@@ -116,22 +116,3 @@ def _text(record: object, kind: str) -> str:
     if kind == "MX":
         return str(record.exchange)  # type: ignore[attr-defined]
     return str(record)
-
-
-def _server(text: str) -> tuple[str, int]:
-    import ipaddress
-
-    host, port = text, "53"
-    if text.startswith("["):
-        host, closed, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or port if closed else ""
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    try:
-        ipaddress.ip_address(host)
-        number = int(port) if port.isascii() and port.isdigit() else 0
-    except ValueError:
-        number = 0
-    if not 0 < number < 65536:
-        raise ConfigError(f"the DNS server {text!r:.80}, expected an address such as 192.0.2.53 or 192.0.2.53:5300")
-    return host, number

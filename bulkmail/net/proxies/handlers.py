@@ -20,11 +20,12 @@ from bulkmail.net.bridge import plain_socket
 from bulkmail.net.line import Line, SocketLine
 from bulkmail.proxyhandlers import find_handler
 from bulkmail.proxyurl import ProxyUrl
+from bulkmail.records import Record
 from bulkmail.urlparts import host_and_port
 
 
-@dataclass(frozen=True)
-class Proxied:
+@dataclass(frozen=True, eq=False, repr=False)
+class Proxied(Record):
     """What a handler returns that has more to say than a socket.
 
     socket   connected, blocking or not; a `ssl.SSLSocket` has had its handshake

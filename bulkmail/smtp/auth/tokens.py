@@ -175,14 +175,15 @@ class Function:
 
 def token_source(options: Any = None, *, token: str | TokenFunction | None = None) -> TokenSource | None:
     """The source that a relay's options name, or that of a token; None: there is none."""
-    from bulkmail.smtp.auth.oauth2 import RefreshGrant
-    from bulkmail.smtp.auth.token_command import TokenCommand
-
     token = options.token if token is None and options is not None else token
     if token is not None:
         return TokenSource(Function(token) if callable(token) else Fixed(token))
     if options is not None and options.token_command is not None:
+        from bulkmail.smtp.auth.token_command import TokenCommand
+
         return TokenSource(TokenCommand(options.token_command))
     if options is not None and options.oauth2 is not None:
+        from bulkmail.smtp.auth.oauth2 import RefreshGrant
+
         return TokenSource(RefreshGrant(options.oauth2))
     return None

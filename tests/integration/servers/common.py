@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 
 HOST = "127.0.0.1"
+LOOPBACK = ((socket.AF_INET, HOST), (socket.AF_INET6, "::1"))
+SERVER_PORTS = 20_000, 32_768
 SERVERS = Path(os.environ.get("BULKMAIL_SERVERS", "/opt/bulkmail-servers"))  # where install-servers unpacks some
 START_SECONDS = 20.0  # a loaded machine with two cores; a server that has died is noticed at once
 STOP_SECONDS = 10.0
@@ -38,10 +42,24 @@ def require(program: str) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago, for servers that cannot be told port 0."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, by IPv4 and IPv6, for servers that cannot be told port 0.
+
+    It is none that the system gives to clients (32768 and above on Linux, 49152 elsewhere): one of those may be taken
+    again before the server has it.
+    """
+    while True:
+        port = random.randrange(*SERVER_PORTS)
+        if all(_is_free(*way, port) for way in LOOPBACK):
+            return port
+
+
+def _is_free(family: socket.AddressFamily, host: str, port: int) -> bool:
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL  # a machine without IPv6
+    return True
 
 
 @dataclass(frozen=True)

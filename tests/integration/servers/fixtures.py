@@ -10,6 +10,7 @@ start_haraka      start_haraka(tls=None, login=False, size=50 << 20) -> Haraka
 start_smtp_server start_smtp_server(tls=None, lmtp=False, login=False, **options) -> SmtpServer (npm's)
 start_smtp_sink   start_smtp_sink("-r", "RCPT", keep=False) -> SmtpSink
 start_aiosmtpd    start_aiosmtpd(tls=None, wrong_name=False, auth=False, answers={}, **options) -> Aiosmtpd
+postgres_server   a running Postgres, one a run
 proxies           proxies.squid(login=False, tls=False), .tinyproxy(), .dante(), .microsocks(), .ssh(),
                   .tls_front(proxy) -> Proxy; they last for the run, so only the first test to ask for one waits for it
 """
@@ -32,6 +33,7 @@ from .haraka import Haraka, haraka
 from .node import SmtpServer, smtp_server
 from .opensmtpd import OpenSmtpd, opensmtpd
 from .postfix import Postfix, postfix
+from .postgres import Postgres, postgres
 from .proxies import Proxies
 from .smtp_sink import SmtpSink, smtp_sink
 
@@ -39,6 +41,12 @@ from .smtp_sink import SmtpSink, smtp_sink
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture

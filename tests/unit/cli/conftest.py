@@ -6,7 +6,8 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -37,10 +38,15 @@ class FakeJob:
     run_error: BaseException | None = None
     during: Callable[[], None] | None = None
     live: dict[str, Any] = field(default_factory=dict)
+    manifest: ClassVar[Any] = types.SimpleNamespace(
+        path=Path("news.json"), journal=Path("news.journal"), events=None, relays=(),
+        recipients=types.SimpleNamespace(source="-", suppress=()),
+    )  # fmt: skip
     loaded: tuple[Any, dict[str, Any]] | None = None
     ran: dict[str, Any] | None = None
     checked: dict[str, Any] | None = None
     stops: int = 0
+    reloads: int = 0
 
     def load(self, path: str, **overrides: Any) -> FakeJob:
         self.loaded = (path, overrides)
@@ -64,6 +70,9 @@ class FakeJob:
 
     def stop(self) -> None:
         self.stops += 1
+
+    def reload(self) -> None:
+        self.reloads += 1
 
     def progress(self) -> dict[str, Any]:
         return self.live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,18 @@ def test_python_m_bulkmail_is_the_same_program():
 
 def test_main_can_be_called_without_leaving(call, job):
     assert main(["send", "m.json"], standalone_mode=False) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no >&- on Windows")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_change_nothing(closed, tmp_path):
+    """What is opened next must not get their numbers: events for standard output would go into it."""
+    program = (
+        "import os, sys; from bulkmail.cli import commands; commands.open_closed_streams(); "
+        f"number = os.open({str(tmp_path / 'journal')!r}, os.O_RDWR | os.O_CREAT); print('x', flush=True); "
+        "print('x', file=sys.stderr, flush=True); sys.exit(0 if number > 2 else 9)"
+    )
+    for arguments in (f"-c {shlex.quote(program)}", "-m bulkmail schema"):
+        done = subprocess.run(f"{shlex.quote(sys.executable)} {arguments} {closed}", shell=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "journal").read_bytes() == b""

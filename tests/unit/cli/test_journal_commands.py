@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import types
 
 import pytest
 
 from bulkmail.cli import status as status_module
-from bulkmail.cli.output import duration, rate, summary_text
+from bulkmail.cli.output import rate, summary_text, waiting_text
 from bulkmail.errors import JournalError
+from bulkmail.values import duration
 
 
 @pytest.fixture
@@ -88,6 +90,17 @@ def test_watching_draws_over_the_egresses_lines_too():
     assert status_module.show(shown, False, 0) == len(summary_text(shown).splitlines()) == 12
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="this system has one time zone for all programs")
+def test_a_time_that_is_waited_for_says_its_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert waiting_text({"until": 1796022000.0, "why": "x"}) == "waits until 2026-11-30 08:00 CET (x)"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_words_for_numbers():
     assert [duration(s) for s in (0.04, 59.94, 60, 3599, 93785)] == ["0.0 s", "59.9 s", "1:00", "59:59", "26:03:05"]
     assert [rate(r) for r in (0.25, 9.9, 10, 12345.6)] == ["0.2/s", "9.9/s", "10/s", "12,346/s"]
@@ -104,6 +117,64 @@ def test_watching_ends_with_the_job(call, journal):
     result = call("status", "news.journal", "--watch", "--json")
     assert [json.loads(line)["state"] for line in result.stdout.splitlines()] == ["running", "running", "finished"]
     assert len(journal.summaries) == 1
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the run answers; None: it does not."""
+    answers = []
+
+    def ask(journal, request, seconds):
+        assert request == {"do": "status"}
+        if answers[0] is None:
+            raise JournalError("no run holds it")
+        return answers[0]
+
+    monkeypatch.setattr("bulkmail.job.control_socket.ask", ask)
+    return answers
+
+
+LIVE = {"limits": {"rate": "500/s"}, "limited_by": {"by": "rate", "scope": "job", "rate": 500.0}, "state": "running"}
+
+
+def test_what_only_the_run_knows_is_asked_of_it(call, journal, told):
+    told.append(LIVE | {"webhook": None})
+    journal.summaries = [SUMMARY, SUMMARY]
+    found = json.loads(call("status", "news.journal", "--json").stdout)
+    assert found == SUMMARY | {name: LIVE[name] for name in ("limits", "limited_by")}
+    assert call("status", "news.journal").stdout.splitlines()[1] == "  held by the rate of the job, 500/s"
+
+
+def test_watching_shows_the_rate_now_and_what_is_left(call, journal, told):
+    told.append(LIVE)
+    journal.summaries = [SUMMARY, {**SUMMARY, "delivered": 1300, "pending": 195}, {**SUMMARY, "state": "finished"}]
+    result = call("status", "news.journal", "--watch", "--json")
+    first, second, last = map(json.loads, result.stdout.splitlines())
+    assert "rate_now" not in first and "rate_now" not in last and "limits" not in last
+    assert second["rate_now"] > 0 and second["seconds_left"] is not None
+
+
+def test_watching_ends_with_a_run_that_answers_no_more(call, journal, told):
+    told.append(None)
+    journal.summaries = [SUMMARY, SUMMARY, {**SUMMARY, "state": "stopped"}]
+    assert call("status", "news.journal", "--watch").exit_code == 0
+
+
+def test_a_paused_job_is_said_to_be(call, journal, told):
+    told.append({"limited_by": {"by": "paused"}})
+    journal.summaries = [SUMMARY | {"paused": True}]
+    lines = call("status", "news.journal").stdout.splitlines()
+    assert lines[0].startswith("news: paused, 1,500 recipients") and "held by" not in lines[1]
+
+
+def test_on_a_terminal_no_line_wraps_and_none_is_above_its_top(monkeypatch, capsys):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((30, 5)))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    drawn = status_module.show(SUMMARY, False, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert drawn == len(lines) == 4 and max(map(len, lines)) < 30
+    status_module.show(SUMMARY, False, drawn)
+    assert capsys.readouterr().out.startswith("\x1b[4A\x1b[J")
 
 
 def test_no_journal(call, journal):
@@ -129,6 +200,15 @@ def test_a_report_that_fails_leaves_the_earlier_file(call, journal, tmp_path):
     out.write_text("earlier")
     assert call("report", "news.journal", "--out", out).exit_code == 2
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("r.csv", "earlier")]
+
+
+def test_a_report_is_not_written_over_a_journal(call, journal, tmp_path):
+    out = tmp_path / "other.journal"
+    out.write_bytes(b"SQLite format 3\0 and what follows")
+    result = call("report", "news.journal", "--out", out)
+    assert result.exit_code == 2 and "other.journal is a database" in result.stderr
+    assert out.read_bytes() == b"SQLite format 3\0 and what follows"
+    assert [path.name for path in tmp_path.iterdir()] == ["other.journal"]
 
 
 def test_a_report_to_a_named_pipe_goes_through_it(call, journal, tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
+from bulkmail.cli.logs import log_to_stderr
 from bulkmail.errors import AuthError, ConfigError, ConnectError, JournalError
 
 
@@ -128,3 +130,10 @@ def test_log_level_writes_bulkmails_log_to_stderr(call, job):
         logger.setLevel(before[1])
     assert "INFO bulkmail.pool: opened a connection" in result.stderr
     assert "opened" not in result.stdout
+
+
+def test_a_warning_is_a_line_like_an_errors(monkeypatch, capsys):
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    log_to_stderr(None)
+    logging.lastResort.handle(logging.LogRecord("bulkmail.x", logging.WARNING, "", 0, "it is %s", ("so",), None))
+    assert capsys.readouterr().err == "bulkmail: it is so\n"

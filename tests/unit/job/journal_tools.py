@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +21,7 @@ class FakePin(NamedTuple):
     digest: str | None = "d1"
 
 
+TESTS = Path(__file__).parents[2]
 PIN = FakePin()
 OFFSET = 100  # bytes a row, in this list that no file holds
 
@@ -48,3 +53,17 @@ def settle(chunk: Chunk, outcome: bytes, claimed: int | None = None, **more: Any
     chunk.outcome[: len(outcome)] = outcome
     chunk.claimed = max(chunk.claimed, len(outcome) if claimed is None else claimed)
     return Advance([(chunk.no, chunk.fence, chunk.claimed, bytes(chunk.outcome))], **more)
+
+
+def child(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own; `path` is its first argument."""
+    head = "import sys; from pathlib import Path; path = Path(sys.argv[1])\nfrom unit.job.journal_tools import *\n"
+    root = str(TESTS.parent)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([root, str(TESTS)])}
+    return subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=env,
+    )

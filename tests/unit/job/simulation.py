@@ -8,6 +8,7 @@ left either, the run hangs, and that is a failure (`Stalled`). The ledger is the
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,14 +18,19 @@ from unittest import mock
 
 from bulkmail.egress import Egress
 from bulkmail.errors import BulkmailError, ConnectError, ConnectionLost, MessageError, TimedOut
-from bulkmail.job import leases, notices, outcomes, relay, scheduler, tally
+from bulkmail.job import leases, notices, outcomes, relay, scheduler, slowing, tally, timing
+from bulkmail.job.calendar import Calendar
 from bulkmail.job.compose import Composer
-from bulkmail.job.ledger import Advance, Counts, Ledger
+from bulkmail.job.ledger import Counts, Ledger
 from bulkmail.job.memory_ledger import MemoryLedger
+from bulkmail.job.ramp import Ramp
 from bulkmail.job.relay import Relay
+from bulkmail.job.retry import Retries
 from bulkmail.job.scheduler import Scheduler
-from bulkmail.job.specs import RelaySpec
+from bulkmail.job.specs import AdaptiveSpec, DomainLimit, RelaySpec, RetrySpec, StopRule
+from bulkmail.job.stop_rules import StopRules
 from bulkmail.job.tally import Tally
+from bulkmail.job.timing import Plan
 from bulkmail.pool import lane as lane_module
 from bulkmail.pool.domains import Pins
 from bulkmail.pool.lane import Lane
@@ -33,9 +39,10 @@ from bulkmail.smtp.session import Session, Turn
 from bulkmail.url import Endpoint, parse_endpoint
 from bulkmail.wire.transaction import Transaction
 from unit.job.fake_signers import FakeSigners
+from unit.job.fake_writer import FakeWriter
 from unit.job.journal_tools import OFFSET, rows
+from unit.job.virtual_loop import MOST_TURNS, Clock, VirtualLoop
 from unit.job.virtual_loop import START as START
-from unit.job.virtual_loop import Clock, VirtualLoop
 
 BODY = b"Subject: x\r\n\r\nhello\r\n.\r\n"
 OK, GO, QUEUED = b"250 2.0.0 ok", b"354 go on", b"250 2.0.0 queued as Q%d"
@@ -56,49 +63,6 @@ DROP, DROP_TAKEN = Drop(), Drop(taken=True)
 Answer = Callable[[str, str, Any], "bytes | Drop | BulkmailError | float | None"]
 
 
-class FakeWriter:
-    """As job.writer.Writer, on the loop: one piece of work after the other, `seconds` each.
-
-    fail    (number of the commit from 1) -> the error that it ends with, or None
-    """
-
-    def __init__(self, ledger: Ledger, seconds: float, fail: Callable[[int], BaseException | None]) -> None:
-        self.ledger, self.seconds, self.fail = ledger, seconds, fail
-        self.commits: list[Advance] = []
-        self.under_way = 0  # commits given and not answered
-        self._queue: deque[Callable[[], None]] = deque()
-        self._loop = asyncio.get_running_loop()
-
-    def submit(self, batch: Advance, done: Callable[[BaseException | None], None]) -> None:
-        self.under_way += 1
-        assert self.under_way == 1, "a second commit was given while one was under way"
-
-        def commit() -> None:
-            self.commits.append(batch)
-            error = self.fail(len(self.commits))
-            if error is None:
-                self.ledger.advance(batch)
-            self.under_way -= 1
-            done(error)
-
-        self._put(commit)
-
-    def lease(self, limit: int, now: float, done: Callable[..., None], routes: Any = None) -> None:
-        self._put(lambda: done(self.ledger.lease(limit, now, routes), self.ledger.next_due(now, routes), None))
-
-    def _put(self, work: Callable[[], None]) -> None:
-        self._queue.append(work)
-        if len(self._queue) == 1:
-            self._loop.call_later(self.seconds, self._step)
-
-    def _step(self) -> None:
-        work = self._queue[0]
-        work()
-        self._queue.popleft()
-        if self._queue:
-            self._loop.call_later(self.seconds, self._step)
-
-
 @dataclass
 class FakeRelay:
     """What a relay is like. `url` may carry options such as ?rate=10/s&connections=3."""
@@ -107,14 +71,18 @@ class FakeRelay:
     url: str = "smtp://relay.test"
     latency: float = 0.01
     pipelining: bool = True
+    chunking: bool = False
     patience: float = 300.0
     egresses: Sequence[Egress] = ()
     pins: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    weight: int | None = None
+    backup: bool = False
     # what it did
     opened: int = 0
     begun: Counter[str | None] = field(default_factory=Counter, repr=False)  # connections, by egress
     open: Counter[str | None] = field(default_factory=Counter, repr=False)  # connections now, by egress
     most: Counter[str | None] = field(default_factory=Counter, repr=False)  # and at their most
+    most_open: int = 0  # of all egresses together
     by: dict[str | None, Counter[str]] = field(default_factory=lambda: defaultdict(Counter), repr=False)  # taken
     times_by: dict[str | None, list[float]] = field(default_factory=lambda: defaultdict(list), repr=False)
     taken: Counter[str] = field(default_factory=Counter, repr=False)
@@ -128,11 +96,15 @@ class FakeTransport:
         self._simulation, self._relay, self._session, self._egress = simulation, relay, session, egress
         relay.open[egress] += 1
         relay.most[egress] = max(relay.most[egress], relay.open[egress])
+        relay.most_open = max(relay.most_open, relay.open.total())
+        simulation.most_open = max(simulation.most_open, sum(one.open.total() for one in simulation.relays))
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._replies: deque[tuple[bytes, bool]] = deque()
         self._content = False
+        self._chunk = 0  # bytes of a BDAT that are to come
         self._sender: str | None = None
+        self._mailed = 0.0
         self._rcpts: list[str] = []
         self._closed = False
 
@@ -165,9 +137,8 @@ class FakeTransport:
         self._buffer += data
         replies: list[bytes] = []
         end = False
-        while not end and b"\r\n" in self._buffer:
-            line, self._buffer = self._buffer.split(b"\r\n", 1)
-            answer = self._line(line)
+        while not end and (len(self._buffer) >= self._chunk if self._chunk else b"\r\n" in self._buffer):
+            answer = self._next()
             if isinstance(answer, Drop):
                 end = True
             elif answer is not None:
@@ -177,6 +148,13 @@ class FakeTransport:
             self._end()
         self._replies.append((b"".join(replies), end))
         self._loop.call_later(self._relay.latency, self._deliver)
+
+    def _next(self) -> bytes | Drop | None:
+        if self._chunk:
+            self._buffer, self._chunk = self._buffer[self._chunk :], 0
+            return self._end_of_data() if self._rcpts else b"503 5.5.1 MAIL and RCPT first"
+        line, self._buffer = self._buffer.split(b"\r\n", 1)
+        return self._line(line)
 
     def _deliver(self) -> None:
         data, end = self._replies.popleft()  # timers of the same time are called in any order
@@ -198,20 +176,24 @@ class FakeTransport:
             return self._rcpt(address)
         if verb == b"DATA":
             return self._data()
+        if verb == b"BDAT":
+            self._chunk = int(line.split()[1])
+            return None
         self._sender, self._rcpts = None, []
         return {b"RSET": OK, b"QUIT": b"221 2.0.0 bye"}[verb]
 
     def _mail(self, address: str) -> bytes | Drop:
         answer = self._ask("mail", address) or OK
         if answer is OK:
-            self._sender, self._rcpts = address, []
+            self._sender, self._rcpts, self._mailed = address, [], self._loop.time()
         return answer
 
     def _rcpt(self, address: str) -> bytes | Drop:
         if self._sender is None:
             return b"503 5.5.1 MAIL first"
-        self._relay.times.append(self._loop.time())
-        self._relay.times_by[self._egress].append(self._loop.time())
+        self._relay.times.append(self._mailed)
+        self._relay.times_by[self._egress].append(self._mailed)
+        self._simulation.offers.append((self._mailed, self._relay.name, self._egress, address))
         self._simulation.tried[address] += 1
         answer = self._ask("rcpt", address) or OK
         if answer is OK:
@@ -279,6 +261,8 @@ class Simulation:
     answer         see Answer
     fail_commit    see FakeWriter
     at             [(seconds, function)]: called at that time of the run
+    retry          in place of delays and give_up_after
+    turns          of the loop at most
     """
 
     def __init__(
@@ -291,7 +275,11 @@ class Simulation:
         bad: Sequence[int] = (),
         delays: tuple[float, ...] = (60.0, 300.0),
         give_up_after: float = 86_400.0,
+        retry: RetrySpec | None = None,
+        stop_if: Sequence[StopRule] = (),
         rate: float | None = None,
+        connections: int | None = None,
+        domains: Sequence[DomainLimit] = (),
         commit_seconds: float = 0.001,
         fail_commit: Callable[[int], BaseException | None] = lambda number: None,
         chunk: int = 1000,
@@ -299,17 +287,29 @@ class Simulation:
         ledger: Ledger | None = None,
         on_event: bool = True,
         signers: FakeSigners | None = None,
+        calendar: Calendar | None = None,
+        ramp: Ramp | None = None,
+        adaptive: AdaptiveSpec | None = None,
+        turns: int = MOST_TURNS,
     ) -> None:
+        self.turns = turns
+        self.calendar, self.ramp, self.adaptive = calendar, ramp, adaptive
         self.signers = signers
         self.relays = list(relays) or [FakeRelay()]
         self.answer, self.shared, self.batch = answer, shared, batch
-        self.bad, self.delays, self.give_up_after, self.rate = frozenset(bad), delays, give_up_after, rate
+        self.bad, self.rate = frozenset(bad), rate
+        self.connections, self.domains = connections, domains
+        self.retry = retry or RetrySpec(delays, give_up_after, jitter=0.0)
+        self.draw = 0.0  # what the jitter draws
+        self.stop_if = tuple(stop_if)
         self.commit_seconds, self.fail_commit, self.at = commit_seconds, fail_commit, at
         self.ledger = ledger if ledger is not None else filled(recipients, chunk)
         self.source = FakeSource()
         self.events: list[dict[str, Any]] = []
         self._with_events = on_event
         self.tried: Counter[str] = Counter()  # RCPTs, by address
+        self.offers: list[tuple[float, str, str | None, str]] = []  # (time of MAIL, relay, egress, recipient)
+        self.most_open = 0  # connections of all relays at a time
         self.error: BaseException | None = None
         self.seconds = 0.0
         self.handed: list[Transaction] = []
@@ -325,14 +325,15 @@ class Simulation:
 
     def run(self) -> Simulation:
         """To its end; `error` is then what stopped it, or None."""
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        with asyncio.Runner(loop_factory=functools.partial(VirtualLoop, self.turns)) as runner:
             loop = runner.get_loop()
             assert isinstance(loop, VirtualLoop)
             with ExitStack() as patches:
-                for module in (scheduler, leases, outcomes, notices, relay, tally):
+                for module in (scheduler, leases, outcomes, notices, relay, slowing, tally, timing):
                     patches.enter_context(mock.patch.object(module, "time", Clock(loop)))
                 patches.enter_context(mock.patch.object(lane_module, "open_session", self._open_session))
                 runner.run(self._run())
+                self.turns_taken = loop.turns
                 if loop.problem is not None:
                     raise loop.problem
         return self
@@ -357,7 +358,8 @@ class Simulation:
         for fake in self.relays:
             endpoint = parse_endpoint(fake.url)
             rate = endpoint.options.rate
-            spec = RelaySpec(fake.name, endpoint, tuple(fake.egresses), Pins(fake.pins) if fake.pins else None)
+            pins = Pins(fake.pins) if fake.pins else None
+            spec = RelaySpec(fake.name, endpoint, tuple(fake.egresses), pins, fake.weight, fake.backup)
             made.append(Relay(spec, spec.connections, Limit(rate.per_second if rate else None), fake.patience))
             made[-1].id = self.ledger.name_id(fake.name)
             self.tally.relays[fake.name] = made[-1].tally
@@ -372,13 +374,16 @@ class Simulation:
             writer=self.writer,  # type: ignore[arg-type]
             tally=self.tally,
             limit=limit,
-            delays=self.delays,
-            give_up_after=self.give_up_after,
+            retries=Retries(self.retry, several=len(made) > 1, draw=lambda: self.draw),
+            stop_rules=StopRules(self.stop_if),
+            connections=self.connections,
+            domains=self.domains,
             on_event=self.events.append if self._with_events else None,
+            plan=Plan(self.calendar or Calendar(), self.ramp, self.adaptive),
         )
         source = _Watched(self)
         for one in made:
-            one.open_pool(source, self.ledger, job_paced=limit.rate is not None)  # type: ignore[arg-type]
+            one.open_pool(source, self.ledger)  # type: ignore[arg-type]
 
     async def _open_session(self, endpoint: Endpoint, turn: Turn, **given: object) -> Session:
         fake = next(one for one in self.relays if parse_endpoint(one.url).host == endpoint.host)
@@ -401,7 +406,7 @@ class Simulation:
         session.connection_made(FakeTransport(self, fake, session, egress))
         session.data_received(b"220 ready\r\n")
         await session.greeting(30.0)
-        session.wire.pipelining = fake.pipelining
+        session.wire.pipelining, session.wire.chunking = fake.pipelining, fake.chunking
         return session
 
     def stop(self) -> None:

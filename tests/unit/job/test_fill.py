@@ -118,6 +118,25 @@ def test_a_job_of_none_but_suppressed_is_one(tmp_path):
     assert ledger.counts().suppressed == ledger.counts().recipients == 2
 
 
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_rows_that_are_cut_on_the_way_end_where_those_that_are_asked_about_do(tmp_path, format):
+    """A selection that leaves out nobody but asks about everybody is the other way."""
+    kinds = [row, lambda n: row(n, "two\\nlines"), lambda n: "oops\n", lambda n: row(n, "\\u00fc"), lambda n: "\n"]
+    lines = [kinds[n * n % 5 if n % 7 == 0 else 0](n) for n in range(2500)]
+    if format == "csv":
+        names = ["one line", "two\nlines"]
+        rows = [f'r{n}@example.com,"{names[n % 9 == 0]}"\n' for n in range(2500)]
+        lines = ["email,name\n", *rows, "x\n"]
+    (tmp_path / "nobody.txt").write_text("other.example\n")
+    found = []
+    for more in ({}, {"suppress": (tmp_path / "nobody.txt",)}):
+        ledger = fill(tmp_path, "".join(lines), format=format, bad_rows="skip", **more)
+        found.append([(chunk.packed, bytes(chunk.outcome)) for chunk in ledger.chunks.values()])
+        found.append([trouble._replace(time=0) for trouble in ledger.troubles])
+    assert found[:2] == found[2:]
+    assert {chr(outcome[0]) for _, outcome in found[0]} == {".", "F"}
+
+
 # -- routes
 
 

@@ -1,26 +1,16 @@
-"""Duplicates and suppressed addresses are left out, and nobody else."""
+"""Duplicates are left out, and nobody else."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkmail.errors import ManifestError
 from bulkmail.job.seen import AddressSet, siphash
 from bulkmail.job.suppression import DUPLICATE, RecipientFilter
 
 
-def listed(tmp_path: Path, text: str | bytes, name: str = "gone.txt") -> RecipientFilter:
-    path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return RecipientFilter(suppress=[path])
-
-
 def verdicts(found: RecipientFilter, *addresses: str) -> list[str | None]:
-    return [found.filter({"email": address}) for address in addresses]
+    return [found.filter(address) for address in addresses]
 
 
 def test_a_duplicate_is_the_second_of_its_kind_in_any_case() -> None:
@@ -46,53 +36,9 @@ def test_without_deduplicate_nothing_is_a_duplicate() -> None:
 
 
 def test_a_batch_is_filtered_as_its_rows_one_by_one() -> None:
-    rows = [{"email": address} for address in ("a@x.org", "b@x.org", "A@x.org", "c@x.org", "b@x.org")]
-    assert RecipientFilter(deduplicate=True).filter_rows(rows) == [(2, DUPLICATE), (4, DUPLICATE)]
-    assert RecipientFilter().filter_rows(rows) == []
-
-
-def test_listed_addresses_and_domains_are_left_out(tmp_path: Path) -> None:
-    found = listed(tmp_path, "\ufeffemail\r\nAnn@x.org\n\n# left in May\n@all.example\r\nbücher.example\n")
-    assert found.filter({"email": "ann@X.org"}) == "suppressed: listed in gone.txt"
-    out = ("a@ALL.example", "b@xn--bcher-kva.example")
-    assert None not in verdicts(found, *out)
-    kept = ("bob@x.org", "a@sub.all.example", "a@example", "ann@x.org.example", '"ann@x.org"@y.org')
-    assert verdicts(found, *kept) == [None] * len(kept)
-    rows = [{"email": "bob@x.org"}, {"email": "ann@x.org"}]
-    assert found.filter_rows(rows) == [(1, "suppressed: listed in gone.txt")]
-
-
-def test_a_suppressed_address_is_named_so_each_time(tmp_path: Path) -> None:
-    path = tmp_path / "gone.txt"
-    path.write_text("a@x.org")
-    found = RecipientFilter(deduplicate=True, suppress=[path])
-    assert verdicts(found, "a@x.org", "a@x.org", "b@x.org", "b@x.org")[1:] == [
-        "suppressed: listed in gone.txt",
-        None,
-        DUPLICATE,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a@x.org\nann at x.org\n", "line 2: 'ann at x.org' is neither an address nor a domain"),
-        ("a@x.org,2024-05-01\n", "line 1"),
-        ("nonsense\n", "line 1"),
-        ("x" * 9000, "line 1"),
-        (b"a@x.org\n\xff@x.org\n", "not valid UTF-8"),
-    ],
-)
-def test_a_line_that_suppresses_nobody_is_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
-    with pytest.raises(ManifestError) as refused:
-        listed(tmp_path, text)
-    assert words in str(refused.value) and "gone.txt" in str(refused.value)
-    assert refused.value.path == "$.recipients.suppress[0]"
-
-
-def test_a_missing_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="cannot read the suppression file"):
-        RecipientFilter(suppress=[tmp_path / "none.txt"])
+    addresses = ["a@x.org", "b@x.org", "A@x.org", "c@x.org", "b@x.org"]
+    assert RecipientFilter(deduplicate=True).filter_all(addresses) == [(2, DUPLICATE), (4, DUPLICATE)]
+    assert RecipientFilter().filter_all(addresses) == []
 
 
 def test_siphash_gives_the_papers_vectors() -> None:

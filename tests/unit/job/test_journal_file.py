@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
-import filelock
 import pytest
 
 from bulkmail.errors import JournalError
-from bulkmail.job import journal_file
+from bulkmail.job import file_lock, journal_file
 from bulkmail.job.journal import Journal
 from bulkmail.job.journal_file import reading, set_aside
-from bulkmail.job.ledger import Fenced, JournalFault, NewChunk, Trouble
+from bulkmail.job.ledger import Fenced, NewChunk, Trouble
 from bulkmail.job.report import status
-from unit.job.journal_tools import PIN, FakePin, fill, new_journal, rows, settle
+from unit.job.journal_tools import PIN, child, fill, new_journal, rows, settle
 
 NOW = 1_700_000_000.0
 TESTS = Path(__file__).parents[2]
@@ -29,20 +31,6 @@ TESTS = Path(__file__).parents[2]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "news.journal"
-
-
-def child(code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own; `path` is its first argument."""
-    head = "import sys; from pathlib import Path; path = Path(sys.argv[1])\nfrom unit.job.journal_tools import *\n"
-    root = str(TESTS.parent)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([root, str(TESTS)])}
-    return subprocess.run(
-        [sys.executable, "-c", head + textwrap.dedent(code), *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=env,
-    )
 
 
 # ---- whose it is -----------------------------------------------------------------------------------------------------
@@ -124,48 +112,7 @@ def test_a_hand_that_edits_cannot_break_a_chunk(path: Path, change: str) -> None
         db.execute(f"UPDATE chunk SET {change}")
 
 
-# ---- what it is pinned to --------------------------------------------------------------------------------------------
-
-
-def test_another_manifest_is_refused(path: Path) -> None:
-    new_journal(path).close()
-    with pytest.raises(JournalError, match=r"another manifest \(its job is 'news'\)"):
-        Journal.open(path, manifest_digest="m2")
-    Journal.open(path, manifest_digest="m1").close()
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"path": "/lists/other.jsonl"}, ["path"]),
-        ({"format": "csv"}, ["format"]),
-        ({"size": 5, "digest": "d2"}, ["size", "digest"]),
-        ({"digest": "d2"}, ["digest"]),
-        ({"mtime_ns": 1, "digest": None}, ["mtime"]),
-        ({"mtime_ns": 1, "size": 7, "digest": None}, ["size", "mtime"]),
-    ],
-)
-def test_changed_recipients_are_refused_by_what_changed(
-    path: Path, change: dict[str, object], named: list[str]
-) -> None:
-    new_journal(path).close()
-    with pytest.raises(JournalError) as caught:
-        Journal.open(path, pin=PIN._replace(**change))
-    words = str(caught.value).split("has another ")[1]
-    assert [word for word in ("path", "format", "size", "mtime", "digest") if word in words] == named
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("pin", [PIN, PIN._replace(digest=None), PIN._replace(mtime_ns=1)])
-def test_the_same_list_is_accepted(path: Path, pin: FakePin) -> None:
-    new_journal(path).close()
-    Journal.open(path, pin=pin).close()
-
-
-def test_a_list_that_was_only_touched_is_pinned_to_its_new_time(path: Path) -> None:
-    new_journal(path).close()
-    Journal.open(path, pin=PIN._replace(mtime_ns=1)).close()
-    Journal.open(path, pin=PIN._replace(mtime_ns=1, digest=None)).close()
+# ---- what it holds besides -------------------------------------------------------------------------------------------
 
 
 def test_settings_and_the_job_come_back(path: Path) -> None:
@@ -246,12 +193,64 @@ def test_where_the_lock_cannot_be_asked_the_process_is(
     new_journal(path).close()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    monkeypatch.setattr(file_lock.FileLock, "acquire", refuse)
     here = host or platform.node()
     assert journal_file.is_live(path, os.getpid(), here) is (live and sys.platform != "win32")
     assert journal_file.is_live(path, gone.pid, here) is False
     with pytest.raises(JournalError, match=r"news\.journal\.lock: .*Permission denied"):
         Journal.open(path)
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_where_the_file_system_has_no_flock_the_lock_is_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    first = file_lock.FileLock(path)
+    first.acquire()
+    with pytest.raises(file_lock.Held):
+        file_lock.FileLock(path).acquire()
+    first.release()
+    again = file_lock.FileLock(path)
+    again.acquire()
+    again.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_lock_that_is_released_is_not_kept_by_a_process_forked_meanwhile(path: Path) -> None:
+    lock = file_lock.FileLock(path)
+    lock.acquire()
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(theirs)
+        os.read(ours, 1)  # until the test has its answer
+        os._exit(0)
+    try:
+        lock.release()
+        again = file_lock.FileLock(path)
+        again.acquire()
+        again.release()
+    finally:
+        os.close(theirs)
+        os.waitpid(child, 0)
+        os.close(ours)
+
+
+def test_a_lock_is_waited_for_as_long_as_was_said(path: Path) -> None:
+    first, second = file_lock.FileLock(path), file_lock.FileLock(path)
+    first.acquire()
+    begun = time.monotonic()
+    with pytest.raises(file_lock.Held):
+        second.acquire(0.1)
+    assert time.monotonic() - begun >= 0.1
+    threading.Timer(0.1, first.release).start()
+    second.acquire(30)
+    second.release()
 
 
 def test_closing_twice_is_harmless_and_frees_the_lock(path: Path) -> None:
@@ -339,105 +338,6 @@ def test_reading_leaves_no_files_behind_a_closed_journal(path: Path) -> None:
     assert sorted(part.name for part in path.parent.iterdir()) == before
 
 
-# ---- the disk --------------------------------------------------------------------------------------------------------
-
-
-def test_a_full_disk_is_a_fault_and_what_was_committed_stands(path: Path) -> None:
-    journal = new_journal(path)
-    fill(journal, chunks=2, n=1000)
-    first, second = journal.lease(2, NOW)
-    journal.advance(settle(first, b"D" * 500))
-    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
-    journal._db.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(JournalFault, match=r"news\.journal: the journal cannot be written.*full"):
-        for i in range(1000):
-            big = Trouble("a" * 5000, i, second.no, 0, 1, ord("d"))
-            journal.advance(settle(second, b"", claimed=i + 1, troubles=[big]))
-    claimed = second.claimed
-    journal._db.execute("PRAGMA max_page_count = 1000000")
-    journal.advance(settle(second, b"", claimed=claimed))  # the same again, once there is room
-    assert (journal.counts().delivered, journal.counts(live=False).in_doubt) == (500, claimed)
-    journal.close()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-@pytest.mark.parametrize("where", ["create", "fill", "advance"])
-def test_a_disk_that_takes_no_more_stops_the_run_and_leaves_a_journal(path: Path, where: str) -> None:
-    """The system refuses the write itself, as it does on a full disk."""
-    code = """
-        import resource, signal
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        def limit(size):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        where = sys.argv[2]
-        if where == "create":
-            limit(20000)
-        journal = new_journal(path)
-        if where == "fill":
-            limit(150_000)
-        fill(journal, chunks=200, n=1000)
-        limit(path.with_name(path.name + "-wal").stat().st_size + 50_000)
-        chunk, = journal.lease(1, 1.0)
-        for sent in range(1, 1001):
-            journal.advance(settle(chunk, b"D" * sent))
-            print(sent, flush=True)
-    """
-    result = child(code, str(path), where)
-    assert "bulkmail.job.ledger.JournalFault" in result.stderr, result.stderr
-    if where == "create":
-        assert not path.exists()
-        return
-    journal = Journal.open(path)
-    if where == "fill":
-        assert (journal.filled, journal.counts().recipients) == (False, 0)
-        fill(journal)
-        assert journal.counts().recipients == 10
-    else:
-        journal.recover()
-        assert journal.counts().delivered >= len(result.stdout.split()) > 0
-    journal.close()
-
-
-def test_an_unfinished_journal_from_a_killed_create_is_in_nobodys_way(path: Path) -> None:
-    path.with_name(path.name + ".new").write_bytes(b"half a journal")
-    new_journal(path).close()
-    assert sorted(part.name for part in path.parent.iterdir()) == ["news.journal", "news.journal.lock"]
-
-
-@pytest.mark.parametrize(("level", "synchronous"), [("process", 1), ("power", 2)])
-def test_levels_ask_the_disk_for_what_they_promise(path: Path, level: str, synchronous: int) -> None:
-    journal = new_journal(path, level=level)
-    assert journal._db.execute("PRAGMA synchronous").fetchone() == (synchronous,)
-    assert journal._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    journal.close()
-    with pytest.raises(ValueError, match="level"):
-        Journal.open(path, level="never")
-    with pytest.raises(ValueError, match="level"):
-        new_journal(path.with_name("other.journal"), level="never")
-    assert not path.with_name("other.journal").exists()
-    Journal.open(path, level=level).close()  # and the lock is free
-
-
-def test_the_write_ahead_log_stays_bounded(path: Path) -> None:
-    journal = new_journal(path)
-    fill(journal, chunks=1, n=1000)
-    (chunk,) = journal.lease(1, NOW)
-    wal = path.with_name(path.name + "-wal")
-    largest = 0
-    for i in range(3000):
-        journal.advance(settle(chunk, b"", claimed=1 + i // 3))
-        largest = max(largest, wal.stat().st_size)
-    assert largest < 2 * 4200 * journal_file.CHECKPOINT_PAGES
-    journal.close()
-
-
-def test_ten_thousand_recipients_take_no_more_than_six_bytes_each(path: Path) -> None:
-    journal = new_journal(path)
-    fill(journal, chunks=100, n=1000)
-    journal.close()
-    assert path.stat().st_size < 6 * 100_000
-
-
 # ---- setting aside ---------------------------------------------------------------------------------------------------
 
 
@@ -478,9 +378,41 @@ def test_a_retry_for_a_route_that_the_fill_did_not_know(path: Path) -> None:
     (chunk,) = journal.lease(1, NOW)
     journal.advance(settle(chunk, b"mD", retries=[NewChunk("slow", rows(1, 1), 1, 1, 0.0, 1)]))
     (retry,) = journal.lease(1, NOW, ["slow"])
-    assert (retry.route, retry.numbers) == ("slow", [1])
+    assert (retry.route, list(retry.numbers)) == ("slow", [1])
     journal.close()
     journal = Journal.open(path)
     journal.recover()
-    assert journal.lease(1, NOW, ["slow"])[0].numbers == [1]
+    assert list(journal.lease(1, NOW, ["slow"])[0].numbers) == [1]
+    journal.close()
+
+
+# ---- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [-400 * 86_400, -3600, 3600])
+def test_a_retry_waits_no_longer_because_the_clock_was_put_back(path: Path, jump: int) -> None:
+    """A machine comes up with a clock of next year, sends, and then asks for the time: retries waited for that year."""
+    journal = new_journal(path, now=NOW)
+    fill(journal, n=2)
+    (chunk,) = journal.lease(1, NOW)
+    journal.advance(settle(chunk, b"mD", retries=[NewChunk("*", rows(1, 1), 1, 1, NOW + 60, 1)]))
+    journal.close()
+    for _ in range(2):  # the second run finds the times as the first has put them
+        journal = Journal.open(path, now=NOW + jump)
+        journal.recover()
+        due = journal.next_due(NOW + jump)
+        assert due is not None and due - (NOW + jump) == pytest.approx(60 if jump < 0 else 0, abs=5)
+        journal.close()
+
+
+def test_the_time_of_a_run_does_not_jump_with_the_clock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = new_journal(path)
+    fill(journal)
+    (chunk,) = journal.lease(1, NOW)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    journal.advance(settle(chunk, b"D"))
+    monkeypatch.undo()
+    journal.finish("stopped")
+    assert status(path)["seconds"] < 60
     journal.close()

@@ -10,7 +10,7 @@ import pytest
 
 from bulkmail.errors import ConfigError, ManifestError
 from bulkmail.job.manifest import Manifest, load_manifest, manifest_schema
-from bulkmail.job.specs import LimitsSpec, RecipientsSpec, RetrySpec
+from bulkmail.job.specs import ClassRetry, LimitsSpec, RecipientsSpec, RetrySpec, StopRule
 from bulkmail.message.spec import AttachmentSpec, ListUnsubscribe
 from bulkmail.url import OPTIONS
 from bulkmail.values import Rate
@@ -38,7 +38,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert (manifest.job, manifest.journal, manifest.mode) == ("news", tmp_path / "news.journal", None)
     assert (manifest.path, manifest.folder) == (tmp_path / "news.json", tmp_path)
     assert manifest.limits == LimitsSpec(None, None)
-    assert manifest.retry == RetrySpec((60.0, 300.0, 1800.0, 7200.0), 86400.0, 300.0)
+    assert manifest.retry == RetrySpec((60.0, 300.0, 1800.0, 7200.0), 86400.0, 300.0, delays_given=False)
+    assert (manifest.retry.jitter, manifest.retry.classes, manifest.retry.relay) == (0.1, {}, "any")
+    assert manifest.stop_if == () and (manifest.relays[0].weight, manifest.relays[0].backup) == (None, False)
     assert manifest.recipients == RecipientsSpec(("a@example.org",), None, "stop", False, ())
     assert (manifest.defaults, manifest.variables, manifest.warnings) == ({}, {}, [])
 
@@ -155,7 +157,7 @@ def test_relays_have_short_forms_and_names(tmp_path: Path, relays: Any, names: l
 
 def test_every_option_of_a_url_is_a_key_of_a_relay(tmp_path: Path) -> None:
     properties = manifest_schema()["$defs"]["Relay"]["properties"]
-    assert OPTIONS.keys() | {"url", "egress", "domains"} == properties.keys()
+    assert OPTIONS.keys() | {"url", "egress", "domains", "weight", "backup"} == properties.keys()
     options = loaded(
         tmp_path,
         relays={
@@ -224,6 +226,7 @@ def test_the_command_lines_limits_win(tmp_path: Path) -> None:
     assert manifest.variables == {"name": "x"}
     assert manifest.relays[0].endpoint.options.wire_log == "w.log"
     assert loaded(tmp_path, limits=limits, options={"rate": "5/m"}).limits.connections == 100
+    assert loaded(tmp_path, durability="power", options={"durability": "process"}).durability == "process"
     for bad in ({"rate": "fast"}, {"connections": 0}):
         with pytest.raises(ConfigError, match="--"):
             loaded(tmp_path, options=bad)
@@ -233,6 +236,38 @@ def test_times_are_text_or_seconds(tmp_path: Path) -> None:
     retry = {"delays": [1, "250ms", 1.5], "give_up_after": "1d", "patience": 0}
     assert loaded(tmp_path, retry=retry).retry == RetrySpec((1.0, 0.25, 1.5), 86400.0, 0.0)
     assert loaded(tmp_path, retry={"delays": []}).retry.delays == ()
+
+
+def test_retries_by_class_and_by_relay(tmp_path: Path) -> None:
+    classes = {
+        "greylisted": {"delays": ["5m", "10m"]},
+        "policy": "never",
+        "connection": {"delays": [], "give_up_after": 9},
+    }
+    retry = loaded(tmp_path, retry={"jitter": 0, "classes": classes, "relay": "next"}).retry
+    assert (retry.jitter, retry.relay, retry.delays_given) == (0.0, "next", False)
+    assert retry.classes == {
+        "greylisted": ClassRetry((300.0, 600.0)),
+        "policy": ClassRetry(),
+        "connection": ClassRetry((), 9.0),
+    }
+    assert loaded(tmp_path, retry={"delays": ["1m"]}).retry.delays_given
+
+
+def test_rules_that_stop_a_job(tmp_path: Path) -> None:
+    rules = [{"failed": "5%", "blocked": 50, "after": 1000}, {"in_doubt": "0.5 %"}]
+    assert loaded(tmp_path, stop_if=rules).stop_if == (
+        StopRule("failed", 0.05, True, 1000),
+        StopRule("blocked", 50, False, 1000),
+        StopRule("in_doubt", 0.005, True, 100),
+    )
+    assert loaded(tmp_path, stop_if={"failed": 3}).stop_if == (StopRule("failed", 3, False, 1),)
+
+
+def test_weights_and_backups_of_relays(tmp_path: Path) -> None:
+    relays = [{"url": "smtp://a", "weight": 3}, "smtp://b", {"url": "smtp://c", "backup": True}]
+    found = loaded(tmp_path, relays=relays).relays
+    assert [(one.weight, one.backup) for one in found] == [(3, False), (None, False), (None, True)]
 
 
 def test_a_ready_message_is_read_as_bytes(tmp_path: Path) -> None:
@@ -289,6 +324,7 @@ def test_the_digest_is_of_what_is_sent_to_whom(tmp_path: Path) -> None:
         {"limits": {"rate": "1/s"}},
         {"retry": {"delays": []}},
         {"journal": "other.journal"},
+        {"durability": "power"},
         {"recipients": base["recipients"], "defaults": {}},
         {"$schema": "x", "job": "news"},
     ):

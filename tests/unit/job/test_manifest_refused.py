@@ -96,11 +96,11 @@ BAD = [
     # unknown and later keys
     ({"mesage": {}}, "$.mesage", "unknown key 'mesage', did you mean 'message'?"),
     ({"message": MESSAGE | {"fron": "a@example.com"}}, "$.message.fron", "did you mean 'from'?"),
-    ({"limits": {"speed": 1}}, "$.limits.speed", "unknown key 'speed', expected rate or connections"),
+    ({"limits": {"speed": 1}}, "$.limits.speed", "unknown key 'speed', expected rate, burst, connections"),
     ({"recipients": {"file": "-", "dedup": True}}, "$.recipients.dedup", "did you mean 'deduplicate'?"),
     ({"relays": {"url": "smtp://h", "conections": 1}}, "$.relays.conections", "did you mean 'connections'?"),
     ({"relays": [{"url": "smtp://h", "requireTLS": True}]}, "$.relays[0].requireTLS", "tls=require"),
-    ({"message": MESSAGE | {"variants": []}}, "$.message.variants", "'variants' is not in this version yet"),
+    ({"message": MESSAGE | {"variants": []}}, "$.message.variants", "an empty list, expected at least 2"),
     ({"egress": []}, "$.egress", "a list, expected an object"),
     ({"egress": {"a": 5}}, "$.egress.a", "5, expected a proxy's URL"),
     ({"egress": {"a": {"weight": 0}}}, "$.egress.a", "'weight' is 0, expected a whole number from 1"),
@@ -108,12 +108,35 @@ BAD = [
     ({"egress": {"a": {"timeout": 2}}}, "$.egress.a", "'timeout' is given without 'proxy'"),
     ({"relays": {"url": "smtp://h", "egress": ["a"]}}, "$.relays.egress", "there is no egress 'a' in $.egress (none)"),
     ({"relays": {"url": "smtp://h", "domains": {"x.test": "a"}}}, "$.relays.domains", "there is no egress 'a' here"),
-    ({"relays": {"url": "smtp://h", "weight": 3}}, "$.relays.weight", "'weight' is not in this version yet"),
-    ({"relays": [{"url": "smtp://h", "backup": True}]}, "$.relays[0].backup", "'backup' is not in this version yet"),
-    ({"limits": {"domains": {}}}, "$.limits.domains", "'domains' is not in this version yet"),
-    ({"limits": {"ramp": {}}}, "$.limits.ramp", "'ramp' is not in this version yet"),
-    ({"limits": {"window": {}}}, "$.limits.window", "'window' is not in this version yet"),
-    ({"recipients": {"file": "-", "where": "x"}}, "$.recipients.where", "'where' is not in this version yet"),
+    ({"relays": {"url": "smtp://h", "weight": 0}}, "$.relays.weight", "is 0, expected a whole number from 1"),
+    ({"relays": [{"url": "smtp://h", "backup": 1}]}, "$.relays[0].backup", "1, expected true or false"),
+    ({"relays": {"url": "smtp://h", "bakcup": True}}, "$.relays.bakcup", "did you mean 'backup'?"),
+    (
+        {"limits": {"domains": {"a.example,b.example": {"rate": "5"}}}},
+        '$.limits.domains["a.example,b.example"].rate',
+        "5",
+    ),
+    (
+        {"limits": {"domains": {"a.example": {"speed": 5}}}},
+        '$.limits.domains["a.example"].speed',
+        "expected rate, burst",
+    ),
+    ({"limits": {"domains": {"a.example": {"connections": 0}}}}, '$.limits.domains["a.example"].connections', "0"),
+    (
+        {"limits": {"domains": {"a.example,B.example": {}, "b.example": {}}}},
+        "$.limits.domains",
+        "'b.example' is named twice",
+    ),
+    ({"limits": {"domains": {"mx:*.a.example": {}}}}, "$.limits.domains", "'mx:*.a.example', expected a mail server's"),
+    ({"limits": {"domains": {"mx:a.example,MX:A.example.": {}}}}, "$.limits.domains", "'mx:a.example' is named twice"),
+    ({"limits": {"dns_server": "ns.a.example"}}, "$.limits.dns_server", "expected an address such as 192.0.2.53"),
+    ({"limits": {"domains": {"not a domain": {}}}}, "$.limits.domains", "'not a domain', expected a domain"),
+    (
+        {"limits": {"domains": {f"d{n}.example": {} for n in range(1001)}}},
+        "$.limits.domains",
+        "1001 domains, expected at most 1000",
+    ),
+    ({"recipients": {"file": "-", "where": ""}}, "$.recipients.where", "an empty string, expected an expression"),
     (
         {"message": MESSAGE | {"attachments": [{"url": "data:,"}]}},
         "$.message.attachments[0]",
@@ -126,7 +149,7 @@ BAD = [
     ({"relays": ...}, "$.relays", "the key is missing, expected a URL such as smtp://"),
     ({"message": {"text": "x"}}, "$.message", "'from' is missing"),
     ({"message": {"from": "a@example.com"}}, "$.message", "nothing to send, expected 'html', 'text'"),
-    ({"recipients": {"format": "csv"}}, "$.recipients.file", "the key is missing"),
+    ({"recipients": {"format": "csv"}}, "$.recipients", "one of 'file' and 'sql' is expected, found neither"),
     ({"relays": [{"name": "x"}]}, "$.relays[0].url", "the key is missing"),
     # wrong types
     ({"job": 5}, "$.job", "the number 5, expected a string"),
@@ -162,6 +185,27 @@ BAD = [
     ({"retry": {"delays": ["1m", "soon"]}}, "$.retry.delays[1]", "the time is 'soon', expected a time such as"),
     ({"retry": {"patience": -1}}, "$.retry.patience", "expected a time such as"),
     ({"retry": {"delays": "1m"}}, "$.retry.delays", "a string, expected a list"),
+    ({"retry": {"jitter": 2}}, "$.retry.jitter", "2, expected a number from 0 to 1"),
+    ({"retry": {"relay": "other"}}, "$.retry.relay", "'other', expected 'any', 'same' or 'next'"),
+    ({"retry": {"classes": {"greylist": "never"}}}, "$.retry.classes.greylist", "did you mean 'greylisted'?"),
+    ({"retry": {"classes": {"x": "never"}}}, "$.retry.classes.x", "no class 'x' of refusals, expected bad_recipient"),
+    ({"retry": {"classes": {"policy": "once"}}}, "$.retry.classes.policy", "'once', expected 'never' or an object"),
+    ({"retry": {"classes": {"policy": 5}}}, "$.retry.classes.policy", "5, expected 'never' or an object with 'delays'"),
+    ({"retry": {"classes": {"policy": {}}}}, "$.retry.classes.policy.delays", "missing"),
+    ({"retry": {"classes": {"policy": {"delays": ["x"]}}}}, "$.retry.classes.policy.delays[0]", "the time is 'x'"),
+    ({"stop_if": "5%"}, "$.stop_if", "'5%', expected an object such as"),
+    ({"stop_if": {}}, "$.stop_if", "it says nothing, expected 'failed', 'deferred', 'in_doubt' or a class"),
+    ({"stop_if": {"after": 10}}, "$.stop_if", "it says nothing"),
+    ({"stop_if": {"fialed": "5%"}}, "$.stop_if", "did you mean 'failed'?"),
+    (
+        {"stop_if": {"failed": 0.05}},
+        "$.stop_if",
+        "'failed' is 0.05, expected a share such as '5%' or a count such as 50",
+    ),
+    ({"stop_if": {"failed": "0%"}}, "$.stop_if", "'failed' is '0%'"),
+    ({"stop_if": {"failed": "101%"}}, "$.stop_if", "'failed' is '101%'"),
+    ({"stop_if": {"failed": True}}, "$.stop_if", "'failed' is True"),
+    ({"stop_if": [{"failed": 1}, {"failed": 1, "after": 0}]}, "$.stop_if", "entry 1: 'after' is 0"),
     ({"message": MESSAGE | {"from": "nobody"}}, "$.message.from", "'nobody' is not an email address"),
     ({"message": MESSAGE | {"from": "a@x.org, b@x.org"}}, "$.message.from", "not an email address"),
     ({"message": MESSAGE | {"reply_to": "a b"}}, "$.message.reply_to", "not an email address"),
@@ -303,3 +347,15 @@ def test_no_error_shows_a_password_of_the_manifest(tmp_path: Path) -> None:
     ):
         assert "hunter2" not in str(refused(tmp_path, SMALL | {"relays": relays}))
     assert "hunter2" not in str(refused(tmp_path, SMALL | {"smtp://user:hunter2@h": {}, "relais": 1}))
+
+
+@pytest.mark.parametrize("text", ["{{ country == 'DE' }}", "{% if x %}"])
+def test_a_condition_with_template_marks_is_told_to_go_without(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.csv").write_text("email\n")
+    found = problems(tmp_path, SMALL | {"recipients": {"file": "list.csv", "where": text}})
+    assert "expected an expression alone, without {{ }} or {% %}" in found["$.recipients.where"]
+
+
+def test_retries_of_a_class_are_asked_for_by_example(tmp_path: Path) -> None:
+    found = problems(tmp_path, SMALL | {"retry": {"classes": {"policy": {}}}})
+    assert 'such as ["5m", "1h"]' in found["$.retry.classes.policy.delays"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -282,3 +283,20 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_disk_that_goes_away_while_rows_are_read_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unmounted or unplugged disk: a traceback would end the run without its record."""
+    path = tmp_path / "list.txt"
+    path.write_text("a@example.com\n")
+
+    def gone(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Source(path) as source:
+        monkeypatch.setattr(os, "fstat", gone)
+        with pytest.raises(JournalError, match=r"list\.txt cannot be read any more: Input/output error"):
+            source.read([0])
+        monkeypatch.undo()

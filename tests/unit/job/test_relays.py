@@ -16,8 +16,8 @@ from bulkmail.errors import (
     TimedOut,
     TlsError,
 )
+from bulkmail.job.pacing import shares_of
 from bulkmail.job.relay import LONGEST_PAUSE, REFUSALS
-from bulkmail.job.run import shares_of
 from bulkmail.wire.reply import Reply
 from unit.job.simulation import DROP, START, FakeRelay, Simulation, address
 
@@ -302,6 +302,7 @@ def test_a_refused_sender_of_one_message_fails_that_one_where_the_relay_takes_ot
         (3, [20, 1], [2, 1]),
         (1, [20, 20], [1, 1]),
         (7, [3, 3, 3], [3, 2, 2]),
+        (7, [20, 1, 1], [5, 1, 1]),
     ],
 )
 def test_the_jobs_connections_are_dealt_out_to_its_relays(total, wanted, given):

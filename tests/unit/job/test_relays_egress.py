@@ -354,7 +354,7 @@ def test_no_more_is_claimed_ahead_than_one_commit_covers():
     held = []
 
     def look(simulation, phase):
-        held.append(sum(stock.held() for stock in simulation.scheduler._stocks.values()))
+        held.append(sum(stock.held() for stock in simulation.scheduler._stocks))
 
     relay = FakeRelay(url="smtp://relay.test?connections=20", egresses=[way("a"), way("b")], pins={"d1.test": ("a",)})
     simulation = run(0, relay, ledger=filled_by_route(routes), answer=look)

@@ -414,7 +414,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.tags[tag] += 1
-        if tag != "meta":
+        if tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -432,12 +432,11 @@ def test_html_is_one_page_that_escapes_everything(path: Path) -> None:
     page.feed(text)
     page.close()
     assert page.open == []
-    assert (page.tags["tr"], page.tags["td"], page.tags["b"]) == (9, 8 * len(COLUMNS), 0)
-    assert "<b>no</b> & \"never\", '=1+1'" in page.text
+    assert page.tags["b"] == 0
+    assert "<b>no</b> & \"never\", '=1+1'" in [one.strip() for one in page.text]
+    assert {user(number) for number in range(1, 9)} <= set(page.text)
     assert not re.search(r"(?:src|href|url)\s*[=(]|<script", text)
-    totals = page.text[page.text.index("state") : page.text.index("recipient")]
-    words = [word for word in totals if word.strip()]
-    assert dict(zip(words[::2], words[1::2], strict=True)) == {
+    expected = {
         "state": "stopped",
         "recipients": "8",
         "delivered": "2",
@@ -446,8 +445,11 @@ def test_html_is_one_page_that_escapes_everything(path: Path) -> None:
         "in doubt": "1",
         "pending": "2",
         "suppressed": "1",
-        "attempts": "5",
     }
+    sums = re.search(r'<dl id="sums">(.*?)</dl>', text, re.S)
+    assert sums is not None
+    found = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", sums[1]))
+    assert {key: found[key] for key in expected} == expected
 
 
 def test_html_with_a_hostile_job_name(path: Path) -> None:

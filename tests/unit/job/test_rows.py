@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from bulkmail.address import check_address
 from bulkmail.job.csv_records import split_csv
-from bulkmail.job.rows import MAX_DEPTH, MAX_ROW, RowParser, is_plain_address
+from bulkmail.job.rows import MAX_DEPTH, MAX_ROW, RowParser
+from bulkmail.wire.plain_address import is_plain_address
 
 
 def new_batch() -> SimpleNamespace:
-    return SimpleNamespace(numbers=[], offsets=[], rows=[], problems=[], failed=[])
+    return SimpleNamespace(numbers=[], offsets=[], addresses=[], rows=[], problems=[], failed=[], cut=0)
 
 
 def parse(data: bytes, format: str = "jsonl", *, cut: int = 0, limit: int = 1 << 30, **options: Any) -> SimpleNamespace:
@@ -32,8 +33,8 @@ def parse(data: bytes, format: str = "jsonl", *, cut: int = 0, limit: int = 1 <<
         while True:
             batch = new_batch()
             pos = parser.take(held, pos, base, end == len(data), batch, limit)
-            whole.failed += [(len(whole.rows) + i, why) for i, why in batch.failed]
-            for name in ("numbers", "offsets", "rows", "problems"):
+            whole.failed += [(len(whole.numbers) + i, why) for i, why in batch.failed]
+            for name in ("numbers", "offsets", "addresses", "rows", "problems"):
                 getattr(whole, name).extend(getattr(batch, name))
             if len(batch.numbers) + len(batch.problems) < limit:
                 break

@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 
 from bulkmail.errors import JournalError
+from bulkmail.job.commits import COMMIT_SECONDS
 from bulkmail.job.ledger import JournalFault
-from bulkmail.job.scheduler import COMMIT_RECIPIENTS, COMMIT_SECONDS
+from bulkmail.job.stock import COMMIT_RECIPIENTS
 from unit.job.simulation import DROP_TAKEN, FakeRelay, Simulation, address
 
 
@@ -45,6 +46,13 @@ def test_a_commit_takes_outcomes_and_the_next_claims_along():
     assert len(mixed) > len(simulation.writer.commits) / 2
 
 
+def test_at_full_speed_a_commit_is_worth_its_while():
+    """One that is made for outcomes takes claims along, and the timer for outcomes begins anew with each."""
+    relay = FakeRelay(url="smtp://relay.test?connections=20", latency=0.001)
+    simulation = Simulation(6000, relay, commit_seconds=0.0005).run().checked()
+    assert len(simulation.writer.commits) < 6000 / 150
+
+
 def test_no_more_is_claimed_ahead_than_one_commit_covers():
     """In doubt after kill -9 is what is claimed and has no outcome in the ledger: what sessions hold and one claim."""
     connections = 20
@@ -68,7 +76,7 @@ def test_outcomes_are_committed_soon_also_when_nothing_follows_for_long():
     late = []
 
     def answer(relay, phase, about):
-        if phase == "mail" and simulation.scheduler._dirty:
+        if phase == "mail" and simulation.scheduler._commits.dirty:
             late.append(simulation.scheduler._loop.time())
 
     simulation = Simulation(4, rate=1 / 60, answer=answer, commit_seconds=COMMIT_SECONDS * 1.5)
@@ -83,7 +91,7 @@ def test_outcomes_that_come_while_a_commit_is_under_way_go_with_the_next_one(rec
     seen = []
 
     def look():
-        seen.append(len(simulation.scheduler._dirty))
+        seen.append(len(simulation.scheduler._commits.dirty))
 
     simulation.at = [(0.9 + n, look) for n in range(recipients // 2)]
     simulation.run().checked()
@@ -251,12 +259,12 @@ def test_a_ledger_that_cannot_be_read_stops_the_run():
 
     make = simulation._make_scheduler
 
-    def lease(limit, now, done, routes=None):
-        simulation.writer._put(lambda: done([], None, JournalFault("the disk fails")))
+    def lease(routes, chunks, now, done):
+        simulation.writer._put(lambda: done([], JournalFault("the disk fails")))
 
     def made():
         make()
-        simulation.writer.lease = lease
+        simulation.writer.lease_each = lease
 
     simulation._make_scheduler = made
     simulation.run()
@@ -329,6 +337,15 @@ def test_a_rate_is_kept_and_used(rate):
     assert times[-1] - times[0] <= 60 / rate * 1.1 + 0.2
 
 
+def test_a_mail_counts_when_it_is_written_also_where_a_reset_is_awaited_before():
+    answer = lambda relay, phase, about: b"451 4.3.0 no" if phase == "rcpt" and relay == "plain" else None  # noqa: E731
+    plain = FakeRelay("plain", "smtp://plain.test", latency=0.1, pipelining=False)
+    quick = FakeRelay("quick", "smtp://quick.test", latency=0.001)
+    simulation = Simulation(200, plain, quick, rate=9.0, answer=answer, delays=()).run().checked()
+    assert len(plain.times) > 20
+    assert_paced([at for at, *_ in simulation.offers], 9.0, 1)
+
+
 def test_the_rate_of_one_relay_does_not_slow_another():
     slow = FakeRelay("slow", "smtp://slow.test?rate=6/m")
     quick = FakeRelay("quick", "smtp://quick.test?rate=20/s")
@@ -351,7 +368,7 @@ def test_a_slow_job_claims_hardly_ahead():
     simulation = Simulation(30, rate=2.0)
     seen = []
     simulation.at = [
-        (n + 0.75, lambda: seen.append(sum(len(stock.ready) for stock in simulation.scheduler._stocks.values())))
+        (n + 0.75, lambda: seen.append(sum(len(stock.ready) for stock in simulation.scheduler._stocks)))
         for n in range(10)
     ]
     simulation.run().checked()

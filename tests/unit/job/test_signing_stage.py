@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from bulkmail.errors import MessageError
-from bulkmail.job.scheduler import COMMIT_RECIPIENTS
+from bulkmail.job.stock import COMMIT_RECIPIENTS
 from unit.job.fake_signers import FakeSigners
 from unit.job.simulation import FakeRelay, Simulation, address
 from unit.job.test_scheduler import restarted

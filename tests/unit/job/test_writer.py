@@ -14,7 +14,7 @@ import pytest
 from bulkmail.errors import JournalError
 from bulkmail.job.ledger import Advance, Chunk, Fenced, merge
 from bulkmail.job.memory_ledger import MemoryLedger
-from bulkmail.job.writer import Writer
+from bulkmail.job.writer import Lease, Writer
 from unit.job.journal_tools import fill, new_journal, settle
 
 NOW = 1_700_000_000.0
@@ -37,13 +37,13 @@ class SlowLedger(MemoryLedger):
         super().advance(batch)
 
 
-async def lease(writer: Writer, limit: int) -> tuple[list[Chunk], float | None]:
-    answer: asyncio.Future[tuple[list[Chunk], float | None]] = asyncio.get_running_loop().create_future()
+async def lease(writer: Writer, limit: int) -> list[Chunk]:
+    answer: asyncio.Future[list[Chunk]] = asyncio.get_running_loop().create_future()
 
-    def done(chunks: list[Chunk], due: float | None, error: BaseException | None) -> None:
-        answer.set_exception(error) if error else answer.set_result((chunks, due))
+    def done(leases: list[Lease], error: BaseException | None) -> None:
+        answer.set_exception(error) if error else answer.set_result(leases[0][0])
 
-    writer.lease(limit, NOW, done)
+    writer.lease_each(["*"], limit, NOW, done)
     return await answer
 
 
@@ -58,8 +58,8 @@ def test_a_journal_is_driven_through_it(run: Run, tmp_path: Path) -> None:
         journal = new_journal(tmp_path / "news.journal")
         fill(journal, chunks=2, n=4)
         writer = Writer(journal)
-        (chunk,), due = await lease(writer, 1)
-        assert due == NOW
+        (chunk,) = await lease(writer, 1)
+        assert await writer.call(journal.next_due, NOW) == NOW
         await submit(writer, settle(chunk, b"DDF"))
         assert (await writer.call(journal.counts)).delivered == 2
         await writer.call(journal.finish, "stopped", "enough")
@@ -80,7 +80,7 @@ def test_callbacks_run_on_the_loop_in_order_and_never_inside_the_call(run: Run) 
         for i in range(50):
             writer.submit(Advance(), lambda error, i=i: seen.append((i, error, threading.get_ident())))
             if i % 7 == 0:
-                writer.lease(0, NOW, lambda chunks, due, error, i=i: seen.append((i, error, threading.get_ident())))
+                writer.lease_each([], 0, NOW, lambda _, error, i=i: seen.append((i, error, threading.get_ident())))
         assert seen == []
         await writer.close()
         assert seen == [(i, None, here) for i in range(50) for _ in range(2 if i % 7 == 0 else 1)]
@@ -113,7 +113,7 @@ def test_an_error_goes_to_all_whose_commit_it_was_and_the_writer_goes_on(run: Ru
         ledger = MemoryLedger()
         fill(ledger, chunks=2, n=2)
         writer = Writer(ledger)
-        (chunk, other), _ = await lease(writer, 2)
+        chunk, other = await lease(writer, 2)
         with pytest.raises(Fenced):
             await submit(writer, Advance([(chunk.no, 99, 1, b"D.")]))
         with pytest.raises(JournalError):

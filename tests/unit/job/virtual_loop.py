@@ -14,10 +14,11 @@ class Stalled(AssertionError):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its time is a number that jumps."""
+    """Its time is a number that jumps. turns: see MOST_TURNS."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: int = MOST_TURNS) -> None:
         super().__init__()
+        self.most_turns = turns
         self.now = 1000.0
         self.turns = 0
         self.problem: BaseException | None = None  # that a callback ended with
@@ -34,7 +35,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self.problem is not None:
             problem, self.problem = self.problem, None
             raise problem
-        if self.turns > MOST_TURNS:
+        if self.turns > self.most_turns:
             raise Stalled(f"the loop spins at {self.now - 1000:.3f} s")
         if not self._ready:  # type: ignore[attr-defined]
             times = [handle.when() for handle in self._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import socketserver
 import threading
@@ -57,6 +58,20 @@ class Server:
         return answer.to_wire(max_size=65535)
 
 
+def _on_one_port(
+    over_tcp: type[socketserver.BaseRequestHandler], over_udp: type[socketserver.BaseRequestHandler]
+) -> tuple[socketserver.ThreadingTCPServer, socketserver.ThreadingUDPServer]:
+    """A port that is free for the one may be somebody's for the other."""
+    while True:
+        tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), over_tcp)
+        try:
+            return tcp, socketserver.ThreadingUDPServer(tcp.server_address, over_udp)  # type: ignore[arg-type]
+        except OSError as error:
+            tcp.server_close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 @contextmanager
 def serving(zone: Zone) -> Iterator[Server]:
     server = Server(zone)
@@ -75,10 +90,8 @@ def serving(zone: Zone) -> Iterator[Server]:
             if made is not None:
                 self.request.sendall(len(made).to_bytes(2, "big") + made)
 
-    with (
-        socketserver.ThreadingTCPServer(("127.0.0.1", 0), OverTcp) as tcp,
-        socketserver.ThreadingUDPServer(tcp.server_address, OverUdp) as udp,
-    ):
+    tcp, udp = _on_one_port(OverTcp, OverUdp)
+    with tcp, udp:
         server.address = f"127.0.0.1:{tcp.server_address[1]}"  # type: ignore[attr-defined]
         threads = [threading.Thread(target=one.serve_forever, args=(0.01,)) for one in (tcp, udp)]
         for thread in threads:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bulkmail.errors import JOB, MessageError
 from bulkmail.message.canon import BodyHash, HeaderPicker, relaxed_field
 from bulkmail.message.dkim import CANONICALIZATIONS, OVERSIGNED, OVERSIGNED_IF_PRESENT, Dkim
+from bulkmail.message.dkim_field import Unsigned
 from bulkmail.message.dkim_keys import load_key
 from bulkmail.message.dkim_sign import Signer, sign_message
 from bulkmail.message.raw import from_wire
@@ -238,3 +239,14 @@ def test_a_function_that_fails_is_an_error_of_the_job(sign, text):
     with pytest.raises(MessageError, match=text) as caught:
         sign_message(WHOLE, Signer([Dkim("example.com", "s", sign=sign)]))
     assert caught.value.scope == JOB
+
+
+@pytest.mark.parametrize("size", [*range(1, 130), 256, 512])
+def test_a_signature_of_any_size_is_folded_at_78_bytes_and_reads_the_same(size):
+    signature = bytes(n % 251 for n in range(size))
+    field = Unsigned(b"DKIM-Signature: v=1;\r\n b=", b"").field(signature)
+    assert field.startswith(b"DKIM-Signature: v=1;\r\n b=") and field.endswith(b"\r\n")
+    lines = field[:-2].split(b"\r\n")
+    assert all(0 < len(line) <= 78 and (not n or line.startswith(b" ")) for n, line in enumerate(lines))
+    assert all(len(line) == 78 for line in lines[1:-1])
+    assert base64.b64decode(field.partition(b"b=")[2].translate(None, b"\r\n "), validate=True) == signature

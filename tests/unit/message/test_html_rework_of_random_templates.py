@@ -84,7 +84,10 @@ ROWS = st.fixed_dictionaries(
     {
         "a": st.sampled_from(["x", "<&>", "a b", "q?r", "é"]),
         "n": st.sampled_from([1, 25]),
-        "url": st.sampled_from(["https://e.com", "https://e.com/?utm_source=z&y=1", "http://e.com/optout", "tel:1"]),
+        # none that a value may say too: a template cannot know that a link says only itself
+        "url": st.sampled_from(
+            ["https://e.com", "https://e.com/?utm_source=z&y=1", "http://e.com/optout", "tel:+4930"]
+        ),
         "flag": st.booleans(),
         "xs": st.sampled_from([[], [1], ["u", "v"]]),
     }

@@ -224,6 +224,8 @@ KEYS = {
     "dkim.canonicalization": lambda v: signature(canonicalization=v),
     "dkim.identity": lambda v: signature(identity=v),
     "dkim.expires": lambda v: signature(expires=v),
+    "variants subject": lambda v: {"text": "{{ email }}", "variants": [{"subject": v}, {"subject": v + "b"}]},
+    "variants name": lambda v: {"subject": "{{ variant }}", "variants": [{"name": v}, {"name": v * 2, "text": "b"}]},
 }  # fmt: skip
 # What a value of these cannot reach: switches, and what is itself an object of the table.
 NO_TEXT = {"embed_images", "attachments.inline", "list_unsubscribe.one_click", "headers prepared"}
@@ -298,7 +300,7 @@ def stored(body):
 CONSTANT = ("attachments", "calendar.method", "calendar.name", "calendar.file", "alternatives.type",
             "alternatives.file", "headers name", "priority", "encoding", "locale", "link_parameters name",
             "list_unsubscribe.key", "list_id", "list_post",
-            "list_help comment", "precedence", "auto_submitted", "raw", "dkim")  # fmt: skip
+            "list_help comment", "precedence", "auto_submitted", "raw", "dkim", "variants name")  # fmt: skip
 VALUES = {key: make for key, make in KEYS.items() if not key.startswith(CONSTANT)}
 VALUES_ONLY = ("link_parameters", "inline_css")  # statements are refused there
 FORMS = ["{{ v }}", "{% if v %}{{ (v ~ '') | safe }}{% endif %}"]  # in C, and by Jinja2

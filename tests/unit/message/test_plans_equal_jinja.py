@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from bulkmail.errors import MessageError
 from bulkmail.message.compile import compile_message
+from bulkmail.message.limits import MAX_OUTPUT
+from bulkmail.message.reference import RenderedMessage
 from bulkmail.message.spec import MessageSpec
 
 DATE = b"Sun, 01 Nov 2026 08:00:00 +0000"
@@ -200,10 +202,18 @@ def check(files, row, html):
             return
         (quick,) = compiled.compose([row], [7], DATE)
         slow = outcome(lambda: compiled.render(row, 7, DATE))
+    if (
+        isinstance(quick, MessageError)
+        and "characters come out of it" in str(quick)
+        and isinstance(slow, RenderedMessage)
+    ):
+        assert len(slow.eml) > MAX_OUTPUT  # which bounds a slot of the one, and nothing of the other
+        return
     if isinstance(slow, MessageError) or isinstance(quick, MessageError):
         assert isinstance(slow, MessageError) and isinstance(quick, MessageError), (quick, slow)
         return
-    lines = quick[2].removesuffix(b".\r\n").split(b"\r\n")
+    body = quick[2] if isinstance(quick[2], bytes) else b"".join(quick[2])
+    lines = body.removesuffix(b".\r\n").split(b"\r\n")
     stored = b"\r\n".join(line[1:] if line.startswith(b"..") else line for line in lines)
     made = message_from_bytes(stored, policy=SMTP).get_payload(decode=True).decode()
     assert made == (slow.html if html else slow.text).replace("\n", "\r\n")

@@ -179,6 +179,21 @@ def test_processes_are_started_as_they_are_needed(run):
     run(go())
 
 
+def test_much_work_has_all_processes_started_at_once(run):
+    async def go():
+        async with SigningPool(Signer([RSA]), 3) as pool:
+            few = pool.submit(messages(pool.batch))
+            assert pool._starting == 1
+            few.cancel()
+        async with SigningPool(Signer([RSA]), 3) as pool:
+            parts = [pool.submit(messages(pool.batch)) for _ in range(6 * signing.DEPTH)]
+            assert pool._starting == 3
+            for part in parts:
+                part.cancel()
+
+    run(go())
+
+
 def slow(data: bytes) -> bytes:
     time.sleep(0.05)
     return b"x" * 256
@@ -306,3 +321,79 @@ def test_who_waits_for_room_waits_until_something_is_signed(run, monkeypatch):
             return most
 
     assert run(go()) < 10 + 8
+
+
+class Held:
+    """A function that signs, and waits with messages to `slow@` until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.signer = Signer([Dkim("example.com", "s1", sign=self.sign, algorithm="rsa-sha256", bits=2048)])
+
+    def sign(self, data: bytes) -> bytes:
+        if b"slow@" in data:
+            self.let_go.wait(30)
+        return bytes(256)
+
+
+QUICK, SLOW = messages(1)[0], messages(1)[0].replace(b"To: b0@", b"To: slow@")
+
+
+def test_what_is_signed_waits_for_what_is_being_signed_and_both_come_back_in_one_turn(run, monkeypatch):
+    monkeypatch.setattr(signing, "TOGETHER_SECONDS", 3600.0)
+
+    async def go():
+        held, turns = Held(), []
+        async with SigningPool(held.signer, 2) as pool:
+            quick, slow = pool.submit([QUICK]), pool.submit([SLOW])
+            for future in (quick, slow):
+                future.add_done_callback(lambda _: turns.append(quick.done() and slow.done()))
+            await asyncio.sleep(0.05)
+            assert not quick.done()
+            held.let_go.set()
+            async with asyncio.timeout(30):
+                await asyncio.gather(quick, slow)
+        assert turns == [True, True]
+
+    run(go())
+
+
+def test_enough_that_is_signed_waits_for_nothing(run, monkeypatch):
+    monkeypatch.setattr(signing, "TOGETHER_SECONDS", 3600.0)
+    monkeypatch.setattr(signing, "TOGETHER", 2)
+
+    async def go():
+        held = Held()
+        async with SigningPool(held.signer, 2) as pool:
+            slow, quick = pool.submit([SLOW]), [pool.submit([QUICK]) for _ in range(2)]
+            async with asyncio.timeout(30):
+                await asyncio.gather(*quick)
+            assert not slow.done()
+            held.let_go.set()
+
+    run(go())
+
+
+def test_what_is_signed_waits_no_longer_than_the_bound(run):
+    async def go():
+        held = Held()
+        async with SigningPool(held.signer, 2) as pool:
+            slow, quick = pool.submit([SLOW]), pool.submit([QUICK])
+            async with asyncio.timeout(30):
+                await quick
+            assert not slow.done()
+            held.let_go.set()
+
+    run(go())
+
+
+@pytest.mark.parametrize("bits", [1024, 2048, 4096])
+def test_many_processes_have_no_more_in_hand_than_may_be_claimed_ahead(bits):
+    from bulkmail.job.stock import COMMIT_RECIPIENTS
+
+    specs = (Dkim("example.com", "s1", key=rsa_key(bits)),)
+    for processes in (1, 2, 4, 8, 16):
+        pool = SigningPool(Signer(specs), processes)
+        assert pool.batch >= 1 and processes * signing.DEPTH * pool.batch <= pool.ahead
+        if bits == 2048:
+            assert processes * signing.DEPTH * pool.batch <= COMMIT_RECIPIENTS

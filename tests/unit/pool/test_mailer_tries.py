@@ -61,3 +61,19 @@ def test_a_pool_that_gave_up_has_no_further_tries():
         assert sorted(rig.endings) == [0, 1]
 
     asyncio.run(main())
+
+
+def test_what_has_to_be_signed_or_routed_stays_so_when_a_server_takes_fewer_recipients_at_a_time():
+    async def main():
+        mailer = Mailer("smtp://mx.example.test", domains={"a.example": ["x"]}, egress={"x": {}, "y": {}})
+        pool = mailer._started()
+        item = (Envelope("news@example.test", ["u@example.test", "v@example.test"]), b"Subject: x\r\n\r\n")
+        assert mailer._clerk.one(0, item, print) is None
+        mailer._submit(0, item[1], item[0], print)
+        (tx,) = mailer.take(pool.lanes[1], 1)
+        mailer._regroup(tx, [1])
+        assert mailer._clerk.one(0, item, print) is None
+        assert mailer._clerk.one(0, (Envelope("news@example.test", ["u@example.test"]), item[1]), print) is None
+        await mailer.close()
+
+    asyncio.run(main())

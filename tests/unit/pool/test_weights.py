@@ -107,3 +107,12 @@ def test_what_was_planned_and_not_taken_is_not_charged():
         had[first] += 1
         deal.charge([int(first == 0), int(first == 1)], [True, True])
     assert had == [300, 100]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40), st.booleans()), min_size=1, max_size=5))
+def test_enough_for_everybody_is_as_much_as_each_has_room_for(lanes):
+    """A pool does not ask for a plan then."""
+    weights, rooms, sharing = (list(column) for column in zip(*lanes, strict=True))
+    deal = Weights(weights)
+    deal.charge(deal.plan(sum(rooms) // 3, rooms, sharing), sharing)
+    assert deal.plan(sum(rooms), rooms, sharing) == rooms

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bulkmail.errors import CONNECTION, JOB, MESSAGE, RECIPIENT, RELAY, BulkmailError, EnvelopeRefused, MessageRefused
 from bulkmail.smtp import classify as module
-from bulkmail.smtp.classify import LONGEST_WAIT, MAX_TEXT, SHORTEST_WAIT, classify, refused, rules
+from bulkmail.smtp.classify import LONGEST_WAIT, MAX_TEXT, SHORTEST_WAIT, classify, refused, retry_after, rules
 from bulkmail.wire.reply import Reply, ReplyReader
 
 SEEN = Path(__file__).with_name("replies_seen.txt")
@@ -182,6 +182,7 @@ def test_a_reply_that_blames_nothing_ends_what_the_command_was_about(command, sc
 )
 def test_a_time_that_the_server_names_goes_before_the_rules_and_is_bounded(text, seconds):
     assert meaning(text).retry_after == seconds
+    assert retry_after(reply(text), "RCPT") == seconds
 
 
 # ---- texts that mislead

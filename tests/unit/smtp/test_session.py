@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 
 from bulkmail.errors import ConnectionLost, EnvelopeRefused, InDoubt, ProtocolError, TimedOut
 from bulkmail.smtp.session import CLOSED_BY_US, Session, Turn
 from bulkmail.wire.transaction import DONE, IN_DOUBT, NOT_TAKEN, Transaction
-from unit.smtp.fake_loop import COMMAND_TIMEOUT, DATA_TIMEOUT, TURN_DELAY, FakeTransport, Rig
+from unit.smtp.fake_loop import COMMAND_TIMEOUT, DATA_TIMEOUT, TURN_DELAY, FakeLoop, FakeTransport, Rig
 
 BODY = b"hello\r\n.\r\n"
 ENVELOPE = b"250 ok\r\n250 ok\r\n354 go\r\n"
@@ -401,3 +402,24 @@ def test_the_future_of_the_end_is_resolved_under_both_loops(run):
         return error
 
     assert isinstance(run(main()), ConnectionLost)
+
+
+class CoarseLoop(FakeLoop):
+    """Taken for uvloop, whose time() is whole milliseconds."""
+
+    __module__ = "uvloop"
+
+
+def test_a_quick_reply_takes_more_than_no_time_where_the_loops_clock_is_coarse():
+    loop = CoarseLoop()
+    turn = Turn(loop, lambda: None, 1.0)
+    session = Session(loop, turn, 30.0, 60.0)
+    session.connection_made(FakeTransport())
+    session.data_received(b"220 hi\r\n")
+    session.wire.pipelining, session.left = True, 1
+    began = time.monotonic()
+    session.push([tx()])
+    session.data_received(ENVELOPE)
+    session.data_received(TAKEN)
+    (one,) = turn.take_done()
+    assert began <= one.mail_at < one.done_at <= time.monotonic()

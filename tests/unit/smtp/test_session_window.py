@@ -114,3 +114,30 @@ def test_a_message_under_tls_is_written_at_once(session):
     session.push([Transaction(b"a@example.test", [b"b@example.test"], BODY)])
     (written,) = session.transport.writes  # each write would be a TLS record of its own
     assert written.startswith(b"MAIL FROM:<a@example.test>") and written.endswith(BODY.removesuffix(b".\r\n"))
+
+
+def test_a_server_that_takes_its_time_for_each_message_is_not_given_many(session):
+    """Its own time is not shared by those that wait, and other connections could send them."""
+    for _ in range(50):
+        session.push([Transaction(b"a@example.test", [b"b@example.test"], BODY) for _ in range(session.room())])
+        resets = b"".join(session.transport.writes).count(b"RSET\r\n")
+        session.transport.writes.clear()
+        for _ in range(session.wire.load()):
+            session.label.now += 0.4
+            reset, resets = min(resets, 1), max(resets - 1, 0)
+            session.data_received(OK * (3 + reset))
+        session.turn.take_hungry()
+        assert session.window <= 4
+
+
+def test_without_chunking_a_slow_server_has_one_message_and_one_that_follows(session):
+    session.wire.chunking = False
+    for _ in range(10):
+        session.push([Transaction(b"a@example.test", [b"b@example.test"], BODY) for _ in range(session.room())])
+        while session.wire.load():
+            session.label.now += 0.1
+            session.data_received(OK * 2 + b"354 go\r\n")
+            session.data_received(OK)
+        session.turn.take_hungry()
+        assert session.window <= 2
+    assert session.window == 2

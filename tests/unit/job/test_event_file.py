@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from bulkmail.cli import events
-from bulkmail.cli.events import EventWriter, encode
+from bulkmail.job import event_file as events
+from bulkmail.job.event_file import EventWriter, encode
 
 SOON = 5.0  # seconds that a loaded machine may take; what is promised is a tenth
 

@@ -1,4 +1,4 @@
-"""`send --events`: each event a JSON line, written while the job runs."""
+"""Events in a file: each a JSON line, written while the job runs (`send --events`, and `events` of the manifest)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What comes back: delivery status notifications, abuse reports and automatic replies, matched to jobs' journals."""

@@ -1,0 +1,13 @@
+import asyncio
+import socket
+from typing import Any
+
+from bulkmail.net.hub import Hub
+
+class Receiver(asyncio.Protocol): ...
+
+class Stream(asyncio.Transport):
+    hub: Hub
+    def __init__(self, hub: Hub, sock: socket.socket, receiver: Receiver) -> None: ...
+    def detach(self) -> socket.socket: ...
+    def set_protocol(self, protocol: Any) -> None: ...
