@@ -11,6 +11,10 @@
 
 #ifdef __linux__
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -63,6 +67,24 @@ static inline void bm_events_close(int fd) { close(fd); }
 /* As recv(2), never waiting. */
 static inline ptrdiff_t bm_receive(int fd, void *buffer, size_t size) { return recv(fd, buffer, size, MSG_DONTWAIT); }
 
+/* Whether `set` has something ready within `most` nanoseconds, looked for without sleeping: who is to answer may be
+ * waiting for this very processor, so it is offered each time. */
+static inline int bm_events_linger(int set, int64_t most) {
+    struct pollfd one = {.fd = set, .events = POLLIN};
+    int64_t until = bm_now() + most;
+    do {
+        if (poll(&one, 1, 0) != 0) return 1;
+        sched_yield();
+    } while (bm_now() < until);
+    return 0;
+}
+
+/* Acknowledges by now what came by TCP: the other side may hold back the rest until then (RFC 1122 section 4.2.3.4). */
+static inline void bm_acknowledge(int fd) {
+    int yes = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &yes, sizeof yes);
+}
+
 #else
 #define BM_EVENTS 0
 enum { BM_IN = 1, BM_OUT = 4 };
@@ -81,5 +103,7 @@ static inline int bm_timer_open(void) { return -1; }
 static inline int bm_timer_set(int timer, int64_t at) { return (void)timer, (void)at, -1; }
 static inline void bm_events_close(int fd) { (void)fd; }
 static inline ptrdiff_t bm_receive(int fd, void *buffer, size_t size) { return (void)fd, (void)buffer, (void)size, -1; }
+static inline int bm_events_linger(int set, int64_t most) { return (void)set, (void)most, 0; }
+static inline void bm_acknowledge(int fd) { (void)fd; }
 #endif
 #endif

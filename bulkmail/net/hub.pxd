@@ -14,6 +14,8 @@ cdef extern from "events.h":
     int bm_timer_open()
     int bm_timer_set(int timer, long long at)
     Py_ssize_t bm_receive(int fd, void* buffer, size_t size)
+    bint bm_events_linger(int set, long long most) nogil
+    void bm_acknowledge(int fd)
 
 cdef class Watched:
     cdef int fd                         # -1 once it has left the hub
@@ -22,7 +24,7 @@ cdef class Watched:
 
 cdef class Hub:
     cdef readonly object loop
-    cdef readonly long long batches     # so far
+    cdef readonly long long batches, lingered   # so far, so often
     cdef unsigned char* buffer          # READ_SIZE bytes, for whoever reads in happened()
     cdef bytearray plain                # where TLS puts what it has decrypted, made when it is needed
     cdef set _members
@@ -32,6 +34,8 @@ cdef class Hub:
     cdef int _sockets, _outer, _timer   # descriptors: the members' set; what the loop watches: that set and the timer
     cdef bint _resting                  # the timer is set, and the members' set is not watched
     cdef int _lone                      # so many batches more without a rest
+    cdef int _missed                    # so often in a row nothing came while it lingered
+    cdef int _unlingered                # so many batches more without lingering
     cdef long long _last                # when the last batch began
     cdef long long _gap                 # nanoseconds between two members' news, of late
     cdef object __weakref__
@@ -45,6 +49,7 @@ cdef class Hub:
     cdef int _call_only(self) except -1
     cdef int _call_behind(self) except -1
     cdef int _rest(self, int found, long long began) except -1
+    cdef int _linger(self) except -1
     cdef long long _pause(self, int found, long long since) noexcept
 
 cdef enum:

@@ -9,6 +9,8 @@ import os
 import resource
 import socket
 import struct
+import threading
+import time
 
 import pytest
 
@@ -295,6 +297,36 @@ def test_many_streams_that_talk_at_once_lose_nothing(run):
         return [ear.heard for ear, _ in talks]
 
     assert set(run(main())) == {b"".join(b"%d;" % number for number in range(rounds))}
+
+
+@pytest.mark.parametrize(("pause", "most"), [(0, 200), (0.002, 40)], ids=["at once", "later"])
+def test_a_single_stream_s_answers_are_lingered_for_where_they_come_at_once(run, pause, most):
+    count, word = 200, b"word"
+
+    def answer(theirs):
+        theirs.setblocking(True)
+        with theirs:
+            while data := theirs.recv(len(word)):
+                time.sleep(pause)
+                theirs.sendall(data)
+
+    async def main():
+        ear, theirs = connected()
+        hub, done = hub_of(asyncio.get_running_loop()), asyncio.Event()
+        ear.on_data = lambda data: done.set() if len(ear.heard) == count * len(word) else ear.transport.write(word)
+        server = threading.Thread(target=answer, args=(theirs,))
+        server.start()
+        ear.transport.write(word)
+        async with asyncio.timeout(SECONDS * 3):
+            await done.wait()
+        lingered = hub.lingered
+        ear.transport.close()
+        await ear.lost()
+        server.join()
+        return ear.heard, lingered
+
+    heard, lingered = run(main())
+    assert heard == word * count and 0 < lingered <= most  # 200 batches and more
 
 
 def test_a_stream_that_is_taken_out_leaves_its_socket_as_it_is(run):
