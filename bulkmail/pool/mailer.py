@@ -42,6 +42,7 @@ CLOSED = "the Mailer is closed"
 # and some more; and so many bytes in all. No more than that: what waits should be in the processor's cache when it is
 # sent.
 FIRST_AHEAD = 32
+FIRST_IN_ALL = 4096  # of thousands of connections few are busy where the server is fast; one message for each at least
 AHEAD = 160
 AHEAD_BYTES = 32 << 20
 PAUSES = (0.05, 0.2, 1.0, 5.0, 15.0)  # seconds before the next connection after that many failures in a row
@@ -198,7 +199,8 @@ class Mailer:
         Raises only when the run cannot go on: the login was refused, or the input itself failed.
         """
         each = self._endpoint.options.connections
-        stream = Stream(asyncio.get_running_loop(), FIRST_AHEAD * each, AHEAD * each, AHEAD_BYTES)
+        first = max(each, min(FIRST_AHEAD * each, FIRST_IN_ALL))
+        stream = Stream(asyncio.get_running_loop(), first, AHEAD * each, AHEAD_BYTES)
         self._streams.add(stream)
         feeder = asyncio.ensure_future(self._feed(messages, stream))
         feeder.add_done_callback(stream.fed)

@@ -471,7 +471,8 @@ def test_closed_with_everything_in_every_state(run, abort):
     went = [result for result in results if not isinstance(result, BaseException)]
     doubted = [result for result in results if isinstance(result, InDoubt)]
     assert len(went) <= taken <= len(went) + len(doubted)  # a machine may be too busy to read a reply in time
-    assert {type(one) for one in results if isinstance(one, BaseException)} <= {ConnectionLost, InDoubt}
+    why = Counter(type(one) for one in results if isinstance(one, BaseException))
+    assert set(why) <= {ConnectionLost, InDoubt, TimedOut} and why[TimedOut] <= 1  # begun behind the dot that hangs
 
 
 def test_verify_goes_by_each_egress(run):
