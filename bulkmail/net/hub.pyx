@@ -27,9 +27,9 @@ cdef enum:
     MANY = 10               # members from which on it rests: fewer have little to share a batch, and it lingers
     LONGEST = 1_000_000     # nanoseconds that a rest may last, from the beginning of a batch to the next one
     LONE = 16               # batches without a rest behind one that was not worth it: a single one may talk among thousands
-    LINGER = 100_000        # nanoseconds without sleep: a server on this machine answers in 15 to 40 microseconds
+    LINGER = 50_000         # nanoseconds without sleep: to sleep and be woken costs both sides together about as much
     MISSES = 4              # times in a row that nothing came: the server takes longer
-    UNLINGERED = 64         # batches until it tries again: 1.6 microseconds each are then lost
+    UNLINGERED = 64         # batches until it tries again: less than a microsecond each is then lost
 
 AVAILABLE = bool(BM_EVENTS)
 # Off, connections are given to the event loop's own transports, as on systems that have no hub.
