@@ -26,6 +26,7 @@ cdef enum:
     MOST = 256              # sockets that one batch looks at
     MANY = 10               # members from which on it rests: fewer have little to share a batch, and it lingers
     LONGEST = 1_000_000     # nanoseconds that a rest may last, from the beginning of a batch to the next one
+    QUIET = 5_000_000       # nanoseconds without a batch: it is the line that takes time, and the rest of a round is near
     LONE = 16               # batches without a rest behind one that was not worth it: a single one may talk among thousands
     LINGER = 50_000         # nanoseconds without sleep: to sleep and be woken costs both sides together about as much
     MISSES = 4              # times in a row that nothing came: the server takes longer
@@ -172,8 +173,11 @@ cdef class Hub:
         return 0
 
     cdef int _rest(self, int found, long long began) except -1:
-        cdef long long pause = self._pause(found, began - self._last)
+        cdef long long since = began - self._last
+        cdef long long pause = self._pause(found, since)
         self._last = began
+        if since > QUIET:
+            self._lone = LONE
         if self._resting and found < 2:
             self._lone, pause = LONE, 0
         elif self._lone > 0:
