@@ -269,7 +269,8 @@ def test_killed_while_the_recipients_are_read_in_nothing_was_sent(tmp_path, sink
     for how in ("--resume", "--fresh", "--auto"):
         for attempt in range(20):
             before = sink.look()
-            kill_when(send(manifest), soon_after(journal, chance.uniform(0, 0.15 / (1 + attempt))))
+            process, soon = send(manifest), soon_after(journal, chance.uniform(0, 0.15 / (1 + attempt)))
+            kill_when(process, lambda: soon() or process.poll() is not None)  # noqa: B023  called here alone
             if not is_filled(journal):
                 break
             finish(send(manifest, "--resume"))  # it was too quick for us
