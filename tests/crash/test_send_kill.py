@@ -270,7 +270,7 @@ def test_killed_while_the_recipients_are_read_in_nothing_was_sent(tmp_path, sink
         for attempt in range(20):
             before = sink.look()
             process, soon = send(manifest), soon_after(journal, chance.uniform(0, 0.15 / (1 + attempt)))
-            kill_when(process, lambda: soon() or process.poll() is not None)  # noqa: B023  called here alone
+            kill_when(process, lambda run=process, soon=soon: soon() or run.poll() is not None)
             if not is_filled(journal):
                 break
             finish(send(manifest, "--resume"))  # it was too quick for us
