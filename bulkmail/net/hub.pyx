@@ -133,7 +133,7 @@ cdef class Hub:
                 self._end()
             else:
                 self._rest(found, began)
-                if not self._resting and len(self._members) < MANY:
+                if len(self._members) < MANY:       # and so it does not rest
                     self._linger()
 
     cdef int _batch(self) except -1:
